@@ -1,0 +1,1 @@
+"""The embedded demo models: pictures, vocabulary, networks, training, weights."""

@@ -1,0 +1,227 @@
+"""The demo models as ComfyUI sees them: latent format, text encoder, networks, VAE.
+
+Everything here is put together from the host's own classes, so that every stock node works on the result. The
+two families differ in the network only: `unet` is of SD2 type (v-prediction), `dit` of Flux type (rectified flow).
+"""
+
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.pixel_space_convert
+import comfy.sd
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.clip_model import CLIPEncoder
+from comfy.model_base import ModelType
+from comfy.model_patcher import ModelPatcher
+from comfy.sd1_clip import SD1ClipModel, SDClipModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
+from .words import DemoTokenizer
+
+PACK = 2  # a latent pixel is a PACK x PACK tile of the picture, losslessly
+LATENT_CHANNELS = 3 * PACK**2
+TEXT_DIM = 64
+
+
+class DemoLatent(comfy.latent_formats.LatentFormat):
+    """Pictures in -1..1 packed 2x2 into 12 channels and scaled to unit variance."""
+
+    latent_channels = LATENT_CHANNELS
+    scale_factor = 2.0
+    spacial_downscale_ratio = PACK
+
+    def __init__(self):
+        # A preview is the mean of each tile: PACK**2 channels for each of R, G and B.
+        share = 1 / (PACK**2 * self.scale_factor)
+        self.latent_rgb_factors = [[share * (c // PACK**2 == rgb) for rgb in range(3)] for c in range(LATENT_CHANNELS)]
+
+
+class DemoUNet(comfy.supported_models.SD20):
+    """The host's SD2 model with a small network."""
+
+    latent_format = DemoLatent
+    unet_extra_config = {}
+    network = {
+        "image_size": 16,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "model_channels": 32,
+        "channel_mult": (1, 2),
+        "num_res_blocks": [1, 2],
+        "transformer_depth": [0, 1, 1],
+        "transformer_depth_output": [0, 0, 1, 1, 1],
+        "transformer_depth_middle": 1,
+        "context_dim": TEXT_DIM,
+        "num_heads": -1,
+        "num_head_channels": 32,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": True,
+        "legacy": False,
+    }
+
+    def model_type(self, state_dict, prefix=""):
+        return ModelType.V_PREDICTION
+
+    def inpaint_model(self):
+        return False  # the host takes more than four input channels for an inpainting model
+
+
+class DemoDiT(comfy.supported_models.Flux):
+    """The host's Flux model with a small network and unshifted timesteps."""
+
+    latent_format = DemoLatent
+    sampling_settings = {"shift": 0.0}  # exp(0) = 1: sigma = t
+    network = {
+        "image_model": "flux",
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "patch_size": 2,
+        "hidden_size": 128,
+        "num_heads": 4,
+        "axes_dim": [4, 14, 14],
+        "theta": 1000,
+        "depth": 2,
+        "depth_single_blocks": 4,
+        "mlp_ratio": 4.0,
+        "context_in_dim": TEXT_DIM,
+        "vec_in_dim": TEXT_DIM,
+        "qkv_bias": True,
+        "guidance_embed": False,
+        "txt_ids_dims": [],
+    }
+
+
+FAMILIES = {"unet": DemoUNet, "dit": DemoDiT}
+
+
+class WordEncoder(torch.nn.Module):
+    """A small bidirectional text transformer; `SDClipModel` calls it as it would call CLIP's."""
+
+    def __init__(self, config: dict, dtype, device, operations):
+        super().__init__()
+        dim, self.num_layers = config["hidden_size"], config["num_hidden_layers"]
+        self.token_embedding = operations.Embedding(len(VOCABULARY), dim, dtype=dtype, device=device)
+        self.position_embedding = operations.Embedding(MAX_LENGTH, dim, dtype=dtype, device=device)
+        self.encoder = CLIPEncoder(self.num_layers, dim, dim // 16, 4 * dim, "gelu", dtype, device, operations)
+        self.final_layer_norm = operations.LayerNorm(dim, dtype=dtype, device=device)
+
+    def get_input_embeddings(self):
+        return self.token_embedding
+
+    def forward(self, _tokens, attention_mask=None, embeds=None, num_tokens=None, intermediate_output=None,
+                final_layer_norm_intermediate=True, dtype=torch.float32, embeds_info=()):  # fmt: skip
+        places = torch.arange(embeds.shape[1], device=embeds.device)
+        x = embeds + self.position_embedding(places, out_dtype=dtype)
+        x, intermediate = self.encoder(x, intermediate_output=intermediate_output)
+        x = self.final_layer_norm(x)
+        if intermediate is not None and final_layer_norm_intermediate:
+            intermediate = self.final_layer_norm(intermediate)
+        # The end token's output stands for the sentence, as in CLIP.
+        last = torch.as_tensor(num_tokens, device=x.device) - 1
+        return x, intermediate, x[torch.arange(x.shape[0], device=x.device), last]
+
+
+class DemoClip(SDClipModel):
+    def __init__(self, device="cpu", dtype=None, model_options={}):
+        super().__init__(
+            device=device,
+            max_length=MAX_LENGTH,
+            textmodel_json_config={"hidden_size": TEXT_DIM, "num_hidden_layers": 2},
+            dtype=dtype,
+            model_class=WordEncoder,
+            special_tokens={"start": START, "end": END, "pad": PAD},
+            model_options=model_options,
+        )
+
+
+class DemoTextEncoder(SD1ClipModel):
+    def __init__(self, device="cpu", dtype=None, model_options={}):
+        super().__init__(device=device, dtype=dtype, model_options=model_options, clip_name="demo", clip_model=DemoClip)
+
+
+class PackedPixels(comfy.pixel_space_convert.PixelspaceConversionVAE):
+    """The host's pixel-space VAE, with pictures packed as `DemoLatent` says."""
+
+    def encode(self, pixels: Tensor, *_args, **_kwargs) -> Tensor:
+        return torch.nn.functional.pixel_unshuffle(pixels, PACK)
+
+    def decode(self, samples: Tensor, *_args, **_kwargs) -> Tensor:
+        return torch.nn.functional.pixel_shuffle(samples, PACK)
+
+
+def diffusion_model(family: str, device=None) -> comfy.model_base.BaseModel:
+    """The host model of a family in float32, its weights not yet loaded."""
+    config = FAMILIES[family](dict(FAMILIES[family].network))
+    config.set_inference_dtype(torch.float32, None)
+    return config.get_model({}, device=device)
+
+
+def checkpoint_file(family: str) -> Path:
+    return Path(__file__).with_name(f"{family}.safetensors")
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a demo checkpoint, checked.
+
+    Raises:
+        ValueError: no such file, not a whole safetensors file, or made for another vocabulary.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            words = (file.metadata() or {}).get("vocabulary", "").split()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"The demo model file {path.name} cannot be read ({error}). It should be a whole safetensors file; "
+            "reinstall the pack to restore it."
+        ) from error
+    if words != list(VOCABULARY):
+        raise ValueError(
+            f"The demo model file {path.name} was made for a vocabulary of {len(words)} words, this version of the pack "
+            f"has {len(VOCABULARY)}. Reinstall the pack so that both are of one version."
+        )
+    return tensors
+
+
+def load_model(path: Path, family: str) -> ModelPatcher:
+    """MODEL: the diffusion network with the weights of a checkpoint."""
+    model = diffusion_model(family, comfy.model_management.unet_offload_device())
+    model.load_model_weights(read_checkpoint(path), "model.diffusion_model.")
+    patcher = ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.cached_patcher_init = (load_model, (path, family))  # how the host makes copies for further GPUs
+    return patcher
+
+
+def load_clip(path: Path) -> comfy.sd.CLIP:
+    """CLIP: word tokenizer and text encoder with the weights of a checkpoint."""
+    prefix = {"cond_stage_model.": ""}
+    weights = comfy.utils.state_dict_prefix_replace(read_checkpoint(path), prefix, filter_keys=True)
+    target = comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextEncoder)
+    return comfy.sd.CLIP(target, state_dict=[weights], model_options={"dtype": torch.float32})
+
+
+def load_vae() -> comfy.sd.VAE:
+    """VAE: lossless packing, nothing learned."""
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
+    packed = PackedPixels().eval().to(vae.device)
+    vae.first_stage_model = vae.patcher.model = packed
+    vae.downscale_ratio = vae.upscale_ratio = PACK
+    vae.latent_channels = LATENT_CHANNELS
+    return vae
+
+
+def load(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of a demo model."""
+    path = checkpoint_file(family)
+    return load_model(path, family), load_clip(path), load_vae()

@@ -1,0 +1,13 @@
+"""The nodes, one file per technique: a schema, and a few lines that attach the technique to a model."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apg import APG
+from .demo_model import DemoModel
+
+NODES: list[type[io.ComfyNode]] = [APG, DemoModel]
+
+
+class GuidekitExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,131 @@
+"""Adaptive Projected Guidance (Sadat et al., ICLR 2025, arXiv 2410.02416) as a correction of CFG."""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.guidance.apg import apg
+from ..samplers.guidance.cfg import cfg
+from .host.corrections import add_correction
+from .host.ranges import Range, range_inputs, validate_range
+from .host.run import Run
+
+SCOPES = ["cfg", "everything before"]
+UNITS = ["rms", "l2"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Correction:
+    eta: float
+    norm_threshold: float
+    norm_unit: str
+    momentum: float
+    scope: str
+    range: Range
+
+    label = "Adaptive Projected Guidance (APG)"
+    idle_reason = "there was no guidance to project (cfg 1, no negative), or its range holds no step."
+
+    def __call__(self, run: Run, args: dict) -> Tensor | None:
+        scale, uncond = args["cond_scale"], args["uncond"]
+        if not self.range.active(run) or self.scope == "cfg" and (uncond is None or scale == 1):
+            return None
+        cond, denoised = args["cond_denoised"], args["denoised"]
+        if self.scope == "cfg":
+            reference = args["uncond_denoised"]
+            unprojected = cfg(cond, reference, scale)
+        else:
+            # The whole update so far, written as plain CFG from a reference that gives the same result.
+            strength = scale - 1 if uncond is not None and scale != 1 else 1.0
+            scale, reference, unprojected = strength + 1, cond - (denoised - cond) / strength, denoised
+        return run.pack(self._guided(run, run.unpack(cond), run.unpack(reference), scale)) - unprojected
+
+    def _guided(self, run: Run, cond: list[Tensor], uncond: list[Tensor], scale: float) -> list[Tensor]:
+        """Each stream of a packed latent by itself: audio has another norm than video."""
+        memory = run.memory(self)
+        running = memory.read() or [None] * len(cond)
+        out = []
+        for c, u, previous in zip(cond, uncond, running):
+            threshold = self.norm_threshold * (c[0].numel() ** 0.5 if self.norm_unit == "rms" else 1)
+            settings = {"eta": self.eta, "norm_threshold": threshold, "momentum": self.momentum}
+            out.append(apg(c, u, scale, **settings, running=previous))
+        if self.momentum != 0:
+            memory.write([buffer for _, buffer in out])
+        return [guided for guided, _ in out]
+
+
+class APG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitAPG",
+            display_name="Adaptive Projected Guidance (APG)",
+            category="guidekit/guidance",
+            description="Keeps the detail of a high CFG scale without its oversaturation: removes the part of the "
+            "guidance that only makes the picture stronger. No extra network evaluations.",
+            search_aliases=["APG", "adaptive projected guidance", "oversaturation", "burnt", "high cfg", "saturation"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Float.Input(
+                    "eta",
+                    default=0.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How much of the saturating part stays: 0 removes it (the paper's choice), 1 keeps it as "
+                    "plain CFG does, below 0 turns it round.",
+                ),
+                io.Float.Input(
+                    "momentum",
+                    default=-0.5,
+                    min=-0.95,
+                    max=0.95,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Weight of the previous steps' guidance. Negative (paper: -0.75 to -0.25) damps what repeats "
+                    "from step to step and so also lowers the effective scale; 0 is off.",
+                ),
+                io.Float.Input(
+                    "norm_threshold",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.005,
+                    round=0.0001,
+                    tooltip="Largest size of the guidance before the scale, in the unit below; 0 is no limit. The paper's "
+                    "values in rms: 0.02 (EDM2), 0.06 (SDXL).",
+                ),
+                io.Combo.Input(
+                    "norm_unit",
+                    options=UNITS,
+                    default="rms",
+                    tooltip="rms: per element, the same at every resolution and length. l2: the whole norm, as in the "
+                    "paper (SDXL 15, EDM2 2.5).",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=SCOPES,
+                    default="cfg",
+                    tooltip="cfg: projects what CFG adds; order among nodes does not matter. everything before: projects "
+                    "all that the nodes before this one have added to the positive prediction (CFG + PAG, say).",
+                    advanced=True,
+                ),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with APG.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent) -> io.NodeOutput:
+        model = model.clone()
+        if (eta, momentum, norm_threshold) != (1, 0, 0):
+            settings = (eta, norm_threshold, norm_unit, momentum, scope)
+            add_correction(model, _Correction(*settings, Range(start_percent, end_percent)))
+        return io.NodeOutput(model)

@@ -1,0 +1,187 @@
+"""Where each model family keeps its self-attention blocks, and which of its tokens are image tokens.
+
+Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
+`block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g. comfy/ldm/flux/model.py:224);
+`patches_replace["dit"]` in SD3, which has neither (modules/diffusionmodules/mmdit.py:960-968). All joint-attention families
+put the text before the image.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Callable, NamedTuple
+
+import torch
+from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.hunyuan_video.model import HunyuanVideo
+from comfy.ldm.lumina.model import NextDiT
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from comfy.ldm.wan.model import WanModel
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+
+
+class Block(NamedTuple):
+    """A transformer block: ("input" | "middle" | "output", number) in a UNet, ("double" | "single", number) elsewhere."""
+
+    kind: str
+    number: int
+
+
+class Layout(NamedTuple):
+    """The image tokens of a sequence and their grid, (h, w) or (t, h, w)."""
+
+    image: slice
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
+    the image tokens are. `self_attentions`: which of a block's attention calls are self-attention, counted from 0."""
+
+    name: str
+    blocks: Callable[[torch.nn.Module], list[Block]]
+    layout: Callable[[torch.nn.Module, tuple[int, ...], int, dict], Layout]
+    self_attentions: tuple[int, ...] = (0,)
+
+    def current_block(self, options: dict) -> tuple[Block, int] | None:
+        """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
+        if self.name == "UNet":
+            return Block(*options["block"]), options["block_index"]
+        if "block_type" not in options or "block_index" not in options:
+            return None  # a text or noise refiner before the main blocks
+        return Block(options["block_type"], options["block_index"]), 0
+
+
+def _unet_blocks(network: UNetModel) -> list[Block]:
+    parts = [("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks)]
+    return [
+        Block(kind, i)
+        for kind, blocks in parts
+        for i, block in enumerate(blocks)
+        if any(isinstance(layer, SpatialTransformer) for layer in block)
+    ]
+
+
+def _unet_layout(network, latent_shape, tokens, options) -> Layout:
+    return Layout(slice(0, tokens), tuple(options["activations_shape"][-2:]))
+
+
+def _double_single_blocks(network) -> list[Block]:
+    double = [Block("double", i) for i in range(len(network.double_blocks))]
+    return double + [Block("single", i) for i in range(len(network.single_blocks))]
+
+
+def _patches(latent_shape: tuple[int, ...], patch: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    """Token grid of a latent whose last dimensions are cut into patches, padded up."""
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    return tuple(math.ceil(n / p) for n, p in zip(latent_shape[-len(patch) :], patch))
+
+
+def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
+    """Image tokens at the end of the sequence but for `behind` others."""
+    count = math.prod(grid)
+    return Layout(slice(tokens - behind - count, tokens - behind), grid)
+
+
+def _flux_layout(network, latent_shape, tokens, options) -> Layout:
+    references = sum(options.get("reference_image_num_tokens", ()))
+    return _last(tokens, _patches(latent_shape, network.patch_size), references)
+
+
+def _sd3_layout(network, latent_shape, tokens, options) -> Layout:
+    return _last(tokens, _patches(latent_shape, tuple(network.x_embedder.patch_size)))
+
+
+def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
+    return _last(tokens, _patches(latent_shape, network.patch_size))
+
+
+def _wan_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, network.patch_size)
+    count = math.prod(grid)
+    # A whole reference picture goes in front, in-context references and extra frames behind.
+    start = tokens - count if network.ref_conv is not None else 0
+    return Layout(slice(start, start + count), grid)
+
+
+def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
+    references = sum(options.get("reference_image_num_tokens", ()))
+    return _last(tokens, _patches(latent_shape, (1, network.patch_size, network.patch_size)), references)
+
+
+def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, network.patch_size)
+    padding = -math.prod(grid) % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
+    return _last(tokens, grid, padding)
+
+
+def _numbered(attribute: str) -> Callable[[torch.nn.Module], list[Block]]:
+    return lambda network: [Block("double", i) for i in range(len(getattr(network, attribute)))]
+
+
+_FAMILIES = {
+    UNetModel: Family("UNet", _unet_blocks, _unet_layout),
+    MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1)),
+    Chroma: Family("Chroma", _double_single_blocks, _flux_layout),
+    Flux: Family("Flux", _double_single_blocks, _flux_layout),
+    HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
+    WanModel: Family("Wan", _numbered("blocks"), _wan_layout),
+    QwenImageTransformer2DModel: Family("Qwen-Image", _numbered("transformer_blocks"), _qwen_layout),
+    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout),
+}
+
+
+def network_of(model: ModelPatcher | BaseModel) -> torch.nn.Module:
+    """The diffusion network of a MODEL, also when it is compiled."""
+    network = model.get_model_object("diffusion_model") if isinstance(model, ModelPatcher) else model.diffusion_model
+    return getattr(network, "_orig_mod", network)
+
+
+def family_of(model: ModelPatcher | BaseModel) -> Family:
+    """The family of a MODEL.
+
+    Raises:
+        ValueError: this pack cannot reach the attention of such a network.
+    """
+    network = network_of(model)
+    for network_class, family in _FAMILIES.items():
+        if isinstance(network, network_class):
+            return family
+    known = ", ".join(family.name for family in _FAMILIES.values())
+    raise ValueError(
+        f"This node changes self-attention, and the model's network {type(network).__name__} is not one it can reach. "
+        f"Families that work: {known}."
+    )
+
+
+def self_attention_blocks(model: ModelPatcher) -> list[Block]:
+    """All blocks of a MODEL that have self-attention over image tokens, in the order in which they run."""
+    return family_of(model).blocks(network_of(model))
+
+
+@dataclass(frozen=True, eq=False)
+class _Marked:
+    """Tells the attention inside an SD3 block which block it is in; whatever replaced the block before still does."""
+
+    number: int
+    inner: Callable | None
+
+    def __call__(self, args: dict, extra: dict) -> dict:
+        options = {**args["transformer_options"], "block_type": "double", "block_index": self.number}
+        args = {**args, "transformer_options": options}
+        return self.inner(args, extra) if self.inner is not None else extra["original_block"](args)
+
+
+def mark_blocks(model: ModelPatcher) -> None:
+    """Makes the blocks of a (cloned) model say their number where the family does not do so itself."""
+    if family_of(model).name != "SD3":
+        return
+    replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("dit", {})
+    for block in self_attention_blocks(model):
+        inner = replaced.get(("double_block", block.number))
+        model.set_model_patch_replace(_Marked(block.number, inner), "dit", "double_block", block.number)

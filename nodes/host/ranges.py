@@ -1,0 +1,59 @@
+"""Start and end of a technique within a run, one meaning for every node.
+
+Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), where 0 is at
+or above the largest sigma and 1 is 0.
+"""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Range:
+    """Active where sigma(end) < sigma <= sigma(start), sigma being the one at which the outer step begins
+    (Kynkäänniemi et al. 2024, arXiv 2404.07724): all evaluations of a step agree."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def active(self, run: Run) -> bool:
+        to_sigma = run.model_sampling.percent_to_sigma
+        below_start = self.start_percent <= 0 or run.step_sigma <= to_sigma(self.start_percent)
+        return below_start and to_sigma(self.end_percent) < run.step_sigma
+
+
+def range_inputs() -> list:
+    """The two inputs of a node that can be limited; always the last ones."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="Start of the active part of sampling: 0 is the first step, 1 the last.",
+            advanced=True,
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip="End of the active part. A step counts by the noise level at which it begins.",
+            advanced=True,
+        ),
+    ]
+
+
+def validate_range(start_percent: float | None, end_percent: float | None) -> bool | str:
+    """For `validate_inputs`; a linked input arrives as None."""
+    if start_percent is None or end_percent is None or start_percent < end_percent:
+        return True
+    return (
+        f"start_percent is {start_percent:g} and end_percent {end_percent:g}: nothing lies between them. "
+        "Set start_percent below end_percent."
+    )

@@ -1,0 +1,218 @@
+"""The state of one sampling run: made when it starts, dropped when it ends, however it ends.
+
+Relies on: CFGGuider.sample clones `model_options` before the OUTER_SAMPLE wrappers and restores it in its own `finally`
+(comfy/samplers.py:1318-1345); wrappers kept by key on the patcher (comfy/model_patcher.py:1317); PREDICT_NOISE
+wrappers run once per evaluation (samplers.py:1211); samplers call the callback once per outer step, after the first
+evaluation of that step (samplers.py:988, k_diffusion/sampling.py).
+"""
+
+import logging
+import math
+from typing import Any, Callable
+from uuid import UUID
+
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+KEY = "guidekit"
+_RUN = "guidekit_run"
+_TOLERANCE = 1e-4  # relative; schedules pass through float32
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One sampling run, shared by all Guidekit nodes on the model.
+
+    `step` counts outer steps and `step_sigma` is the sigma at which the current one began: both are the same for every
+    evaluation of a step, also in samplers that evaluate the model twice or more per step.
+    """
+
+    def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list):
+        self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        self.sigmas: list[float] = sigmas.tolist()
+        self.latent_shapes = [tuple(shape) for shape in latent_shapes]
+        self.techniques: dict[str, list] = guider.model_options[KEY]
+        self.step = 0
+        self.step_sigma = self.sigmas[0]
+        self.predictions: dict[Any, Tensor] = {}  # of the current evaluation, by branch
+        self.branch_uuids: dict[Any, dict[UUID, UUID]] = {}  # by branch, from the uuid of the entry it was made of
+        self.acted: set = set()
+        self._memories: dict[Any, StepMemory] = {}
+        self._corrects_at_next_sigma = "heun" in getattr(
+            getattr(sampler, "sampler_function", None), "__name__", ""
+        )
+        self._last_callback = -1
+        self._evaluations = 0  # since the last callback
+        self._per_step: int | None = None  # evaluations between two callbacks, once seen
+
+    @property
+    def descending(self) -> bool:
+        """False when the schedule goes from clean to noisy, as in inversion."""
+        return self.sigmas[0] >= self.sigmas[-1]
+
+    def begin_evaluation(self, sigma: float) -> None:
+        self._evaluations += 1
+        self.predictions.clear()
+        step = self._step_of(sigma)
+        if step != self.step or self._evaluations == 1 and self._last_callback < 0:
+            self.step, self.step_sigma = step, sigma
+
+    def _step_of(self, sigma: float) -> int:
+        # After the callback of step i come the remaining evaluations of step i, then the first one of step i + 1.
+        on_schedule = self._schedule_index(sigma)
+        if self._last_callback < 0:
+            # Before the first callback, or in a sampler that never calls it: a lower schedule point is a new step.
+            return self.step if self._evaluations == 1 or on_schedule is None else max(self.step, on_schedule)
+        if self._per_step is not None:
+            finished = self._evaluations >= self._per_step
+        else:
+            # The first step: an evaluation between schedule points belongs to it; one at the next schedule point
+            # does so only in samplers that correct there.
+            finished = on_schedule is not None and not (self._corrects_at_next_sigma and self._evaluations == 1)
+        return self._last_callback + finished
+
+    def _schedule_index(self, sigma: float) -> int | None:
+        for i, point in enumerate(self.sigmas):
+            if math.isclose(sigma, point, rel_tol=_TOLERANCE):
+                return i
+        return None
+
+    def end_first_evaluation(self, step: int) -> None:
+        """The sampler's callback for outer step `step`."""
+        if self._last_callback >= 0 and self._evaluations > 0:
+            self._per_step = self._evaluations
+        self._last_callback, self._evaluations = step, 0
+
+    def memory(self, owner) -> "StepMemory":
+        """What `owner` (a technique on this model) remembers between steps."""
+        return self._memories.setdefault(owner, StepMemory(self))
+
+    def report(self) -> None:
+        """Says once, in the log, which techniques did nothing."""
+        for kind in self.techniques.values():
+            for technique in kind:
+                if technique not in self.acted:
+                    log.warning("%s had no effect in this run: %s", technique.label, technique.idle_reason)
+
+    def unpack(self, latent: Tensor) -> list[Tensor]:
+        """The streams of a latent: one, or several (audio and video) that the host has packed into [B, 1, N]."""
+        if len(self.latent_shapes) == 1:
+            return [latent]
+        return comfy.utils.unpack_latents(latent, self.latent_shapes)
+
+    def pack(self, streams: list[Tensor]) -> Tensor:
+        """Inverse of `unpack`."""
+        return streams[0] if len(streams) == 1 else comfy.utils.pack_latents(streams)[0]
+
+
+class StepMemory:
+    """One value carried from outer step to outer step.
+
+    Every evaluation of a step reads the value that the previous step left; the first evaluation of a step decides what
+    it leaves. Forgotten when sigma turns back.
+    """
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._step: int | None = None
+        self._sigma = math.inf
+        self._before = self._after = None
+        self._written = False
+
+    def read(self) -> Any:
+        run = self._run
+        if run.step != self._step:
+            turned = run.step_sigma > self._sigma * (1 + _TOLERANCE) if run.descending else run.step_sigma < self._sigma
+            self._before = None if self._step is None or turned else self._after
+            self._step, self._sigma, self._written = run.step, run.step_sigma, False
+        return self._before
+
+    def write(self, value: Any) -> None:
+        if not self._written:
+            self._after, self._written = value, True
+
+
+def current_run(model_options: dict) -> Run:
+    """The run that `model_options` (or the `transformer_options` inside it) belongs to."""
+    options = model_options.get("transformer_options", model_options)
+    if _RUN not in options:
+        raise RuntimeError(
+            "A Guidekit node is on this model, but the sampler in use evaluates the model outside ComfyUI's guider "
+            "(CFGGuider.sample). Use KSampler, SamplerCustom or SamplerCustomAdvanced."
+        )
+    return options[_RUN]
+
+
+def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
+    """Puts `technique` on a (cloned) model. Its runs get a `Run` from now on."""
+    # Lists and dicts of model_options are copied by clone(), so each branch of a graph has its own.
+    model.model_options.setdefault(KEY, {}).setdefault(kind, []).append(technique)
+    if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sample)
+        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _predict)
+
+
+def _sample(executor, *args, **kwargs):
+    guider = executor.class_obj
+    noise, _, sampler, sigmas, _, callback, *rest = args
+    latent_shapes = kwargs.get("latent_shapes") or [noise.shape]
+    _check_latent(guider, latent_shapes)
+    run = Run(guider, sampler, sigmas, latent_shapes)
+
+    def on_step(step: int, *values):
+        run.end_first_evaluation(step)
+        if callback is not None:
+            callback(step, *values)
+
+    options = guider.model_options["transformer_options"]
+    options[_RUN] = run
+    try:
+        samples = executor(*args[:5], on_step, *rest, **kwargs)
+    finally:
+        del options[_RUN]
+    run.report()
+    _check_finite(samples)
+    return samples
+
+
+def _predict(executor, x: Tensor, timestep: Tensor, *args, **kwargs):
+    guider = executor.class_obj
+    run = current_run(guider.model_options)
+    run.begin_evaluation(float(timestep.flatten()[0]))
+    saved = guider.cfg
+    try:
+        for change in run.techniques.get("scale", ()):
+            guider.cfg = change(run, guider.cfg)
+        return executor(x, timestep, *args, **kwargs)
+    finally:
+        guider.cfg = saved
+
+
+def change_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
+    """Sets the guider's scale for each evaluation to `change(run, scale)`; 1 lets the host skip the negative."""
+    attach(model, "scale", change)
+
+
+def _check_latent(guider, latent_shapes: list) -> None:
+    shape = latent_shapes[0]
+    if shape[0] == 0:
+        raise ValueError("The latent has a batch of 0 samples. Give at least one.")
+    wanted = guider.model_patcher.get_model_object("latent_format").latent_channels
+    if len(latent_shapes) == 1 and shape[1] != wanted:
+        raise ValueError(
+            f"The latent has {shape[1]} channels (shape {tuple(shape)}), but {type(guider.model_patcher.model).__name__} "
+            f"takes {wanted}. Make the latent with an empty-latent node, or encode the picture with this model's VAE."
+        )
+
+
+def _check_finite(samples: Tensor) -> None:
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "The sampled latent holds NaN or infinity: a prediction of the model was not finite. Usual causes are a "
+            "network in float16 that overflows (start ComfyUI with --force-fp32 or use bfloat16 weights), a damaged "
+            "checkpoint or LoRA, or a very large guidance scale."
+        )

@@ -1,0 +1,1 @@
+"""Guidance: how several predictions at one (x, sigma) become one."""

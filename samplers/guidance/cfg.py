@@ -1,0 +1,18 @@
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), the reference every other rule is compared with."""
+
+from torch import Tensor
+
+from ..reductions import dot
+
+
+def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """D = D_u + scale (D_c - D_u), in the host's order of operations; shapes [B, ...], x0 space."""
+    return uncond + (cond - uncond) * scale
+
+
+def effective_scale(denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
+    """omega_e = <D - D_u, D_c - D_u> / |D_c - D_u|^2 per sample, [B]: the CFG scale nearest to a guided prediction.
+
+    The rest, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction (arXiv 2602.22570)."""
+    delta = cond - uncond
+    return (dot(denoised - uncond, delta) / dot(delta, delta)).flatten()

@@ -1,0 +1,23 @@
+"""Shared by all tests. `python dev.py test` puts the host and the package `guidekit` on the path."""
+
+import os
+import sys
+
+import pytest
+
+# The host reads the command line when it is imported.
+sys.argv = sys.argv[:1]
+
+if "GUIDEKIT_COMFYUI" in os.environ:
+    import comfy.cli_args
+    import torch
+
+    if not torch.cuda.is_available():
+        comfy.cli_args.args.cpu = True
+
+
+@pytest.fixture(scope="session")
+def host_version() -> tuple[int, ...]:
+    from comfyui_version import __version__
+
+    return tuple(int(part) for part in __version__.split("."))
