@@ -19,6 +19,9 @@ from torch import Tensor
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
+# Parts of the names of sampler functions whose second evaluation of a step is at the next sigma: Heun's corrector, and
+# the midpoint of ancestral steps, which for eta = 1 is that sigma.
+_SECOND_AT_NEXT_SIGMA = ("heun", "dpm_2_ancestral", "dpmpp_2s_ancestral")
 _TOLERANCE = 1e-4  # relative; schedules pass through float32
 
 log = logging.getLogger(__name__)
@@ -42,9 +45,8 @@ class Run:
         self.branch_uuids: dict[Any, dict[UUID, UUID]] = {}  # by branch, from the uuid of the entry it was made of
         self.acted: set = set()
         self._memories: dict[Any, StepMemory] = {}
-        self._corrects_at_next_sigma = "heun" in getattr(
-            getattr(sampler, "sampler_function", None), "__name__", ""
-        )
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+        self._second_at_next_sigma = any(part in name for part in _SECOND_AT_NEXT_SIGMA)
         self._last_callback = -1
         self._evaluations = 0  # since the last callback
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
@@ -70,9 +72,9 @@ class Run:
         if self._per_step is not None:
             finished = self._evaluations >= self._per_step
         else:
-            # The first step: an evaluation between schedule points belongs to it; one at the next schedule point
-            # does so only in samplers that correct there.
-            finished = on_schedule is not None and not (self._corrects_at_next_sigma and self._evaluations == 1)
+            # The first step: an evaluation between schedule points belongs to it; at the next schedule point it is
+            # the next step's, unless the sampler has its second stage there.
+            finished = on_schedule is not None and not (self._second_at_next_sigma and self._evaluations == 1)
         return self._last_callback + finished
 
     def _schedule_index(self, sigma: float) -> int | None:

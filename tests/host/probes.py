@@ -1,0 +1,59 @@
+"""What the tests hang into the real host to see what it does."""
+
+from dataclasses import dataclass, field
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+
+@dataclass
+class Evaluations:
+    """Every network call of the runs of one MODEL: `chunks[i]` are the rows of call i in units of the latent batch,
+    `sigmas[i]` its noise level."""
+
+    chunks: list[int] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Network evaluations: a batched call of two predictions counts as two."""
+        return sum(self.chunks)
+
+
+def count_evaluations(model) -> Evaluations:
+    """Counts on `model` itself (a clone of the caller's), below everything a node can add."""
+    seen = Evaluations()
+
+    def wrapper(executor, x, t, *args, **kwargs):
+        options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
+        seen.chunks.append(len(options["cond_or_uncond"]))
+        seen.sigmas.append(float(t.flatten()[0]))
+        return executor(x, t, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", wrapper)
+    return seen
+
+
+@dataclass
+class Predictions:
+    """Copies of what the post-CFG functions of one MODEL were given, in order."""
+
+    steps: list[dict] = field(default_factory=list)
+
+
+def record_predictions(model) -> Predictions:
+    """Appends a recording post-CFG function: it sees the result of everything before it."""
+    seen = Predictions()
+
+    def post_cfg(args):
+        kept = ("denoised", "cond_denoised", "uncond_denoised", "input", "sigma")
+        seen.steps.append({k: args[k].clone() for k in kept} | {k: args[k] for k in ("cond_scale", "uncond")})
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(post_cfg)
+    return seen
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference relative to the size of `b`."""
+    return ((a - b).abs().max() / b.abs().max()).item()
