@@ -22,9 +22,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import aiohttp  # this and psutil are ComfyUI's own requirements
 import psutil
@@ -102,8 +104,8 @@ class Server:
                 if f"Port {port} is already in use" in self.log:
                     return False
                 raise ServerError(f"ComfyUI ended with status {status} while starting. {self._log_tail}")
-            with suppress(OSError):  # nobody answers yet
-                # Whoever else may answer at this port was not started with this base directory.
+            # Nobody answers yet; or something else does, which was not started with this base directory.
+            with suppress(OSError, HTTPException, ValueError, LookupError):
                 if str(self._base) in self.get("/system_stats")["system"]["argv"]:
                     return True
             time.sleep(0.2)
@@ -165,6 +167,8 @@ class Server:
         except asyncio.TimeoutError:
             self.interrupt()
             raise PromptError(f"the prompt did not end within {limit:g} s and was interrupted") from None
+        except aiohttp.ClientError as error:
+            raise ServerError(f"ComfyUI does not answer: {error}. {self._log_tail}") from error
 
     async def _run(self, prompt: Prompt, on_progress: Progress | None) -> dict[str, Any]:
         client = uuid.uuid4().hex
@@ -209,7 +213,7 @@ def _readable(refusal: str) -> str:
         answer = json.loads(refusal)
     except ValueError:
         return f"ComfyUI refused the request: {refusal}"
-    lines = ["ComfyUI refused the prompt: " + " ".join(answer["error"][part] for part in ("message", "details")).strip()]
+    lines = [f"ComfyUI refused the prompt: {answer['error']['message']} {answer['error']['details']}".strip()]
     for node_id, node in answer["node_errors"].items():
         for error in node["errors"]:
             lines.append(f"node {node_id} ({node['class_type']}): {error['message']}: {error['details']}")

@@ -152,8 +152,8 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-        if not first:
-            say(f"{name}: {parameters} parameters, {steps} steps of {BATCH}, seed {SEED}, torch {torch.__version__}")
+        start = f"resumed at step {first}" if first else f"{parameters} parameters, seed {SEED}, torch {torch.__version__}"
+        say(f"{name}: {steps} steps of {BATCH}, {start}")
         for step in range(first, steps):
             start = time.perf_counter()
             for group in optimizer.param_groups:

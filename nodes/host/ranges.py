@@ -19,6 +19,16 @@ class Range:
     start_percent: float = 0.0
     end_percent: float = 1.0
 
+    def __post_init__(self):
+        start, end = self.start_percent, self.end_percent
+        if not (0 <= start <= 1 and 0 <= end <= 1):
+            raise ValueError(f"start_percent is {start:g} and end_percent {end:g}. Both lie between 0 and 1.")
+        if start >= end:
+            raise ValueError(
+                f"start_percent is {start:g} and end_percent {end:g}: nothing lies between them. "
+                "Set start_percent below end_percent."
+            )
+
     def active(self, run: Run) -> bool:
         to_sigma = run.model_sampling.percent_to_sigma
         below_start = self.start_percent <= 0 or run.step_sigma <= to_sigma(self.start_percent)
@@ -50,10 +60,12 @@ def range_inputs() -> list:
 
 
 def validate_range(start_percent: float | None, end_percent: float | None) -> bool | str:
-    """For `validate_inputs`; a linked input arrives as None."""
-    if start_percent is None or end_percent is None or start_percent < end_percent:
+    """For `validate_inputs`, which takes over the host's own bounds for what it names. A linked input arrives as None and
+    is checked when the node runs."""
+    if start_percent is None or end_percent is None:
         return True
-    return (
-        f"start_percent is {start_percent:g} and end_percent {end_percent:g}: nothing lies between them. "
-        "Set start_percent below end_percent."
-    )
+    try:
+        Range(start_percent, end_percent)
+    except ValueError as error:
+        return str(error)
+    return True
