@@ -43,8 +43,15 @@ class DemoLatent(comfy.latent_formats.LatentFormat):
         self.latent_rgb_factors = [[share * (c // PACK**2 == rgb) for rgb in range(3)] for c in range(LATENT_CHANNELS)]
 
 
+class PooledTextUNet(comfy.model_base.BaseModel):
+    """A UNet that takes the pooled text as its vector condition, beside cross-attention, as SDXL does."""
+
+    def encode_adm(self, **kwargs):
+        return kwargs["pooled_output"]
+
+
 class DemoUNet(comfy.supported_models.SD20):
-    """The host's SD2 model with a small network."""
+    """The host's SD2 model (v-prediction) with a small network."""
 
     latent_format = DemoLatent
     unet_extra_config = {}
@@ -52,13 +59,15 @@ class DemoUNet(comfy.supported_models.SD20):
         "image_size": 16,
         "in_channels": LATENT_CHANNELS,
         "out_channels": LATENT_CHANNELS,
-        "model_channels": 32,
-        "channel_mult": (1, 2),
+        "model_channels": 64,
+        "channel_mult": (1, 1),
         "num_res_blocks": [1, 2],
         "transformer_depth": [0, 1, 1],
         "transformer_depth_output": [0, 0, 1, 1, 1],
         "transformer_depth_middle": 1,
         "context_dim": TEXT_DIM,
+        "num_classes": "sequential",
+        "adm_in_channels": TEXT_DIM,
         "num_heads": -1,
         "num_head_channels": 32,
         "use_spatial_transformer": True,
@@ -66,11 +75,8 @@ class DemoUNet(comfy.supported_models.SD20):
         "legacy": False,
     }
 
-    def model_type(self, state_dict, prefix=""):
-        return ModelType.V_PREDICTION
-
-    def inpaint_model(self):
-        return False  # the host takes more than four input channels for an inpainting model
+    def get_model(self, state_dict, prefix="", device=None):
+        return PooledTextUNet(self, ModelType.V_PREDICTION, device=device)
 
 
 class DemoDiT(comfy.supported_models.Flux):
@@ -208,14 +214,15 @@ def load_clip(path: Path) -> comfy.sd.CLIP:
     prefix = {"cond_stage_model.": ""}
     weights = comfy.utils.state_dict_prefix_replace(read_checkpoint(path), prefix, filter_keys=True)
     target = comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextEncoder)
-    return comfy.sd.CLIP(target, state_dict=[weights], model_options={"dtype": torch.float32})
+    return comfy.sd.CLIP(target, state_dict=weights, model_options={"dtype": torch.float32})
 
 
 def load_vae() -> comfy.sd.VAE:
     """VAE: lossless packing, nothing learned."""
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
-    packed = PackedPixels().eval().to(vae.device)
-    vae.first_stage_model = vae.patcher.model = packed
+    vae.first_stage_model = PackedPixels().eval()
+    offload = comfy.model_management.vae_offload_device()
+    vae.patcher = ModelPatcher(vae.first_stage_model, load_device=vae.device, offload_device=offload)
     vae.downscale_ratio = vae.upscale_ratio = PACK
     vae.latent_channels = LATENT_CHANNELS
     return vae

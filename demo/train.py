@@ -87,8 +87,7 @@ class Diffusion(nn.Module):
             x, target = x0 + s * noise, (noise - s * x0) / (1 + s**2).sqrt()
         else:
             x, target = (1 - s) * x0 + s * noise, noise - x0
-        extra = {"y": pooled} if self.family == "dit" else {}
-        output = network(sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), context=context, **extra)
+        output = network(sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), context=context, y=pooled)
         return nn.functional.mse_loss(output, target)
 
     def checkpoint(self) -> dict[str, Tensor]:

@@ -4,13 +4,16 @@ import os
 import sys
 
 import pytest
+import torch
 
 # The host reads the command line when it is imported.
 sys.argv = sys.argv[:1]
 
+# The networks of the tests are so small that a second thread only costs.
+torch.set_num_threads(1)
+
 if "GUIDEKIT_COMFYUI" in os.environ:
     import comfy.cli_args
-    import torch
 
     if not torch.cuda.is_available():
         comfy.cli_args.args.cpu = True

@@ -1,0 +1,71 @@
+"""APG against CFG, and against CFG at the same effective scale: `python dev.py bench apg`."""
+
+import torch
+
+from . import _measures as measures
+from ._demo import Demo, measure_scale
+from ..demo import models, pictures
+from ..demo.judge import load_judge
+from ..nodes.apg import APG
+
+COUNT = 200
+SCALES = (3.0, 8.0, 15.0)
+HEADER = (
+    "| model | guidance | omega_e | shape | colour | saturation (change against CFG) | contrast | clipped | diversity "
+    "| Fréchet |"
+)
+
+
+def apg(model, **settings):
+    schema = APG.define_schema()
+    defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+    return APG.execute(model=model, **{**defaults, **settings})[0]
+
+
+def diversity(features: torch.Tensor, scenes: pictures.Scenes) -> float:
+    """Mean distance in the judge's feature space between pictures of the same shape and colour."""
+    classes = scenes.shape * len(pictures.COLOURS) + scenes.colour
+    same = (classes[:, None] == classes[None, :]).triu(1)
+    return torch.cdist(features, features)[same].mean().item()
+
+
+def row(name: str, scale: float, images: torch.Tensor, plain: torch.Tensor, demo: Demo, real: torch.Tensor) -> str:
+    judged, scenes = load_judge()(images), demo.scenes
+    right = [100 * (judged[k].argmax(1) == getattr(scenes, k)).float().mean() for k in ("shape", "colour")]
+    saturation = measures.saturation(images)
+    low, high = measures.bootstrap(saturation - measures.saturation(plain))
+    change = "" if images is plain else f" ({low:+.3f} to {high:+.3f})"
+    return (
+        f"| {name} | {scale:.2f} | {right[0]:.1f} % | {right[1]:.1f} % | {saturation.mean():.3f}{change} "
+        f"| {measures.contrast(images).mean():.3f} | {100 * measures.clipped(images).mean():.1f} % "
+        f"| {diversity(judged['features'], scenes):.2f} | {measures.frechet(judged['features'], real):.2f} |"
+    )
+
+
+def main() -> None:
+    print(
+        f"{COUNT} captions, euler, 25 steps, two evaluations per step in every row, the same noise. omega_e: effective scale "
+        "(mean over steps). In brackets: 95 % paired bootstrap interval of the change in saturation.\n"
+    )
+    print(HEADER + "\n" + "|---" * 10 + "|")
+    with torch.inference_mode():
+        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
+        drawn = pictures.draw(fresh)
+        real = load_judge()(drawn)["features"]
+        for family in models.FAMILIES:
+            demo = Demo(family, COUNT)
+            for scale in SCALES:
+                plain = demo.sample(demo.model, scale)
+                print(row(f"{family} | CFG {scale:g}", scale, plain, plain, demo, real), flush=True)
+                for label, settings in {"APG": {}, "APG, momentum 0": {"momentum": 0.0}}.items():
+                    model = apg(demo.model, **settings)
+                    measured = measure_scale(model)
+                    images = demo.sample(model, scale)
+                    print(row(f"{family} | {label}, cfg {scale:g}", measured.mean, images, plain, demo, real), flush=True)
+                    equal = demo.sample(demo.model, measured.mean)
+                    print(row(f"{family} | CFG {measured.mean:.2f}", measured.mean, equal, plain, demo, real), flush=True)
+    print(f"\nDrawn pictures have saturation {measures.saturation(drawn).mean():.3f}.")
+
+
+if __name__ == "__main__":
+    main()

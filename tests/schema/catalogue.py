@@ -1,0 +1,81 @@
+"""What the nodes say about themselves, in the two forms that are kept as files.
+
+`nodes.json`, beside this file: the schemas as /object_info serves them. It changes only when a saved workflow may break, or
+when a text changes. `locales/en/nodeDefs.json`: the texts, as the frontend wants them and as a translator finds them.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from guidekit.nodes import NODES
+
+PACK = Path(__file__).parents[2]
+GOLDEN = Path(__file__).with_name("nodes.json")
+ENGLISH = PACK / "locales" / "en" / "nodeDefs.json"
+
+# python_module is the folder that the pack was cloned into. has_intermediate_output is served by newer hosts than the
+# oldest that the pack runs on; no node uses it.
+DROPPED = ("python_module", "has_intermediate_output")
+
+
+def object_info() -> dict[str, dict]:
+    """Our nodes as /object_info serves them (the host's server.py, node_info), by node id."""
+    infos = {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in NODES}
+    return json.loads(json.dumps(infos))
+
+
+def schemas() -> dict[str, dict]:
+    """The same without what depends on the host."""
+    return {
+        node_id: {key: value for key, value in info.items() if key not in DROPPED}
+        for node_id, info in object_info().items()
+    }
+
+
+def inputs(info: dict) -> dict[str, tuple[str, dict]]:
+    """(type, options) of all inputs of a node in their order, by id."""
+    sections = (info["input"].get(section, {}) for section in ("required", "optional"))
+    # Nodes of the older kind may leave out the options.
+    return {name: (kind, *options, {})[:2] for section in sections for name, (kind, *options) in section.items()}
+
+
+def english() -> dict[str, dict]:
+    """The content of `locales/en/nodeDefs.json`."""
+    return {
+        node_id: {
+            "display_name": info["display_name"],
+            "description": info["description"],
+            "inputs": {
+                name: {"name": options.get("display_name", name), "tooltip": options.get("tooltip")}
+                for name, (_, options) in inputs(info).items()
+            },
+            "outputs": {
+                str(i): {"name": name, "tooltip": tooltip}
+                for i, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"]))
+            },
+        }
+        for node_id, info in object_info().items()
+    }
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def differences(file: object, nodes: object, path: str = "") -> Iterator[str]:
+    """One line for each place where a file and the nodes disagree, with the path of keys to it."""
+    if isinstance(file, dict) and isinstance(nodes, dict):
+        for key in {**file, **nodes}:
+            where = f"{path}.{key}" if path else key
+            if key not in nodes:
+                yield f"{where}: only in the file"
+            elif key not in file:
+                yield f"{where}: not in the file; the node says {nodes[key]!r}"
+            else:
+                yield from differences(file[key], nodes[key], where)
+    elif file != nodes or type(file) is not type(nodes):
+        yield f"{path}: the file says {file!r}, the node {nodes!r}"
+
+
+REGENERATE = "If the change is wanted: python dev.py python -m guidekit.tests.schema.regenerate"

@@ -1,0 +1,141 @@
+"""What every node promises: a stable schema, and words for everything that a user sees."""
+
+import re
+
+import pytest
+
+from guidekit.tests.schema.catalogue import (
+    ENGLISH,
+    GOLDEN,
+    PACK,
+    REGENERATE,
+    differences,
+    english,
+    inputs,
+    object_info,
+    read,
+    schemas,
+)
+
+INFO = object_info()
+CATEGORIES = ("guidance", "sampling", "attention", "inversion", "alignment", "inspect", "demo")
+NUMBERS = ("INT", "FLOAT")
+
+every_node = pytest.mark.parametrize("node_id", INFO)
+
+
+def test_schemas_are_as_recorded():
+    found = [*differences(read(GOLDEN), schemas())]
+    assert not found, "\n".join([*found, REGENERATE])
+
+
+def test_english_texts_are_as_recorded():
+    found = [*differences(read(ENGLISH), english())]
+    assert not found, "\n".join([*found, REGENERATE])
+
+
+def test_differences_are_named():
+    """The two tests above are only as good as this."""
+    file = {"A": {"gone": 1, "same": {"x": [1, 2]}, "changed": {"deep": [1, 2]}, "type": 0}}
+    nodes = {"A": {"same": {"x": [1, 2]}, "changed": {"deep": [2, 1]}, "type": 0.0, "new": None}, "B": {}}
+    assert [*differences(file, nodes)] == [
+        "A.gone: only in the file",
+        "A.changed.deep: the file says [1, 2], the node [2, 1]",
+        "A.type: the file says 0, the node 0.0",
+        "A.new: not in the file; the node says None",
+        "B: not in the file; the node says {}",
+    ]
+    assert not [*differences(file, file)]
+
+
+@every_node
+def test_names(node_id):
+    info = INFO[node_id]
+    assert re.fullmatch(r"Guidekit[A-Z]\w*", node_id)
+    assert info["name"] == node_id
+    assert info["display_name"]
+    assert info["display_name"] != node_id
+    assert info["category"] in {f"guidekit/{category}" for category in CATEGORIES}
+    assert info["search_aliases"]
+    assert len(set(info["search_aliases"])) == len(info["search_aliases"])
+
+
+@every_node
+def test_sentences(node_id):
+    """Nothing that a user can point at is without an explanation."""
+    info = INFO[node_id]
+    texts = {"description": info["description"]}
+    texts |= {f"input {name}": options.get("tooltip") for name, (_, options) in inputs(info).items()}
+    texts |= {f"output {name}": tip for name, tip in zip(info["output_name"], info["output_tooltips"])}
+    assert [where for where, text in texts.items() if not text or text[-1] not in ".)"] == []
+
+
+@every_node
+def test_texts_survive_the_frontend(node_id):
+    """Interpolation, linked messages and plurals of vue-i18n, which every locale file goes through."""
+    texts = [*_strings(read(ENGLISH)[node_id])]
+    assert texts
+    assert [text for text in texts if re.search(r"[{}@|]", text)] == []
+
+
+def _strings(tree):
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _strings(value)
+    else:
+        yield tree
+
+
+@every_node
+def test_defaults_are_allowed(node_id):
+    """The host checks values against these limits, but not the defaults against them."""
+    for name, (kind, options) in inputs(INFO[node_id]).items():
+        if kind in NUMBERS:
+            assert {"min", "max", "default", "step"} <= set(options), name
+            assert options["min"] <= options["default"] <= options["max"], name
+            assert options["step"] <= options["max"] - options["min"], name
+        elif kind == "COMBO":
+            assert options["default"] in options["options"], name
+            assert len(set(options["options"])) == len(options["options"]), name
+
+
+@every_node
+def test_ranges_come_last(node_id):
+    """One pair of inputs, with one meaning, in one place on every node that can be limited."""
+    names = [*inputs(INFO[node_id])]
+    if {"start_percent", "end_percent"} & set(names):
+        assert names[-2:] == ["start_percent", "end_percent"]
+        for name, default in (("start_percent", 0.0), ("end_percent", 1.0)):
+            _, options = inputs(INFO[node_id])[name]
+            assert options["advanced"]
+            assert (options["min"], options["max"], options["default"]) == (0, 1, default)
+
+
+@every_node
+def test_help_page(node_id):
+    """The frontend looks for it under this name. Its inputs table has a row for every input, and for nothing else."""
+    page = PACK / "js" / "docs" / f"{node_id}.md"
+    assert page.is_file(), f"{page.relative_to(PACK)} is missing"
+    named = [word for cell in first_cells(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
+    assert sorted(named) == sorted(inputs(INFO[node_id]))
+
+
+def first_cells(markdown: str, heading: str) -> list[str]:
+    """The first column of the first table under the first heading with `heading` in it, without the table's head."""
+    lines = iter(markdown.splitlines())
+    for line in lines:
+        if line.startswith("#") and heading in line.lower():
+            break
+    cells = []
+    for line in lines:
+        if line.startswith("|"):
+            cells.append(line.split("|")[1].strip())
+        elif cells or line.startswith("#"):
+            break
+    return cells[2:]
+
+
+def test_first_cells():
+    page = "# Node\n| no | x |\n|--|--|\n| a | b |\n\n## Inputs\nText.\n\n| name | what |\n|---|:--|\n| `eta` | 1 |\n| x, y | 2 |\n\n"
+    assert first_cells(page + "| z | |", "input") == ["`eta`", "x, y"]
+    assert first_cells("## Inputs\n\nNone.\n\n## Outputs\n| a |\n|---|\n| b |", "input") == []
