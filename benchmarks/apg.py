@@ -2,11 +2,11 @@
 
 import torch
 
-from . import _measures as measures
-from ._demo import Demo, measure_scale
 from ..demo import models, pictures
 from ..demo.judge import load_judge
 from ..nodes.apg import APG
+from . import _measures as measures
+from ._demo import Demo, measure_scale
 
 COUNT = 200
 SCALES = (3.0, 8.0, 15.0)
@@ -44,8 +44,8 @@ def row(name: str, scale: float, images: torch.Tensor, plain: torch.Tensor, demo
 
 def main() -> None:
     print(
-        f"{COUNT} captions, euler, 25 steps, two evaluations per step in every row, the same noise. omega_e: effective scale "
-        "(mean over steps). In brackets: 95 % paired bootstrap interval of the change in saturation.\n"
+        f"{COUNT} captions, euler, 25 steps, two evaluations per step in every row, the same noise. omega_e: effective "
+        "scale (mean over steps). In brackets: 95 % paired bootstrap interval of the change in saturation.\n"
     )
     print(HEADER + "\n" + "|---" * 10 + "|")
     with torch.inference_mode():
@@ -61,9 +61,13 @@ def main() -> None:
                     model = apg(demo.model, **settings)
                     measured = measure_scale(model)
                     images = demo.sample(model, scale)
-                    print(row(f"{family} | {label}, cfg {scale:g}", measured.mean, images, plain, demo, real), flush=True)
+                    print(
+                        row(f"{family} | {label}, cfg {scale:g}", measured.mean, images, plain, demo, real), flush=True
+                    )
                     equal = demo.sample(demo.model, measured.mean)
-                    print(row(f"{family} | CFG {measured.mean:.2f}", measured.mean, equal, plain, demo, real), flush=True)
+                    print(
+                        row(f"{family} | CFG {measured.mean:.2f}", measured.mean, equal, plain, demo, real), flush=True
+                    )
     print(f"\nDrawn pictures have saturation {measures.saturation(drawn).mean():.3f}.")
 
 

@@ -4,10 +4,10 @@ import time
 
 import torch
 
-from . import _measures as measures
-from ._demo import Demo
 from ..demo import models, pictures
 from ..demo.judge import colour_by_rule, load_judge
+from . import _measures as measures
+from ._demo import Demo
 
 COUNT = 500
 SCALES = (1.0, 3.0, 8.0, 15.0)
@@ -16,7 +16,9 @@ HEADER = "| pictures | shape | colour | colour by rule | background | saturation
 
 def row(name: str, images: torch.Tensor, scenes: pictures.Scenes, real: torch.Tensor) -> str:
     judged = load_judge()(images)
-    right = {k: 100 * (judged[k].argmax(1) == getattr(scenes, k)).float().mean() for k in ("shape", "colour", "background")}
+    right = {
+        k: 100 * (judged[k].argmax(1) == getattr(scenes, k)).float().mean() for k in ("shape", "colour", "background")
+    }
     rule = 100 * (colour_by_rule(images) == scenes.colour).float().mean()
     values = [measure(images).mean() for measure in (measures.saturation, measures.contrast, measures.clipped)]
     distance = measures.frechet(judged["features"], real)

@@ -22,7 +22,9 @@ class Judge(nn.Module):
         def stage(i: int, o: int, stride: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1), nn.GroupNorm(8, o), nn.SiLU())
 
-        self.body = nn.Sequential(stage(3, 32, 1), stage(32, 48, 2), stage(48, 64, 1), stage(64, 96, 2), stage(96, 96, 1))
+        self.body = nn.Sequential(
+            stage(3, 32, 1), stage(32, 48, 2), stage(48, 64, 1), stage(64, 96, 2), stage(96, 96, 1)
+        )
         self.features = nn.Linear(96 * 2, FEATURES)
         self.shape = nn.Linear(FEATURES, len(SHAPES))
         self.colour = nn.Linear(FEATURES, len(COLOURS))

@@ -135,7 +135,7 @@ class WordEncoder(torch.nn.Module):
 
 
 class DemoClip(SDClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={}):
+    def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
         super().__init__(
             device=device,
             max_length=MAX_LENGTH,
@@ -148,7 +148,7 @@ class DemoClip(SDClipModel):
 
 
 class DemoTextEncoder(SD1ClipModel):
-    def __init__(self, device="cpu", dtype=None, model_options={}):
+    def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
         super().__init__(device=device, dtype=dtype, model_options=model_options, clip_name="demo", clip_model=DemoClip)
 
 
@@ -182,7 +182,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             words = (file.metadata() or {}).get("vocabulary", "").split()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"The demo model file {path.name} cannot be read ({error}). It should be a whole safetensors file; "
@@ -190,8 +190,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from error
     if words != list(VOCABULARY):
         raise ValueError(
-            f"The demo model file {path.name} was made for a vocabulary of {len(words)} words, this version of the pack "
-            f"has {len(VOCABULARY)}. Reinstall the pack so that both are of one version."
+            f"The demo model file {path.name} was made for a vocabulary of {len(words)} words, this version of the "
+            f"pack has {len(VOCABULARY)}. Reinstall the pack so that both are of one version."
         )
     return tensors
 

@@ -87,7 +87,9 @@ class Diffusion(nn.Module):
             x, target = x0 + s * noise, (noise - s * x0) / (1 + s**2).sqrt()
         else:
             x, target = (1 - s) * x0 + s * noise, noise - x0
-        output = network(sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), context=context, y=pooled)
+        output = network(
+            sampling.calculate_input(sigma, x), sampling.timestep(sigma).float(), context=context, y=pooled
+        )
         return nn.functional.mse_loss(output, target)
 
     def checkpoint(self) -> dict[str, Tensor]:
@@ -151,7 +153,9 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-        start = f"resumed at step {first}" if first else f"{parameters} parameters, seed {SEED}, torch {torch.__version__}"
+        start = (
+            f"resumed at step {first}" if first else f"{parameters} parameters, seed {SEED}, torch {torch.__version__}"
+        )
         say(f"{name}: {steps} steps of {BATCH}, {start}")
         for step in range(first, steps):
             start = time.perf_counter()

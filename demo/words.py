@@ -30,7 +30,7 @@ class WordTokenizer:
 
 
 class _WordSDTokenizer(SDTokenizer):
-    def __init__(self, embedding_directory=None, tokenizer_data={}):
+    def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006
         super().__init__(
             max_length=MAX_LENGTH,
             pad_with_end=False,
@@ -44,5 +44,5 @@ class _WordSDTokenizer(SDTokenizer):
 class DemoTokenizer(SD1Tokenizer):
     """The host's tokenizer (weights in brackets, chunks, padding) over this vocabulary."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data={}):
+    def __init__(self, embedding_directory=None, tokenizer_data={}):  # noqa: B006
         super().__init__(embedding_directory, tokenizer_data, clip_name="demo", tokenizer=_WordSDTokenizer)

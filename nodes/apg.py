@@ -84,8 +84,8 @@ class APG(io.ComfyNode):
                     max=0.95,
                     step=0.05,
                     round=0.001,
-                    tooltip="Weight of the previous steps' guidance. Negative (paper: -0.75 to -0.25) damps what repeats "
-                    "from step to step and so also lowers the effective scale; 0 is off.",
+                    tooltip="Weight of the previous steps' guidance. Negative (paper: -0.75 to -0.25) damps what "
+                    "repeats from step to step and so also lowers the effective scale; 0 is off.",
                 ),
                 io.Float.Input(
                     "norm_threshold",
@@ -94,8 +94,8 @@ class APG(io.ComfyNode):
                     max=1000.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="Largest size of the guidance before the scale, in the unit below; 0 is no limit. The paper's "
-                    "values in rms: 0.02 (EDM2), 0.06 (SDXL).",
+                    tooltip="Largest size of the guidance before the scale, in the unit below; 0 is no limit. The "
+                    "paper's values in rms: 0.02 (EDM2), 0.06 (SDXL).",
                 ),
                 io.Combo.Input(
                     "norm_unit",
@@ -109,8 +109,9 @@ class APG(io.ComfyNode):
                     "scope",
                     options=SCOPES,
                     default="cfg",
-                    tooltip="cfg: projects what CFG adds; order among nodes does not matter. everything before: projects "
-                    "all that the nodes before this one have added to the positive prediction (CFG + PAG, say).",
+                    tooltip="cfg: projects what CFG adds; order among nodes does not matter. everything before: "
+                    "projects all that the nodes before this one have added to the positive prediction, such as "
+                    "CFG + PAG.",
                     advanced=True,
                 ),
                 *range_inputs(),
@@ -123,7 +124,9 @@ class APG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
-    def execute(cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent) -> io.NodeOutput:
+    def execute(
+        cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent
+    ) -> io.NodeOutput:
         model = model.clone()
         if (eta, momentum, norm_threshold) != (1, 0, 0):
             settings = (eta, norm_threshold, norm_unit, momentum, scope)

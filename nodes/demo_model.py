@@ -12,8 +12,8 @@ class DemoModel(io.ComfyNode):
             node_id="GuidekitDemoModel",
             display_name="Guidekit Demo Model",
             category="guidekit/demo",
-            description="A tiny text-to-image model that comes with the pack: 32x32 pictures of one shape, in seconds on any "
-            "machine. For trying nodes and for tests.",
+            description="A tiny text-to-image model that comes with the pack: 32x32 pictures of one shape, in seconds "
+            "on any machine. For trying nodes and for tests.",
             search_aliases=["demo", "tiny model", "toy model", "test model", "sample checkpoint"],
             inputs=[
                 io.Combo.Input(

@@ -2,8 +2,8 @@
 
 `x` is the noisy latent in the host's coordinates (x = x0 + sigma n, or x = (1 - t) x0 + t n for flow), `denoised` the
 x0 prediction, `sigma` [B] or a number; all of one shape [B, ...] otherwise. Every map is affine in `denoised` at fixed
-(x, sigma), so that affine combinations of predictions are the same in every space (Karras et al. 2022, Salimans & Ho 2022,
-Lipman et al. 2023).
+(x, sigma), so that affine combinations of predictions are the same in every space (Karras et al. 2022, Salimans & Ho
+2022, Lipman et al. 2023).
 """
 
 import torch

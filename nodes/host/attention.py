@@ -9,8 +9,9 @@ block's name and number in `transformer_options` (see families.py); APPLY_MODEL 
 see the latent (comfy/model_base.py:191).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -83,10 +84,8 @@ def replace_self_attention(model: ModelPatcher, blocks: list[Block], technique: 
     known = family_of(model).blocks(network_of(model))
     missing = [b for b in blocks if b not in known]
     if missing or not blocks:
-        raise ValueError(
-            f"The model has no self-attention block {', '.join(f'{b.kind} {b.number}' for b in missing) or '(none given)'}. "
-            f"It has: {', '.join(f'{b.kind} {b.number}' for b in known)}."
-        )
+        wrong, right = (", ".join(f"{b.kind} {b.number}" for b in part) for part in (missing, known))
+        raise ValueError(f"The model has no self-attention block {wrong or '(none given)'}. It has: {right}.")
     if not model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
         options = model.model_options["transformer_options"]
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_model)

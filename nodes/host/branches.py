@@ -2,13 +2,15 @@
 
 Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), which sees the full conds above context windows;
 `calc_cond_batch`, which takes any number of conds and splits the batch by memory (samplers.py:206, 273-284); and
-`transformer_options["uuids"]`, one per chunk, aligned with `cond_or_uncond` (samplers.py:322-326). Chunks are recognised
-by uuid and never by index: other guiders pass other lists. The uuids are made once per run, for caches that key on them.
+`transformer_options["uuids"]`, one per chunk, aligned with `cond_or_uncond` (samplers.py:322-326). Chunks are
+recognised by uuid and never by index: other guiders pass other lists. The uuids are made once per run, for caches that
+key on them.
 """
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol
+from typing import Any, Protocol
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher

@@ -1,13 +1,13 @@
 """Corrections of the guided prediction, added after CFG.
 
-Relies on: the `sampler_post_cfg_function` list (comfy/samplers.py:602-606), called in order with `denoised` (the result so
-far), `cond_denoised` and `uncond_denoised` (never changed by it), `uncond` (None when the host did not evaluate it:
+Relies on: the `sampler_post_cfg_function` list (comfy/samplers.py:602-606), called in order with `denoised` (the result
+so far), `cond_denoised` and `uncond_denoised` (never changed by it), `uncond` (None when the host did not evaluate it:
 `uncond_denoised` is then zeros) and `cond_scale`. Because each correction is added and reads only predictions that no
 correction changes, their order does not matter, and other packs' functions in the same list keep working.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor

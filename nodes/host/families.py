@@ -1,14 +1,15 @@
 """Where each model family keeps its self-attention blocks, and which of its tokens are image tokens.
 
 Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
-`block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g. comfy/ldm/flux/model.py:224);
-`patches_replace["dit"]` in SD3, which has neither (modules/diffusionmodules/mmdit.py:960-968). All joint-attention families
-put the text before the image.
+`block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g.
+comfy/ldm/flux/model.py:224); `patches_replace["dit"]` in SD3, which has neither
+(comfy/ldm/modules/diffusionmodules/mmdit.py:960). All joint-attention families put the text before the image.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import torch
 from comfy.ldm.chroma.model import Chroma
@@ -25,7 +26,7 @@ from comfy.model_patcher import ModelPatcher
 
 
 class Block(NamedTuple):
-    """A transformer block: ("input" | "middle" | "output", number) in a UNet, ("double" | "single", number) elsewhere."""
+    """A transformer block: ("input" | "middle" | "output", number) in a UNet, else ("double" | "single", number)."""
 
     kind: str
     number: int

@@ -1,7 +1,7 @@
 """Start and end of a technique within a run, one meaning for every node.
 
-Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), where 0 is at
-or above the largest sigma and 1 is 0.
+Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), where 0 is
+at or above the largest sigma and 1 is 0.
 """
 
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ def range_inputs() -> list:
 
 
 def validate_range(start_percent: float | None, end_percent: float | None) -> bool | str:
-    """For `validate_inputs`, which takes over the host's own bounds for what it names. A linked input arrives as None and
-    is checked when the node runs."""
+    """For `validate_inputs`, which takes over the host's own bounds for what it names. A linked input arrives as None
+    and is checked when the node runs."""
     if start_percent is None or end_percent is None:
         return True
     try:

@@ -8,7 +8,8 @@ evaluation of that step (samplers.py:988, k_diffusion/sampling.py).
 
 import logging
 import math
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import comfy.utils
@@ -205,9 +206,10 @@ def _check_latent(guider, latent_shapes: list) -> None:
         raise ValueError("The latent has a batch of 0 samples. Give at least one.")
     wanted = guider.model_patcher.get_model_object("latent_format").latent_channels
     if len(latent_shapes) == 1 and shape[1] != wanted:
+        name = type(guider.model_patcher.model).__name__
         raise ValueError(
-            f"The latent has {shape[1]} channels (shape {tuple(shape)}), but {type(guider.model_patcher.model).__name__} "
-            f"takes {wanted}. Make the latent with an empty-latent node, or encode the picture with this model's VAE."
+            f"The latent has {shape[1]} channels (shape {tuple(shape)}), but {name} takes {wanted}. "
+            "Make the latent with an empty-latent node, or encode the picture with this model's VAE."
         )
 
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from guidekit.demo.run import at_scale, needs_only_demo_models, saturation
-from guidekit.demo.server import Server, ServerError
 from PIL import Image
 
 import dev
+from guidekit.demo.run import at_scale, needs_only_demo_models, saturation
+from guidekit.demo.server import Server, ServerError
 
 # Folders that are complete or rebuilt
 

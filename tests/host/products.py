@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from guidekit.nodes.apg import APG
 
+from guidekit.nodes.apg import APG
 from guidekit.tests.host import tiny
 
 
 @dataclass(frozen=True)
 class Product:
-    """A node that takes and gives a MODEL: a name for the test's id, the class, settings that must act, settings that must
-    not, further predictions per step that it costs, and the families that it works on."""
+    """A node that takes and gives a MODEL: a name for the test's id, the class, settings that must act, settings that
+    must not, further predictions per step that it costs, and the families that it works on."""
 
     name: str
     node: type[io.ComfyNode]

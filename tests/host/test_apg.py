@@ -6,8 +6,8 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_apg import APG as CoreAPG
-from guidekit.nodes.apg import APG
 
+from guidekit.nodes.apg import APG
 from guidekit.tests.host import probes, toy
 from guidekit.tests.host.products import run_node
 
@@ -32,8 +32,8 @@ def algorithm_1(cond, uncond, w, eta, r, beta, previous):
 
 
 def expected(steps, evaluations, w, eta, r, beta):
-    """The guided predictions of a run from its recorded raw ones; `evaluations` per outer step. Every evaluation of a step
-    sees the buffer of the previous step, and the first one of a step makes the next."""
+    """The guided predictions of a run from its recorded raw ones; `evaluations` per outer step. Every evaluation of a
+    step sees the buffer of the previous step, and the first one of a step makes the next."""
     out, left = [], {}
     for n in evaluations:
         before = dict(left)
@@ -49,16 +49,22 @@ def expected(steps, evaluations, w, eta, r, beta):
     return out
 
 
-@pytest.mark.parametrize("settings", [
-    {"eta": 0.0, "momentum": -0.5, "norm_threshold": 0.0},
-    {"eta": 0.3, "momentum": -0.75, "norm_threshold": 0.2},
-    {"eta": -0.5, "momentum": 0.4, "norm_threshold": 2.0, "norm_unit": "l2"},
-])
-@pytest.mark.parametrize(("sampler", "evaluations"), [
-    ("euler", [1] * 4),
-    ("heun", [2, 2, 2, 1]),
-    ("dpmpp_2s_ancestral", [2, 2, 2, 1]),
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eta": 0.0, "momentum": -0.5, "norm_threshold": 0.0},
+        {"eta": 0.3, "momentum": -0.75, "norm_threshold": 0.2},
+        {"eta": -0.5, "momentum": 0.4, "norm_threshold": 2.0, "norm_unit": "l2"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("sampler", "evaluations"),
+    [
+        ("euler", [1] * 4),
+        ("heun", [2, 2, 2, 1]),
+        ("dpmpp_2s_ancestral", [2, 2, 2, 1]),
+    ],
+)
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
 @pytest.mark.parametrize("rank", RANKS)
 def test_every_prediction_is_algorithm_1(rank, parameterisation, sampler, evaluations, settings):
@@ -150,10 +156,8 @@ class TestCore:
     def test_neutral_is_cfg(self):
         """Core's neutral setting is CFG at w + 1."""
         model = toy.model()
-        core, ours = self.compare(
-            model, toy.sample(model, cfg=4.0), {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}, OFF,
-            lambda m: toy.sample(m, cfg=4.0),
-        )  # fmt: skip
+        neutral = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}
+        core, ours = self.compare(model, toy.sample(model, cfg=4.0), neutral, OFF, lambda m: toy.sample(m, cfg=4.0))
         assert ours < 1e-5 < 1e-2 < core
         core = toy.sample(CoreAPG.execute(model, 1.0, 0.0, 0.0)[0], cfg=4.0)
         assert probes.distance(core, toy.sample(model, cfg=5.0)) < 1e-5
@@ -161,10 +165,10 @@ class TestCore:
     def test_no_uncond_is_cond(self):
         """At cfg 1 core guides by zeros."""
         model = toy.model()
+        settings = {"eta": 1.0, "norm_threshold": 5.0, "momentum": 0.0}
         core, ours = self.compare(
-            model, toy.sample(model, cfg=1.0), {"eta": 1.0, "norm_threshold": 5.0, "momentum": 0.0}, {"norm_threshold": 5.0},
-            lambda m: toy.sample(m, cfg=1.0),
-        )  # fmt: skip
+            model, toy.sample(model, cfg=1.0), settings, settings, lambda m: toy.sample(m, cfg=1.0)
+        )
         assert ours == 0 < 1e-2 < core
 
     def test_samples_of_a_3d_batch_are_independent(self):
@@ -200,7 +204,10 @@ class TestCore:
                 seen["raw"].append((args["conds_out"][0].clone(), args["conds_out"][1].clone()))
                 return args["conds_out"]
 
-            model.model_options["sampler_pre_cfg_function"] = [keep, *model.model_options.get("sampler_pre_cfg_function", [])]
+            model.model_options["sampler_pre_cfg_function"] = [
+                keep,
+                *model.model_options.get("sampler_pre_cfg_function", []),
+            ]
             after = probes.record_predictions(model)
             toy.sample(model, cfg=4.0, sampler="heun")
             steps = [{"cond_denoised": c, "uncond_denoised": u} for c, u in seen["raw"]]
@@ -212,6 +219,7 @@ class TestCore:
 
     def test_an_interrupted_run_leaves_no_momentum(self):
         """Core keeps the buffer of a stopped run if the next one starts below its last sigma."""
+
         def stop(step, *_):
             if step == 1:
                 raise comfy.model_management.InterruptProcessingException()

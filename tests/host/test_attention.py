@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import comfy.sample
 import pytest
 import torch
+
 from guidekit.nodes.host.attention import SelfAttention, replace_self_attention
 from guidekit.nodes.host.branches import add_branch
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block, family_of, self_attention_blocks
-
 from guidekit.tests.host import probes, tiny
 
 JOINT = [f for f in tiny.FAMILIES if f not in ("unet", "wan")]  # joint attention over text and image

@@ -3,10 +3,10 @@
 import comfy.sample
 import pytest
 import torch
-from guidekit.demo import models
-from guidekit.nodes.apg import APG
 from safetensors.torch import save_file
 
+from guidekit.demo import models
+from guidekit.nodes.apg import APG
 from guidekit.tests.host import tiny
 from guidekit.tests.host.products import PRODUCTS, run_node
 
@@ -17,13 +17,17 @@ def works(model, family):
     return torch.isfinite(tiny.sample(model, family)).all()
 
 
+def run(model, family, latent):
+    prompt = tiny.conditioning(family, 1)
+    settings = (2, 3.0, "euler", "simple", prompt, prompt, latent)
+    return comfy.sample.sample(model, latent, *settings, seed=1, disable_pbar=True)
+
+
 @pytest.mark.parametrize(("product", "family"), ONCE)
 def test_wrong_latent_channels(product, family):
     model = product.apply(tiny.model(family))
-    wrong = torch.ones(1, 7, 8, 8)
     with pytest.raises(ValueError, match=r"latent has 7 channels .* takes (4|16)\..*VAE"):
-        prompt = tiny.conditioning(family, 1)
-        comfy.sample.sample(model, wrong, 2, 3.0, "euler", "simple", prompt, prompt, wrong, seed=1, disable_pbar=True)
+        run(model, family, torch.ones(1, 7, 8, 8))
     assert works(model, family)
 
 
@@ -31,8 +35,7 @@ def test_wrong_latent_channels(product, family):
 def test_an_empty_batch(product, family):
     model = product.apply(tiny.model(family))
     with pytest.raises(ValueError, match="batch of 0"):
-        prompt, none = tiny.conditioning(family, 1), torch.zeros(0, *tiny.FAMILIES[family].latent)
-        comfy.sample.sample(model, none, 2, 3.0, "euler", "simple", prompt, prompt, none, seed=1, disable_pbar=True)
+        run(model, family, torch.zeros(0, *tiny.FAMILIES[family].latent))
     assert works(model, family)
 
 
@@ -50,17 +53,20 @@ def test_nan_in_a_prediction(product, family):
     assert works(model, family)
 
 
-@pytest.mark.parametrize(("start", "end", "message"), [
-    (0.2, 0.8, None),
-    (0.0, 1.0, None),
-    (0.8, 0.2, "start_percent is 0.8 and end_percent 0.2"),
-    (0.5, 0.5, "Set start_percent below end_percent"),
-    (-0.1, 1.0, "Both lie between 0 and 1"),
-    (0.0, 1.5, "Both lie between 0 and 1"),
-    (float("nan"), 1.0, "Both lie between 0 and 1"),
-    (None, 0.5, None),  # linked: not known yet
-    (0.5, None, None),
-])
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (0.2, 0.8, None),
+        (0.0, 1.0, None),
+        (0.8, 0.2, "start_percent is 0.8 and end_percent 0.2"),
+        (0.5, 0.5, "Set start_percent below end_percent"),
+        (-0.1, 1.0, "Both lie between 0 and 1"),
+        (0.0, 1.5, "Both lie between 0 and 1"),
+        (float("nan"), 1.0, "Both lie between 0 and 1"),
+        (None, 0.5, None),  # linked: not known yet
+        (0.5, None, None),
+    ],
+)
 def test_a_range_that_holds_nothing(start, end, message):
     answer = APG.validate_inputs(start_percent=start, end_percent=end)
     assert answer is True if message is None else message in answer

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import comfy.samplers
 import pytest
 import torch
+
 from guidekit.nodes.host.branches import add_branch
 from guidekit.nodes.host.corrections import add_correction
-
 from guidekit.tests.host import probes, tiny
 
 FAMILIES = ["unet", "sd3", "flux", "wan"]

@@ -2,9 +2,10 @@
 
 import comfy.model_management
 import comfy.sd
-import nodes
 import pytest
 import torch
+
+import nodes
 from guidekit.demo.judge import load_judge
 from guidekit.demo.models import FAMILIES, LATENT_CHANNELS, load_vae
 from guidekit.demo.pictures import SIZE, caption, draw, random_scenes
@@ -109,7 +110,10 @@ def test_a_preview_is_the_picture_made_small(loaded):
     shown = torch.einsum("bchw,cr->brhw", latent, factors) / 2 + 0.5
     small = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), 2)
     assert torch.allclose(shown, small, atol=1e-5)
-    assert latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors).decode_latent_to_preview(latent) is not None
+    assert (
+        latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors).decode_latent_to_preview(latent)
+        is not None
+    )
 
 
 def test_image_to_image_keeps_the_picture(loaded):

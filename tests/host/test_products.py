@@ -153,7 +153,11 @@ def test_masks_and_areas(product, family):
     left[0][1]["area"] = (8, 4, 0, 0)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :5] = 1
-    options = {"positive": left + tiny.conditioning(family, 2), "noise_mask": mask, "latent": tiny.noise(family, seed=9)}
+    options = {
+        "positive": left + tiny.conditioning(family, 2),
+        "noise_mask": mask,
+        "latent": tiny.noise(family, seed=9),
+    }
     result = tiny.sample(product.apply(tiny.model(family)), family, **options)
     assert torch.isfinite(result).all()
     assert probes.distance(result, plain(family, **options)) > 1e-6

@@ -6,9 +6,9 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+
 from guidekit.nodes.host.ranges import Range
 from guidekit.nodes.host.run import Run, StepMemory, change_scale
-
 from guidekit.tests.host import tiny
 
 STEPS = 5
@@ -123,12 +123,15 @@ def make_run(sigmas) -> Run:
     return Run(Guider, None, torch.tensor(sigmas), [(1, 16, 8, 8)])
 
 
-@pytest.mark.parametrize(("sigmas", "path", "kept"), [
-    ([1.0, 0.6, 0.3, 0.0], [1.0, 0.6, 0.3], [None, 0, 1]),
-    ([1.0, 0.6, 0.3, 0.0], [1.0, 0.3, 0.6], [None, 0, None]),  # a restart: noise was added
-    ([0.1, 0.3, 0.6, 1.0], [0.1, 0.3, 0.6], [None, 0, 1]),  # an inversion
-    ([0.1, 0.3, 0.6, 1.0], [0.3, 0.6, 0.1], [None, 0, None]),
-])
+@pytest.mark.parametrize(
+    ("sigmas", "path", "kept"),
+    [
+        ([1.0, 0.6, 0.3, 0.0], [1.0, 0.6, 0.3], [None, 0, 1]),
+        ([1.0, 0.6, 0.3, 0.0], [1.0, 0.3, 0.6], [None, 0, None]),  # a restart: noise was added
+        ([0.1, 0.3, 0.6, 1.0], [0.1, 0.3, 0.6], [None, 0, 1]),  # an inversion
+        ([0.1, 0.3, 0.6, 1.0], [0.3, 0.6, 0.1], [None, 0, None]),
+    ],
+)
 def test_memory_forgets_when_sigma_turns(sigmas, path, kept):
     run = make_run(sigmas)
     memory = StepMemory(run)

@@ -179,7 +179,9 @@ def conditioning(family: str, seed: int, tokens: int = 7) -> list:
 def noise(family: str, batch: int = 1, seed: int = 5) -> torch.Tensor:
     """Initial noise; the samples of a batch are the same whatever its size."""
     shape = FAMILIES[family].latent
-    return torch.cat([torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)])
+    return torch.cat(
+        [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)]
+    )
 
 
 def sample(patcher, family, *, cfg=4.0, steps=4, sampler="euler", scheduler="simple", batch=1, latent=None, **options):

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from guidekit.samplers.guidance.apg import apg
 from guidekit.samplers.guidance.cfg import effective_scale
 from guidekit.samplers.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous, rounding, samples
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 SCALES = (0.0, 1.0, 1.5, 7.5, 15.0)
 ETAS = (-1.0, 0.0, 0.3, 1.0)

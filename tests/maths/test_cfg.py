@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from guidekit.samplers.guidance.cfg import cfg, effective_scale
 from guidekit.samplers.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, rounding, samples

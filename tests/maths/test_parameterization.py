@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from guidekit.samplers import parameterization as to_from
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous
 

@@ -12,6 +12,7 @@ import re
 import numpy as np
 import pytest
 import torch
+
 from guidekit.demo import pictures
 from guidekit.demo.pictures import (
     BACKGROUNDS,

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from guidekit.samplers.reductions import cosine, dot, norm, parallel_coefficient, rms, wide_dtype
-from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from guidekit.samplers.reductions import cosine, dot, norm, parallel_coefficient, rms, wide_dtype
+from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous, samples
 
 BINARY = {
     "dot": (dot, lambda a, b: math.fsum(a * b)),

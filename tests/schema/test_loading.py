@@ -7,13 +7,14 @@ import shutil
 import sys
 from pathlib import Path
 
-import guidekit
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from app.custom_node_manager import CustomNodeManager
 from comfy_api.latest import ComfyExtension
-from guidekit.nodes import NODES
 
+import guidekit
+from guidekit.nodes import NODES
 from guidekit.tests.schema.catalogue import ENGLISH, PACK, read
 
 NODE_IDS = [node.GET_SCHEMA().node_id for node in NODES]
@@ -37,14 +38,15 @@ def test_no_attribute_of_the_older_kind():
 def custom_nodes(tmp_path, monkeypatch):
     """An empty custom_nodes folder, the only one of a host that has no nodes yet."""
     import folder_paths
+
     import nodes
 
     for table in ("NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "LOADED_MODULE_DIRS", "EXTENSION_WEB_DIRS"):
         monkeypatch.setattr(nodes, table, {})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
-    modules = set(sys.modules)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the host puts a folder of its own in front
     yield tmp_path
-    for name in set(sys.modules) - modules:
+    for name in [name for name in sys.modules if name.startswith(str(tmp_path).replace(".", "_x_"))]:
         del sys.modules[name]
 
 
@@ -64,7 +66,7 @@ def test_loads_under_any_folder_name(name, custom_nodes):
     assert {*nodes.NODE_DISPLAY_NAME_MAPPINGS} == {*NODE_IDS}
     for node in nodes.NODE_CLASS_MAPPINGS.values():
         assert Path(inspect.getfile(node)).is_relative_to(pack)
-        assert node.RELATIVE_PYTHON_MODULE == f"custom_nodes.{name}"
+        assert f"custom_nodes.{name}" == node.RELATIVE_PYTHON_MODULE
     # Once, and under the folder's name: that is where the frontend looks for the help pages.
     assert {name: str(pack / "js")} == nodes.EXTENSION_WEB_DIRS
     # Data files are found beside the code, not by the name of the folder.
@@ -74,8 +76,8 @@ def test_loads_under_any_folder_name(name, custom_nodes):
 
 def test_the_host_serves_templates_and_texts(custom_nodes):
     """Its own routes: the API workflows below the templates are not offered as templates, the locale is found."""
+
     import nodes
-    from app.custom_node_manager import CustomNodeManager
 
     pack = install(custom_nodes / "some-other-name")
     asyncio.run(nodes.init_external_custom_nodes())
