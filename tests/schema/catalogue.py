@@ -1,7 +1,8 @@
 """What the nodes say about themselves, in the two forms that are kept as files.
 
-`nodes.json`, beside this file: the schemas as /object_info serves them. It changes only when a saved workflow may break, or
-when a text changes. `locales/en/nodeDefs.json`: the texts, as the frontend wants them and as a translator finds them.
+`nodes.json`, beside this file: the schemas as /object_info serves them. It changes only when a saved workflow may
+break, or when a text changes. `locales/en/nodeDefs.json`: the texts, as the frontend wants them and as a translator
+finds them.
 """
 
 import json

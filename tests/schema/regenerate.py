@@ -1,7 +1,7 @@
-"""Rewrites the golden schemas and the English texts from the nodes: python dev.py python -m guidekit.tests.schema.regenerate
+"""Rewrites the golden schemas and the English texts: python dev.py python -m guidekit.tests.schema.regenerate
 
-Read the difference before you commit it. New inputs come last or are advanced, with a default that gives the old result;
-nothing is renamed or removed (`CONTRIBUTING.md`).
+Read the difference before you commit it. New inputs come last or are advanced, with a default that gives the old
+result; nothing is renamed or removed (`CONTRIBUTING.md`).
 """
 
 import json

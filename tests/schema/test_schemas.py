@@ -1,5 +1,6 @@
 """What every node promises: a stable schema, and words for everything that a user sees."""
 
+import itertools
 import re
 
 import pytest
@@ -116,26 +117,21 @@ def test_help_page(node_id):
     """The frontend looks for it under this name. Its inputs table has a row for every input, and for nothing else."""
     page = PACK / "js" / "docs" / f"{node_id}.md"
     assert page.is_file(), f"{page.relative_to(PACK)} is missing"
-    named = [word for cell in first_cells(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
+    named = [word for cell in first_column(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
     assert sorted(named) == sorted(inputs(INFO[node_id]))
 
 
-def first_cells(markdown: str, heading: str) -> list[str]:
-    """The first column of the first table under the first heading with `heading` in it, without the table's head."""
-    lines = iter(markdown.splitlines())
-    for line in lines:
-        if line.startswith("#") and heading in line.lower():
-            break
-    cells = []
-    for line in lines:
-        if line.startswith("|"):
-            cells.append(line.split("|")[1].strip())
-        elif cells or line.startswith("#"):
-            break
-    return cells[2:]
+def first_column(markdown: str, head: str) -> list[str]:
+    """The cells under the first table head that begins with `head`."""
+    for is_table, lines in itertools.groupby(markdown.splitlines(), lambda line: line.startswith("|")):
+        if is_table:
+            cells = [line.split("|")[1].strip() for line in lines]
+            if cells[0].lower().startswith(head):
+                return cells[2:]
+    return []
 
 
-def test_first_cells():
-    page = "# Node\n| no | x |\n|--|--|\n| a | b |\n\n## Inputs\nText.\n\n| name | what |\n|---|:--|\n| `eta` | 1 |\n| x, y | 2 |\n\n"
-    assert first_cells(page + "| z | |", "input") == ["`eta`", "x, y"]
-    assert first_cells("## Inputs\n\nNone.\n\n## Outputs\n| a |\n|---|\n| b |", "input") == []
+def test_first_column():
+    page = "|output|x|\n|--|--|\n|a|b|\n\n| Inputs | what |\n|---|:--|\n| `eta` | 1 |\n| x, y | 2 |\n\n|z|\n"
+    assert first_column(page, "input") == ["`eta`", "x, y"]
+    assert first_column(page, "name") == []

@@ -1,0 +1,131 @@
+"""The pack in a real server: workflows run to pictures, the log is clean, bad input is answered and the server goes on."""
+
+import copy
+import io
+import json
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from guidekit.demo.server import PACK, PromptError, Server
+
+WORKFLOWS = {path.stem: path for path in sorted((PACK / "workflows" / "api").glob("*.json"))}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server(extra_nodes=[Path(__file__).parent / "breaking_nodes"]) as running:
+        yield running
+
+
+def workflow(name: str = "apg", **changes) -> dict:
+    """An API workflow of the pack with inputs changed by node class: `KSampler={"steps": 2}`."""
+    prompt = json.loads(WORKFLOWS[name].read_text())
+    for class_type, inputs in ({"KSampler": {"steps": 3}} | changes).items():
+        for node in prompt.values():
+            if node["class_type"] == class_type:
+                node["inputs"].update(inputs)
+    return prompt
+
+
+def pictures(server: Server, prompt: dict) -> dict[str, np.ndarray]:
+    """The saved pictures of a run by file name."""
+    images = [image for output in server.run(prompt).values() for image in output["images"]]
+    return {i["filename"]: np.asarray(Image.open(io.BytesIO(server.view(i)))) for i in images}
+
+
+def replace(prompt: dict, target: str, name: str, class_type: str, **inputs) -> dict:
+    """Feeds input `name` of all nodes of class `target` from a new node; its own inputs may name the old source."""
+    prompt = copy.deepcopy(prompt)
+    for i, node in enumerate([n for n in prompt.values() if n["class_type"] == target]):
+        old = node["inputs"][name]
+        given = {k: old if v == "old" else v for k, v in inputs.items()}
+        prompt[f"{class_type}{i}"] = {"class_type": class_type, "inputs": given}
+        node["inputs"][name] = [f"{class_type}{i}", 0]
+    return prompt
+
+
+@pytest.mark.parametrize("family", ["unet", "dit"])
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflows_run_to_pictures(server, name, family):
+    made = pictures(server, workflow(name, GuidekitDemoModel={"family": family}))
+    assert made
+    assert all(picture.shape == (32, 32, 3) and picture.std() > 0 for picture in made.values())
+
+
+def test_apg_and_cfg_differ_from_the_same_seed(server):
+    made = pictures(server, workflow())
+    cfg, apg = ([p for name, p in sorted(made.items()) if name.startswith(k)] for k in ("cfg", "apg"))
+    assert len(cfg) == len(apg) == 4
+    assert all((a != b).any() for a, b in zip(cfg, apg))
+
+
+def test_help_templates_and_translations_are_served(server):
+    help_page = urllib.request.urlopen(f"{server.url}/extensions/guidekit/docs/GuidekitAPG.md").read().decode()
+    assert help_page.startswith("# Adaptive Projected Guidance")
+    assert server.get("/workflow_templates")["guidekit"] == sorted(WORKFLOWS)
+    assert "GuidekitAPG" in server.get("/i18n")["en"]["nodeDefs"]
+
+
+def test_the_log_is_clean(server):
+    bad = [line for line in server.log.splitlines() if any(word in line for word in ("Error", "Exception", "Traceback"))]
+    assert bad == []
+    assert "guidekit" in server.log  # the import times: the pack was loaded
+    assert "IMPORT FAILED" not in server.log
+
+
+def guided_only(**changes) -> dict:
+    """The workflow without its plain branch, which ComfyUI would otherwise run alone if the other one is invalid."""
+    prompt = workflow(**changes)
+    saves = [k for k, node in prompt.items() if node["inputs"].get("filename_prefix") == "guidekit/cfg"]
+    return {k: node for k, node in prompt.items() if k not in saves}
+
+
+BAD = {
+    "range": (guided_only(GuidekitAPG={"start_percent": 0.8, "end_percent": 0.2}), "nothing lies between them"),
+    "eta": (guided_only(GuidekitAPG={"eta": 3.0}), "bigger than max.*eta"),
+    "family": (workflow(GuidekitDemoModel={"family": "sdxl"}), "Value not in list"),
+    "nan": (replace(workflow(), "GuidekitAPG", "model", "TestNaNModel", model="old"), "holds NaN or infinity"),
+    "channels": (
+        replace(workflow(), "KSampler", "latent_image", "TestLatent", batch=1, channels=4),
+        "The latent has 4 channels",
+    ),
+    "batch": (
+        replace(workflow(), "KSampler", "latent_image", "TestLatent", batch=0, channels=12),
+        "batch of 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_answered_and_the_next_prompt_works(server, case):
+    prompt, sentence = BAD[case]
+    with pytest.raises(PromptError, match=sentence):
+        server.run(prompt)
+    seed = 100 + list(BAD).index(case)
+    assert pictures(server, workflow(KSampler={"steps": 2, "seed": seed}))
+
+
+def test_an_interrupted_prompt_leaves_no_trace(server):
+    prompt = workflow(KSampler={"steps": 6, "seed": 900})
+
+    def stop(done, _total, _node):
+        if done == 2:
+            server.interrupt()
+
+    with pytest.raises(PromptError, match="interrupted"):
+        server.run(prompt, stop)
+    again = pictures(server, prompt)
+    with Server() as fresh:
+        reference = pictures(fresh, prompt)
+    assert len(again) == len(reference)
+    for (_, ours), (_, theirs) in zip(sorted(again.items()), sorted(reference.items())):
+        assert (ours == theirs).all()
+
+
+def test_unusual_but_valid_settings_work(server):
+    for settings in ({"cfg": 0.0}, {"cfg": 1.0}, {"steps": 1}, {"sampler_name": "heun"}, {"denoise": 0.5}):
+        assert pictures(server, workflow(KSampler={"steps": 2, "seed": 7} | settings))
