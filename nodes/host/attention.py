@@ -128,13 +128,10 @@ class _Override:
 def _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, kwargs) -> Tensor:
     merged = not kwargs.pop("skip_reshape", False)  # [rows, tokens, heads * dim] instead of [rows, heads, tokens, dim]
     keep_heads = kwargs.pop("skip_output_reshape", False)
-    kwargs.pop("enable_gqa", None)
     if merged:
         dim = q.shape[-1] // heads
         # SD3 hands over merged queries and keys, but values with their heads apart.
         q, k, v = (t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
-    if k.shape[1] != heads:  # grouped queries: give each head its keys
-        k, v = (t.repeat_interleave(heads // t.shape[1], 1) for t in (k, v))
     chunks = len(options["uuids"])
     rows = q.shape[0] // chunks
 

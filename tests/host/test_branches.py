@@ -25,6 +25,14 @@ class Again:
 
 
 @dataclass(frozen=True, eq=False)
+class Uncond(Again):
+    """A branch that evaluates the negative prompt."""
+
+    def conds(self, run, conds):
+        return conds[1] if run.step % self.every == 0 else None
+
+
+@dataclass(frozen=True, eq=False)
 class Subtract:
     """Adds scale * (cond - branch): nothing, if the branch is cond."""
 
@@ -65,10 +73,18 @@ def test_a_branch_of_the_same_cond_predicts_the_same(family, batch):
 
 
 def test_a_branch_can_rest():
-    model = with_branches("flux", every=2)
-    seen = probes.count_evaluations(model)
+    """While it rests there is no prediction of it, not even the last one."""
+    model, branch = tiny.model("flux"), Uncond(every=2)
+    add_branch(model, branch)
+    add_correction(model, Subtract(branch))
+    seen, predictions = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, "flux", steps=4)
     assert seen.chunks == [3, 2, 3, 2]
+    changed = []
+    for step in predictions.steps:
+        cond, uncond = step["cond_denoised"], step["uncond_denoised"]
+        changed.append(not torch.equal(step["denoised"], uncond + (cond - uncond) * step["cond_scale"]))
+    assert changed == [True, False, True, False]
 
 
 def test_a_branch_works_without_uncond():
@@ -167,14 +183,6 @@ def test_dual_cfg_guider_keeps_its_own_third_cond():
     assert probes.distance(run(with_branches("flux")), run(tiny.model("flux"))) < 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class Uncond:
-    label, idle_reason = "uncond", "never"
-
-    def conds(self, run, conds):
-        return conds[1]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_branch_has_its_own_prompt(family):
     """cond + 2 (cond - branch of the negative) on top of CFG 3 is CFG 5."""
@@ -182,3 +190,27 @@ def test_a_branch_has_its_own_prompt(family):
     add_branch(model, branch)
     add_correction(model, Subtract(branch, 2.0))
     assert probes.distance(tiny.sample(model, family, cfg=3.0), tiny.sample(tiny.model(family), family, cfg=5.0)) < 1e-4
+
+
+def test_each_branch_gets_its_own_prediction():
+    """Again adds nothing and Uncond adds 2 (cond - uncond), in whichever order they ride."""
+    for kinds in ((Again, Uncond), (Uncond, Again)):
+        model = tiny.model("flux")
+        for kind in kinds:
+            branch = kind()
+            add_branch(model, branch)
+            add_correction(model, Subtract(branch, 2.0))
+        expected = tiny.sample(tiny.model("flux"), "flux", cfg=5.0)
+        assert probes.distance(tiny.sample(model, "flux", cfg=3.0), expected) < 1e-4
+
+
+def test_other_nodes_see_two_predictions():
+    model, lengths = with_branches("flux", 2), []
+
+    def pre_cfg(args):
+        lengths.append(len(args["conds_out"]))
+        return args["conds_out"]
+
+    model.set_model_sampler_pre_cfg_function(pre_cfg)
+    tiny.sample(model, "flux", steps=2)
+    assert lengths == [2, 2]

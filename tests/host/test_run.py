@@ -1,11 +1,13 @@
 """The clock and the memory of a run, over the host's own samplers."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
 from guidekit.nodes.host.ranges import Range
 from guidekit.nodes.host.run import Run, StepMemory, change_scale
@@ -142,6 +144,36 @@ def test_memory_forgets_when_sigma_turns(sigmas, path, kept):
         memory.write(i)
         memory.write("ignored: the first write of a step counts")
     assert read == kept
+
+
+def test_techniques_do_not_share_a_memory():
+    run = make_run([1.0, 0.5, 0.0])
+    run.memory("one").write("something")
+    run.step = 1
+    assert run.memory("other").read() is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_run_is_dropped_even_if_the_guider_keeps_its_options(fails):
+    """The host's guiders clone their options for each run; one of another pack might not."""
+    model = tiny.model("flux")
+    change_scale(model, Spy())
+    guider = comfy.samplers.CFGGuider(model)
+    during = []
+
+    def sample(noise, *args, **kwargs):
+        during.append("guidekit_run" in guider.model_options["transformer_options"])
+        if fails:
+            raise KeyboardInterrupt
+        return noise
+
+    wrappers = model.get_wrappers(WrappersMP.OUTER_SAMPLE, "guidekit")
+    executor = WrapperExecutor.new_class_executor(sample, guider, wrappers)
+    x = tiny.noise("flux")
+    with pytest.raises(KeyboardInterrupt) if fails else contextlib.nullcontext():
+        executor.execute(x, x, None, torch.tensor([1.0, 0.0]), None, None, True, 0)
+    assert during == [True]
+    assert "guidekit_run" not in guider.model_options["transformer_options"]
 
 
 def test_state_goes_with_the_run():

@@ -66,6 +66,8 @@ def read(path: Path) -> dict:
 
 def differences(file: object, nodes: object, path: str = "") -> Iterator[str]:
     """One line for each place where a file and the nodes disagree, with the path of keys to it."""
+    if isinstance(file, list) and isinstance(nodes, list) and len(file) == len(nodes):
+        file, nodes = (dict(enumerate(part)) for part in (file, nodes))
     if isinstance(file, dict) and isinstance(nodes, dict):
         for key in {**file, **nodes}:
             where = f"{path}.{key}" if path else key

@@ -37,11 +37,15 @@ def test_english_texts_are_as_recorded():
 
 def test_differences_are_named():
     """The two tests above are only as good as this."""
-    file = {"A": {"gone": 1, "same": {"x": [1, 2]}, "changed": {"deep": [1, 2]}, "type": 0}}
-    nodes = {"A": {"same": {"x": [1, 2]}, "changed": {"deep": [2, 1]}, "type": 0.0, "new": None}, "B": {}}
+    file = {"A": {"gone": 1, "same": {"x": [1]}, "changed": ["FLOAT", {"min": 0}], "longer": [1], "type": 0}}
+    nodes = {
+        "A": {"same": {"x": [1]}, "changed": ["FLOAT", {"min": 1}], "longer": [1, 2], "type": 0.0, "new": None},
+        "B": {},
+    }
     assert [*differences(file, nodes)] == [
         "A.gone: only in the file",
-        "A.changed.deep: the file says [1, 2], the node [2, 1]",
+        "A.changed.1.min: the file says 0, the node 1",
+        "A.longer: the file says [1], the node [1, 2]",
         "A.type: the file says 0, the node 0.0",
         "A.new: not in the file; the node says None",
         "B: not in the file; the node says {}",
