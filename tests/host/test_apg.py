@@ -89,14 +89,24 @@ def test_without_effect_it_is_plain_cfg(rank, parameterisation, cfg):
         assert probes.distance(ours, plain) < 1e-5
 
 
-def test_cfg_1_is_cond_even_if_uncond_is_evaluated():
+def test_cfg_1_is_untouched_even_if_uncond_is_evaluated():
     model = toy.model()
     model.disable_model_cfg1_optimization()
-    model = apg(model)
-    seen = probes.record_predictions(model)
-    toy.sample(model, cfg=1.0)
-    for step in seen.steps:
-        assert probes.distance(step["denoised"], step["cond_denoised"]) < 1e-6
+    assert torch.equal(toy.sample(apg(model), cfg=1.0), toy.sample(model, cfg=1.0))
+
+
+def test_no_negative_is_untouched_at_any_scale():
+    """A guider with a positive alone: the host hands over zeros for the prediction that it did not make."""
+
+    def run(model):
+        guider = comfy.samplers.CFGGuider(model)
+        guider.inner_set_conds({"positive": toy.conditioning(1.0)})
+        guider.set_cfg(4.0)
+        x = toy.noise(4)
+        sigmas = torch.tensor([10.0, 1.0, 0.0])
+        return guider.sample(x, x * 0, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True)
+
+    assert torch.equal(run(apg(toy.model())), run(toy.model()))
 
 
 def test_everything_before_takes_in_earlier_nodes():

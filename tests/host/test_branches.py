@@ -193,13 +193,13 @@ def test_a_branch_has_its_own_prompt(family):
 
 
 def test_each_branch_gets_its_own_prediction():
-    """Again adds nothing and Uncond adds 2 (cond - uncond), in whichever order they ride."""
+    """7 (cond - cond) and 2 (cond - uncond) are CFG two higher, in whichever order the branches ride."""
     for kinds in ((Again, Uncond), (Uncond, Again)):
         model = tiny.model("flux")
         for kind in kinds:
             branch = kind()
             add_branch(model, branch)
-            add_correction(model, Subtract(branch, 2.0))
+            add_correction(model, Subtract(branch, 2.0 if kind is Uncond else 7.0))
         expected = tiny.sample(tiny.model("flux"), "flux", cfg=5.0)
         assert probes.distance(tiny.sample(model, "flux", cfg=3.0), expected) < 1e-4
 

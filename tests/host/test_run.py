@@ -148,9 +148,11 @@ def test_memory_forgets_when_sigma_turns(sigmas, path, kept):
 
 def test_techniques_do_not_share_a_memory():
     run = make_run([1.0, 0.5, 0.0])
-    run.memory("one").write("something")
-    run.step = 1
-    assert run.memory("other").read() is None
+    for owner in ("one", "other"):
+        assert run.memory(owner).read() is None
+        run.memory(owner).write(owner)
+    run.step, run.step_sigma = 1, 0.5
+    assert [run.memory(owner).read() for owner in ("one", "other")] == ["one", "other"]
 
 
 @pytest.mark.parametrize("fails", [False, True])
