@@ -1,20 +1,14 @@
-"""Sampling the demo models by caption, for the tables. Importing it sets up the host."""
+"""Sampling the demo models by caption, for the tables."""
 
-import sys
 from dataclasses import dataclass, field
 
-import comfy.cli_args
+import comfy.sample
 import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
-sys.argv = sys.argv[:1]  # the host reads the command line when it is imported
-comfy.cli_args.args.cpu = not torch.cuda.is_available()
-
-import comfy.sample  # noqa: E402
-from comfy.model_patcher import ModelPatcher  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from ..demo import models, pictures  # noqa: E402
-from ..samplers.guidance.cfg import effective_scale  # noqa: E402
+from ..demo import models, pictures
+from ..samplers.guidance.cfg import effective_scale
 
 BATCH = 50  # pictures sampled together
 
