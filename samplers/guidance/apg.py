@@ -38,7 +38,8 @@ def apg(
         update = update + momentum * running
     running = update
     if norm_threshold > 0:
-        update = update * (norm_threshold / norm(update, wide)).clamp(max=1.0)  # |update| = 0 gives inf, clamped to 1
+        length = norm(update, wide)
+        update = update * torch.where(length > norm_threshold, norm_threshold / length, 1.0)
     # The paper projects in double precision.
     parallel = parallel_coefficient(update, cond, wide_dtype(cond.device)).to(wide) * cond
     update = update - (1 - eta) * parallel

@@ -13,6 +13,7 @@ def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 def effective_scale(denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
     """omega_e = <D - D_u, D_c - D_u> / |D_c - D_u|^2 per sample, [B]: the CFG scale nearest to a guided prediction.
 
-    The rest, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction (arXiv 2602.22570)."""
+    The rest, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction (arXiv 2602.22570).
+    NaN for a sample whose two predictions are equal: any scale gives it."""
     delta = cond - uncond
     return (dot(denoised - uncond, delta) / dot(delta, delta)).flatten()

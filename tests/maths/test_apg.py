@@ -407,3 +407,9 @@ def test_the_mathematics_needs_no_comfyui():
     assert "guidekit.samplers.guidance.apg" in loaded
     roots = {name.partition(".")[0] for name in loaded}
     assert not roots & {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution", "kornia"}
+
+
+def test_equal_predictions_below_any_threshold():
+    """0 / 0 is not a limit: nothing to add is cond, however small the threshold."""
+    cond = latents((2, 4, 8), 1, torch.float32)
+    assert torch.equal(apg(cond, cond.clone(), 3.0, norm_threshold=1e-46)[0], cond)

@@ -10,12 +10,16 @@ class NaNModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema("TestNaNModel", category="tests", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+        return io.Schema(
+            "TestNaNModel", category="tests", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()]
+        )
 
     @classmethod
     def execute(cls, model):
         model = model.clone()
-        model.add_wrapper(WrappersMP.APPLY_MODEL, lambda executor, *args, **kwargs: executor(*args, **kwargs) * torch.nan)
+        model.add_wrapper(
+            WrappersMP.APPLY_MODEL, lambda executor, *args, **kwargs: executor(*args, **kwargs) * torch.nan
+        )
         return io.NodeOutput(model)
 
 
