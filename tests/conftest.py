@@ -13,6 +13,8 @@ sys.argv = sys.argv[:1]
 torch.set_num_threads(1)
 
 if "GUIDEKIT_COMFYUI" in os.environ:
+    # As main.py does: older hosts' nodes.py puts a folder with a utils.py of its own in front.
+    import utils.extra_config  # noqa: F401  isort: skip
     import comfy.cli_args
 
     if not torch.cuda.is_available():
