@@ -2,11 +2,11 @@
 
 import torch
 
-from ..demo import models, pictures
+from ..demo import measures, models, pictures
 from ..demo.judge import load_judge
 from ..nodes.apg import APG
-from . import _measures as measures
 from ._demo import Demo, measure_scale
+from ._nodes import run_node
 
 COUNT = 200
 SCALES = (3.0, 8.0, 15.0)
@@ -14,12 +14,6 @@ HEADER = (
     "| model | guidance | omega_e | shape | colour | saturation (change against CFG) | contrast | clipped | diversity "
     "| Fréchet |"
 )
-
-
-def apg(model, **settings):
-    schema = APG.define_schema()
-    defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
-    return APG.execute(model=model, **{**defaults, **settings})[0]
 
 
 def diversity(features: torch.Tensor, scenes: pictures.Scenes) -> float:
@@ -58,7 +52,7 @@ def main() -> None:
                 plain = demo.sample(demo.model, scale)
                 print(row(f"{family} | CFG {scale:g}", scale, plain, plain, demo, real), flush=True)
                 for label, settings in {"APG": {}, "APG, momentum 0": {"momentum": 0.0}}.items():
-                    model = apg(demo.model, **settings)
+                    model = run_node(APG, model=demo.model, **settings)
                     measured = measure_scale(model)
                     images = demo.sample(model, scale)
                     print(

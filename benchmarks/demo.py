@@ -4,9 +4,8 @@ import time
 
 import torch
 
-from ..demo import models, pictures
+from ..demo import measures, models, pictures
 from ..demo.judge import colour_by_rule, load_judge
-from . import _measures as measures
 from ._demo import Demo
 
 COUNT = 500

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from . import measures
 from .server import PACK, Progress, Prompt, PromptError, Server, ServerError
 
 OUTPUT = PACK / "output" / "demo"
@@ -72,10 +74,9 @@ def progress_bar(label: str) -> Progress | None:
 
 
 def saturation(pictures: list[Image.Image]) -> float:
-    """The mean saturation of all pixels, 0 to 1, as in HSV: (max - min) / max of the channels, 0 for black."""
-    pixels = np.concatenate([np.asarray(picture, dtype=np.float64).reshape(-1, 3) for picture in pictures])
-    highest = pixels.max(axis=1)
-    return float(np.mean((highest - pixels.min(axis=1)) / np.maximum(highest, 1e-9)))
+    """Of all pixels, 0 to 1."""
+    stack = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
+    return measures.saturation(stack.movedim(-1, 1).double() / 255).mean().item()
 
 
 def comparison_sheet(rows: dict[float, list[Path]]) -> Image.Image:

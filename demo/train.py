@@ -153,10 +153,10 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
-        start = (
+        begun = (
             f"resumed at step {first}" if first else f"{parameters} parameters, seed {SEED}, torch {torch.__version__}"
         )
-        say(f"{name}: {steps} steps of {BATCH}, {start}")
+        say(f"{name}: {steps} steps of {BATCH}, {begun}")
         for step in range(first, steps):
             start = time.perf_counter()
             for group in optimizer.param_groups:

@@ -3,7 +3,6 @@
 import os
 import sys
 
-import pytest
 import torch
 
 # The host reads the command line when it is imported.
@@ -19,10 +18,3 @@ if "GUIDEKIT_COMFYUI" in os.environ:
 
     if not torch.cuda.is_available():
         comfy.cli_args.args.cpu = True
-
-
-@pytest.fixture(scope="session")
-def host_version() -> tuple[int, ...]:
-    from comfyui_version import __version__
-
-    return tuple(int(part) for part in __version__.split("."))

@@ -130,7 +130,7 @@ class StepMemory:
         run = self._run
         if run.step != self._step:
             turned = run.step_sigma > self._sigma * (1 + _TOLERANCE) if run.descending else run.step_sigma < self._sigma
-            self._before = None if self._step is None or turned else self._after
+            self._before = None if turned else self._after
             self._step, self._sigma, self._written = run.step, run.step_sigma, False
         return self._before
 

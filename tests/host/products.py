@@ -1,10 +1,11 @@
 """The nodes of the product tests. A new node joins by adding one line to PRODUCTS."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
 from guidekit.tests.host import tiny
 
@@ -21,17 +22,9 @@ class Product:
     extra_evaluations: int = 0
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
-    settings: dict = field(default_factory=dict)
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
         return run_node(self.node, model=model, **{**self.acting, **settings})
-
-
-def run_node(node: type[io.ComfyNode], **given):
-    """The first output of a node, with the schema's defaults for the inputs that are not given."""
-    schema = node.define_schema()
-    defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
-    return node.execute(**{**defaults, **given})[0]
 
 
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}

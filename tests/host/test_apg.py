@@ -7,9 +7,9 @@ import pytest
 import torch
 from comfy_extras.nodes_apg import APG as CoreAPG
 
+from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
 from guidekit.tests.host import probes, toy
-from guidekit.tests.host.products import run_node
 
 RANKS, PARAMETERISATIONS = [3, 4, 5], ["eps", "v", "flow"]
 OFF = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 1e6}  # attached, yet without effect

@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from guidekit.benchmarks._nodes import run_node
 from guidekit.demo import models
 from guidekit.nodes.apg import APG
 from guidekit.tests.host import tiny
-from guidekit.tests.host.products import PRODUCTS, run_node
+from guidekit.tests.host.products import PRODUCTS
 
 ONCE = [pytest.param(p, f, id=f"{p.name}-{f}") for p in PRODUCTS for f in p.families if f in ("unet", "flux")]
 

@@ -23,7 +23,7 @@ class Network(torch.nn.Module):
         return 0.4 * x + torch.tanh(prompt * place + 0.2 * x.roll(1, -1))
 
 
-def model(rank: int = 4, parameterisation: str = "eps", dtype: torch.dtype = torch.float32) -> ModelPatcher:
+def model(rank: int = 4, parameterisation: str = "eps") -> ModelPatcher:
     class Config(comfy.supported_models_base.BASE):
         class latent_format(comfy.latent_formats.LatentFormat):  # noqa: N801
             latent_channels = 4
