@@ -3,9 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .apg import APG
+from .autoguidance import Autoguidance
 from .demo_model import DemoModel
+from .pag import PAG
+from .seg import SEG
+from .slg import SLG
 
-NODES: list[type[io.ComfyNode]] = [APG, DemoModel]
+NODES: list[type[io.ComfyNode]] = [APG, PAG, SEG, SLG, Autoguidance, DemoModel]
 
 
 class GuidekitExtension(ComfyExtension):

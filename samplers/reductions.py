@@ -29,6 +29,12 @@ def rms(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return norm(a, dtype) / (a[0].numel() ** 0.5)
 
 
+def std(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard deviation within each sample (divided by n)."""
+    wide = a.to(dtype)
+    return rms(wide - wide.mean(dim=tuple(range(1, a.ndim)), keepdim=True), dtype)
+
+
 def cosine(a: Tensor, b: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Cosine between the samples of `a` and `b`; 0 where one of them is zero."""
     length = norm(a, dtype) * norm(b, dtype)

@@ -5,8 +5,7 @@ A technique is called in place of the attention of the blocks it was given to, s
 hears of a family.
 
 Relies on: `optimized_attention_override`, which every backend honours (comfy/ldm/modules/attention.py:148-166); the
-block's name and number in `transformer_options` (see families.py); APPLY_MODEL wrappers, which run on every model and
-see the latent (comfy/model_base.py:191).
+block's name and number in `transformer_options` (see families.py and blocks.py).
 """
 
 from collections.abc import Callable
@@ -15,14 +14,13 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .blocks import reach_blocks
 from .branches import chunks_of
-from .families import Block, Family, family_of, mark_blocks, network_of
-from .run import KEY, Run, attach, current_run
-
-_FORWARD = "guidekit_forward"
+from .families import Block, family_of, network_of
+from .forward import Forward, current_forward, watch_forward
+from .run import Run, attach, current_run
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,9 @@ class SelfAttention:
 
     `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the image
     tokens' place in the sequence (text and reference pictures are outside it). `grid`: their arrangement, (h, w) or
-    (t, h, w), row-major. `attend(q, k, v)`: the attention that the technique replaces, [rows, heads, tokens, dim].
+    (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
+    boolean. `attend(q, k, v)`: the attention that the technique replaces, [rows, heads, tokens, dim]; with
+    `queries`, a slice, only the output of those tokens.
     """
 
     q: Tensor
@@ -42,7 +42,8 @@ class SelfAttention:
     grid: tuple[int, ...]
     block: Block
     run: Run
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    mask: Tensor | None
+    attend: Callable[..., Tensor]
 
 
 Technique = Callable[[SelfAttention], Tensor]
@@ -63,16 +64,6 @@ class _Placed:
         return self.technique.idle_reason
 
 
-@dataclass
-class _Forward:
-    """What the attention inside one network call needs to know; a new one for each call."""
-
-    family: Family
-    network: torch.nn.Module
-    latent_shape: tuple[int, ...]
-    calls: dict[tuple[Block, int], int]  # attention calls so far, by block and layer
-
-
 def replace_self_attention(model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None) -> None:
     """Calls `technique` for the self-attention of `blocks`; with `branch`, for that branch's rows only.
 
@@ -86,18 +77,14 @@ def replace_self_attention(model: ModelPatcher, blocks: list[Block], technique: 
     if missing or not blocks:
         wrong, right = (", ".join(f"{b.kind} {b.number}" for b in part) for part in (missing, known))
         raise ValueError(f"The model has no self-attention block {wrong or '(none given)'}. It has: {right}.")
-    if not model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
-        options = model.model_options["transformer_options"]
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _apply_model)
-        options["optimized_attention_override"] = _Override(options.get("optimized_attention_override"))
-        mark_blocks(model)
+    options = model.model_options["transformer_options"]
+    override = options.get("optimized_attention_override")
+    if not isinstance(override, _Override):
+        watch_forward(model)
+        options["optimized_attention_override"] = _Override(override)
+        if family_of(model).name == "SD3":
+            reach_blocks(model)  # they do not say their number themselves
     attach(model, "attention", _Placed(technique, frozenset(blocks), branch))
-
-
-def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
-    base = executor.class_obj
-    forward = _Forward(family_of(base), network_of(base), tuple(x.shape), {})
-    return executor(x, t, c_concat, c_crossattn, control, {**transformer_options, _FORWARD: forward}, **kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +99,12 @@ class _Override:
                 return self.inner(backend, q, k, v, heads, mask=mask, **kwargs)
             return backend(q, k, v, heads, mask=mask, **kwargs)
 
-        forward: _Forward | None = options.get(_FORWARD)
+        forward = current_forward(options)
         place = forward.family.current_block(options) if forward is not None else None
         if place is None:
             return host(q, k, v, mask, **kwargs)
-        call = forward.calls.get(place, 0)
-        forward.calls[place] = call + 1
+        call = forward.attention_calls.get(place, 0)
+        forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
         placed = [p for p in run.techniques.get("attention", ()) if block in p.blocks]
         if call not in forward.family.self_attentions or not placed:
@@ -125,7 +112,7 @@ class _Override:
         return _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, kwargs)
 
 
-def _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, kwargs) -> Tensor:
+def _replaced(placed, forward: Forward, block, run, options, q, k, v, heads, mask, host, kwargs) -> Tensor:
     merged = not kwargs.pop("skip_reshape", False)  # [rows, tokens, heads * dim] instead of [rows, heads, tokens, dim]
     keep_heads = kwargs.pop("skip_output_reshape", False)
     if merged:
@@ -135,11 +122,16 @@ def _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, 
     chunks = len(options["uuids"])
     rows = q.shape[0] // chunks
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
-        part_mask = mask
+    def mask_of(part: list[int]) -> Tensor | None:
         if mask is not None and mask.ndim > 2 and mask.shape[0] == rows * chunks > 1:
-            part_mask = torch.cat([mask[c * rows : (c + 1) * rows] for c in part])
-        return host(q, k, v, part_mask, skip_reshape=True, skip_output_reshape=True, **kwargs)
+            return torch.cat([mask[c * rows : (c + 1) * rows] for c in part])
+        return mask
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
+        part_mask = mask_of(part)
+        if part_mask is not None and part_mask.shape[-2] == q.shape[2] > 1:
+            part_mask = part_mask[..., queries, :]
+        return host(q[:, :, queries], k, v, part_mask, skip_reshape=True, skip_output_reshape=True, **kwargs)
 
     layout = forward.family.layout(forward.network, forward.latent_shape, q.shape[2], options)
     scale = kwargs.get("scale") or q.shape[-1] ** -0.5
@@ -147,8 +139,8 @@ def _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, 
         mine = set(range(chunks) if p.branch is None else chunks_of(run, p.branch, options))
         if mine:
             run.acted.add(p)
-            attend = _Layer(p.technique, mine, rows, attend, (scale, *layout, block, run))
-    out = attend(q, k, v, list(range(chunks)))
+            attend = _Layer(p.technique, mine, rows, attend, (scale, *layout, block, run), mask_of)
+    out = attend(q, k, v, list(range(chunks)), slice(None))
     return out if keep_heads else out.transpose(1, 2).flatten(2)
 
 
@@ -159,18 +151,26 @@ class _Layer:
     technique: Technique
     mine: set[int]
     rows: int  # per chunk
-    below: Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
+    below: Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]
     about: tuple  # scale, image, grid, block, run
+    mask_of: Callable[[list[int]], Tensor | None]
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
         own = [c for c in part if c in self.mine]
-        if len(own) == len(part):
-            return self.technique(SelfAttention(q, k, v, *self.about, lambda q, k, v: self.below(q, k, v, part)))
         if not own:
-            return self.below(q, k, v, part)
-        out = torch.empty_like(q)
+            return self.below(q, k, v, part, queries)
+        if len(own) == len(part):
+            mask = self.mask_of(part)
+            while mask is not None and mask.ndim < 4:  # as the host reads them: [q, k] or [rows, q, k]
+                mask = mask.unsqueeze(-3)
+
+            def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
+                return self.below(q, k, v, part, queries)
+
+            return self.technique(SelfAttention(q, k, v, *self.about, mask, attend))[:, :, queries]
+        out = torch.empty_like(q[:, :, queries])
         for group in (own, [c for c in part if c not in self.mine]):
             index = torch.cat([torch.arange(c * self.rows, (c + 1) * self.rows) for c in map(part.index, group)])
             index = index.to(q.device)
-            out[index] = self(q[index], k[index], v[index], group)
+            out[index] = self(q[index], k[index], v[index], group, queries)
         return out

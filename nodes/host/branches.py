@@ -1,4 +1,5 @@
-"""Extra predictions (weak, reference, perturbed ones) in the same batched network call as cond and uncond.
+"""Extra predictions (weak, reference, perturbed ones): in the same batched network call as cond and uncond, or, where
+a branch equals cond up to some block, in a second call that goes on from there.
 
 Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), which sees the full conds above context windows;
 `calc_cond_batch`, which takes any number of conds and splits the batch by memory (samplers.py:206, 273-284); and
@@ -10,20 +11,28 @@ key on them.
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .families import Block
+from .prefix import Prefix
 from .run import KEY, Run, attach, current_run
 
 
-class Branch(Protocol):
-    """An extra prediction. `conds` gives the conditioning to evaluate, made from the host's list [cond, uncond, ...],
-    or None where the branch is not wanted. The prediction is `run.predictions[branch]` in the post-CFG functions."""
+class Branch:
+    """An extra prediction. Found as `run.predictions[branch]` in the post-CFG functions."""
 
-    def conds(self, run: Run, conds: list) -> list[dict] | None: ...
+    def conds(self, run: Run, conds: list) -> list[dict] | None:
+        """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
+        raise NotImplementedError
+
+    def first_block(self, run: Run) -> Block | None:
+        """For a branch that is cond itself in a changed network: the first block that is changed. What comes before
+        it is then not computed again. None: all of it is computed, in the same call as cond."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,26 +40,49 @@ class _CalcCondBatch:
     inner: Callable[[dict], list[Tensor]] | None  # what had the slot before
 
     def __call__(self, args: dict) -> list[Tensor]:
-        model_options, conds = args["model_options"], args["conds"]
+        model, model_options, conds = args["model"], args["model_options"], args["conds"]
         run = current_run(model_options)
-        wanted = {}
+        together, later = {}, {}
         for branch in run.techniques["branches"]:
             entries = branch.conds(run, conds)
             if entries is not None:
-                wanted[branch] = [{**e, "uuid": branch_uuid(run, branch, e["uuid"])} for e in entries]
-        out = self._evaluate(args, conds + list(wanted.values()))
-        extra = out[len(conds) :]
-        if len(extra) < len(wanted):  # an inner function that knows only cond and uncond
-            missing = list(wanted.values())[len(extra) :]
-            extra += comfy.samplers.calc_cond_batch(args["model"], missing, args["input"], args["sigma"], model_options)
-        run.predictions.update(zip(wanted, extra))
-        run.acted.update(wanted)
+                first = branch.first_block(run)
+                resumes = first is not None and run.order[first] > 0
+                (later if resumes else together)[branch] = entries
+        if later:
+            first = min((branch.first_block(run) for branch in later), key=run.order.get)
+            run.prefix = Prefix(first, {entry["uuid"] for entries in later.values() for entry in entries})
+        try:
+            out = self._evaluate(args, conds + _marked(run, together))
+            extra = out[len(conds) :]
+            # An inner function may know only cond and uncond.
+            alone = [_marked(run, together)[len(extra) :]] if len(extra) < len(together) else []
+            if later:
+                alone.append(_marked(run, later))
+                run.prefix.resumed = {
+                    branch_uuid(run, branch, entry["uuid"]): entry["uuid"]
+                    for branch, entries in later.items()
+                    for entry in entries
+                }
+            for group in alone:
+                extra += comfy.samplers.calc_cond_batch(model, group, args["input"], args["sigma"], model_options)
+            if later and run.prefix.repeated:
+                run.say("The positive is evaluated in parts, so weak branches are computed whole.")
+        finally:
+            run.prefix = None
+        run.predictions.update(zip([*together, *later], extra))
+        run.acted.update(together, later)
         return out[: len(conds)]
 
     def _evaluate(self, args: dict, conds: list) -> list[Tensor]:
         if self.inner is not None:
             return list(self.inner({**args, "conds": conds}))
         return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
+
+
+def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
+    """The entries with the branch's own uuids."""
+    return [[{**e, "uuid": branch_uuid(run, b, e["uuid"])} for e in entries] for b, entries in branches.items()]
 
 
 def add_branch(model: ModelPatcher, branch: Branch) -> None:

@@ -2,8 +2,7 @@
 
 Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
 `block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g.
-comfy/ldm/flux/model.py:224); `patches_replace["dit"]` in SD3, which has neither
-(comfy/ldm/modules/diffusionmodules/mmdit.py:960). All joint-attention families put the text before the image.
+comfy/ldm/flux/model.py:224); SD3 has neither and is told by blocks.py. All joint-attention families put the text before the image.
 """
 
 import math
@@ -42,12 +41,14 @@ class Layout(NamedTuple):
 @dataclass(frozen=True)
 class Family:
     """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
-    the image tokens are. `self_attentions`: which of a block's attention calls are self-attention, counted from 0."""
+    the image tokens are. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
+    `replaceable`: whether the host lets a block be replaced."""
 
     name: str
     blocks: Callable[[torch.nn.Module], list[Block]]
     layout: Callable[[torch.nn.Module, tuple[int, ...], int, dict], Layout]
     self_attentions: tuple[int, ...] = (0,)
+    replaceable: bool = True
 
     def current_block(self, options: dict) -> tuple[Block, int] | None:
         """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
@@ -133,7 +134,7 @@ _FAMILIES = {
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
     WanModel: Family("Wan", _numbered("blocks"), _wan_layout),
     QwenImageTransformer2DModel: Family("Qwen-Image", _numbered("transformer_blocks"), _qwen_layout),
-    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout),
+    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout, replaceable=False),
 }
 
 
@@ -149,7 +150,10 @@ def family_of(model: ModelPatcher | BaseModel) -> Family:
     Raises:
         ValueError: this pack cannot reach the attention of such a network.
     """
-    network = network_of(model)
+    return _family_of_network(network_of(model))
+
+
+def _family_of_network(network: torch.nn.Module) -> Family:
     for network_class, family in _FAMILIES.items():
         if isinstance(network, network_class):
             return family
@@ -165,24 +169,10 @@ def self_attention_blocks(model: ModelPatcher) -> list[Block]:
     return family_of(model).blocks(network_of(model))
 
 
-@dataclass(frozen=True, eq=False)
-class _Marked:
-    """Tells the attention inside an SD3 block which block it is in; whatever replaced the block before still does."""
-
-    number: int
-    inner: Callable | None
-
-    def __call__(self, args: dict, extra: dict) -> dict:
-        options = {**args["transformer_options"], "block_type": "double", "block_index": self.number}
-        args = {**args, "transformer_options": options}
-        return self.inner(args, extra) if self.inner is not None else extra["original_block"](args)
-
-
-def mark_blocks(model: ModelPatcher) -> None:
-    """Makes the blocks of a (cloned) model say their number where the family does not do so itself."""
-    if family_of(model).name != "SD3":
-        return
-    replaced = model.model_options["transformer_options"].get("patches_replace", {}).get("dit", {})
-    for block in self_attention_blocks(model):
-        inner = replaced.get(("double_block", block.number))
-        model.set_model_patch_replace(_Marked(block.number, inner), "dit", "double_block", block.number)
+def order_of_blocks(network: torch.nn.Module) -> dict[Block, int]:
+    """The place of every block in the order in which they run; in a UNet also of those without attention."""
+    family = _family_of_network(network)
+    if family.name != "UNet":
+        return {block: i for i, block in enumerate(family.blocks(network))}
+    kinds = [("input", len(network.input_blocks)), ("middle", 1), ("output", len(network.output_blocks))]
+    return {block: i for i, block in enumerate(Block(kind, n) for kind, count in kinds for n in range(count))}

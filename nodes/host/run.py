@@ -9,6 +9,7 @@ evaluation of that step (samplers.py:988, k_diffusion/sampling.py).
 import logging
 import math
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
+
+from .families import Block, network_of, order_of_blocks
+from .prefix import Prefix
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
@@ -37,6 +41,7 @@ class Run:
 
     def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list):
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        self._network = network_of(guider.model_patcher)
         self.sigmas: list[float] = sigmas.tolist()
         self.latent_shapes = [tuple(shape) for shape in latent_shapes]
         self.techniques: dict[str, list] = guider.model_options[KEY]
@@ -44,13 +49,21 @@ class Run:
         self.step_sigma = self.sigmas[0]
         self.predictions: dict[Any, Tensor] = {}  # of the current evaluation, by branch
         self.branch_uuids: dict[Any, dict[UUID, UUID]] = {}  # by branch, from the uuid of the entry it was made of
+        self.guests: dict[Any, tuple] = {}  # second models that are ready to predict: guider, its extra arguments, callback
+        self.prefix: Prefix | None = None  # while an evaluation shares blocks between cond and a branch
         self.acted: set = set()
+        self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
         self._second_at_next_sigma = any(part in name for part in _SECOND_AT_NEXT_SIGMA)
         self._last_callback = -1
         self._evaluations = 0  # since the last callback
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
+
+    @cached_property
+    def order(self) -> dict[Block, int]:
+        """The place of each of the network's blocks in the order in which they run."""
+        return order_of_blocks(self._network)
 
     @property
     def descending(self) -> bool:
@@ -96,10 +109,15 @@ class Run:
 
     def report(self) -> None:
         """Says once, in the log, which techniques did nothing."""
-        for kind in self.techniques.values():
-            for technique in kind:
-                if technique not in self.acted:
-                    log.warning("%s had no effect in this run: %s", technique.label, technique.idle_reason)
+        idle = [t for kind in self.techniques.values() for t in kind if t not in self.acted]
+        for label, reason in dict.fromkeys((t.label, t.idle_reason) for t in idle):
+            log.warning("%s had no effect in this run: %s", label, reason)
+
+    def say(self, message: str) -> None:
+        """Logs a message once per run."""
+        if message not in self._said:
+            self._said.add(message)
+            log.info(message)
 
     def unpack(self, latent: Tensor) -> list[Tensor]:
         """The streams of a latent: one, or several (audio and video) that the host has packed into [B, 1, N]."""
@@ -168,13 +186,19 @@ def _sample(executor, *args, **kwargs):
 
     def on_step(step: int, *values):
         run.end_first_evaluation(step)
-        if callback is not None:
-            callback(step, *values)
+        for each in (callback, *(of_guest for _, _, of_guest in run.guests.values())):
+            if each is not None:
+                each(step, *values)
 
+    def sample():
+        return executor(*args[:5], on_step, *rest, **kwargs)
+
+    for second in run.techniques.get("models", ()):
+        sample = partial(second.around, run, guider, sample, args, latent_shapes)
     options = guider.model_options["transformer_options"]
     options[_RUN] = run
     try:
-        samples = executor(*args[:5], on_step, *rest, **kwargs)
+        samples = sample()
     finally:
         del options[_RUN]
     run.report()

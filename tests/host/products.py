@@ -7,6 +7,10 @@ from comfy_api.latest import io
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
+from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.pag import PAG
+from guidekit.nodes.seg import SEG
+from guidekit.nodes.slg import SLG
 from guidekit.tests.host import tiny
 
 
@@ -22,13 +26,38 @@ class Product:
     extra_evaluations: int = 0
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
+    needs_second_model: bool = False
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
-        return run_node(self.node, model=model, **{**self.acting, **settings})
+        second = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
+        return run_node(self.node, model=model, **second, **{**self.acting, **settings})
 
 
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 PRODUCTS = [
     Product("apg", APG, {}, NEUTRAL_APG),
     Product("apg_everything", APG, {"scope": "everything before", "norm_threshold": 0.01}, NEUTRAL_APG),
+    Product("pag", PAG, {}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product("seg", SEG, {"blur": 1.0, "rescale": "partial"}, {"blur": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product("slg", SLG, {"rescale": "full"}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product(
+        "slg_random", SLG, {"random_blocks": 1, "seed": 7}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True
+    ),
+    Product("autoguidance", Autoguidance, {}, {"amount": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product(
+        "autoguidance_noise",
+        Autoguidance,
+        {"weakness": "token noise", "rescale": "partial"},
+        {"scale": 0.0},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+    ),
+    Product(
+        "autoguidance_model",
+        Autoguidance,
+        {"weakness": "second model"},
+        {"scale": 0.0},
+        guides_at_cfg_1=True,
+        needs_second_model=True,
+    ),
 ]

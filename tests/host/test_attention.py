@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guidekit.nodes.host.attention import SelfAttention, replace_self_attention
-from guidekit.nodes.host.branches import add_branch
+from guidekit.nodes.host.branches import Branch, add_branch
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block, family_of, self_attention_blocks
 from guidekit.tests.host import probes, tiny
@@ -158,7 +158,7 @@ def test_identity_changes_the_prediction(family):
 
 
 @dataclass(frozen=True, eq=False)
-class Weak:
+class Weak(Branch):
     """cond again, and the correction scale * (cond - weak)."""
 
     label, idle_reason = "weak", "never"

@@ -6,7 +6,7 @@ import comfy.samplers
 import pytest
 import torch
 
-from guidekit.nodes.host.branches import add_branch
+from guidekit.nodes.host.branches import Branch, add_branch
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.tests.host import probes, tiny
 
@@ -14,7 +14,7 @@ FAMILIES = ["unet", "sd3", "flux", "wan"]
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
+class Again(Branch):
     """A branch that evaluates cond a second time, or another prompt if given one; every `every`-th step."""
 
     every: int = 1

@@ -145,8 +145,12 @@ FAMILIES = {
 
 @cache
 def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
-    tiny = FAMILIES[family]
-    config = tiny.config(dict(tiny.network))
+    return build(FAMILIES[family].network, family, model_type)
+
+
+def build(network: dict, family: str = "unet", model_type: ModelType | None = None) -> ModelPatcher:
+    """A MODEL of a family with other network settings."""
+    config = FAMILIES[family].config(dict(network))
     if family == "unet":
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
     config.set_inference_dtype(torch.float32, None)
@@ -154,8 +158,9 @@ def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
         config.model_type = lambda *args, **kwargs: model_type
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(SEED)
-    for parameter in model.diffusion_model.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    for name, parameter in model.diffusion_model.named_parameters():
+        gain = 1.0 if parameter.ndim == 1 and not name.endswith("bias") else 0.0
+        parameter.data = gain + torch.randn(parameter.shape, generator=generator) * 0.05
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
             buffer.data = torch.randn(buffer.shape, generator=generator) * 0.05
@@ -166,6 +171,20 @@ def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
 def model(family: str, model_type: ModelType | None = None) -> ModelPatcher:
     """A MODEL of a family, as a loader would give it; the network is shared and never changed."""
     return _patcher(family, model_type).clone()
+
+
+@cache
+def _worse(family: str) -> ModelPatcher:
+    patcher = build(FAMILIES[family].network, family)
+    generator = torch.Generator().manual_seed(9)
+    for parameter in patcher.model.diffusion_model.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return patcher
+
+
+def worse(patcher: ModelPatcher) -> ModelPatcher:
+    """A second network of the same family, with other weights."""
+    return _worse(next(f for f in FAMILIES if _patcher(f, None).model is patcher.model)).clone()
 
 
 def conditioning(family: str, seed: int, tokens: int = 7) -> list:

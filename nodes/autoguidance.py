@@ -1,0 +1,134 @@
+"""Autoguidance (Karras et al., NeurIPS 2024, arXiv 2406.02507): away from a worse version of the same model."""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.attention.degrade import add_noise, drop
+from .host.attention import SelfAttention, replace_self_attention
+from .host.choice import choose_blocks, usually_perturbed
+from .host.ranges import Range, range_inputs, validate_range
+from .host.second import with_lora_strength
+from .host.weak import Always, add_weak_branch, add_weak_model, blocks_input, rescale_input, scale_input
+
+LABEL = "Autoguidance"
+DEGRADE = {"dropout": drop, "token noise": add_noise}
+WEAKEN = [*DEGRADE, "LoRA strength", "second model"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Degraded:
+    how: str
+    amount: float
+    seed: int
+
+    label = LABEL
+    idle_reason = "another node has replaced the self-attention of its blocks."
+
+    def __call__(self, a: SelfAttention) -> Tensor:
+        # Other numbers in every step and block, the same ones in every evaluation of a step and in every run.
+        seed = (self.seed * 0x9E3779B1 + a.run.step * 1009 + a.run.order[a.block]) % 2**63
+        out = a.attend(a.q, a.k, a.v).clone()
+        image = DEGRADE[self.how](out[:, :, a.image], self.amount, torch.Generator().manual_seed(seed))
+        out[:, :, a.image] = image
+        return out
+
+
+class Autoguidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitAutoguidance",
+            display_name="Autoguidance",
+            category="guidekit/guidance",
+            description="Better quality without less variety: guides away from a worse version of the model on the "
+            "same prompt, be it another model, the model with weaker LoRAs, or the model disturbed.",
+            search_aliases=["autoguidance", "auto guidance", "bad model guidance", "weak model", "guide with itself"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to improve."),
+                scale_input(1.0),
+                io.Combo.Input(
+                    "weakness",
+                    options=WEAKEN,
+                    default="dropout",
+                    tooltip="What makes the other version worse. dropout, token noise: in the self-attention of the "
+                    "blocks below. LoRA strength: the model's LoRAs at another strength, on a copy of its weights. "
+                    "second model: the model connected to weak_model.",
+                ),
+                io.Float.Input(
+                    "amount",
+                    default=0.1,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="dropout: share of numbers dropped, below 1. token noise: size of the noise beside the "
+                    "tokens. LoRA strength: factor on the strength of each LoRA (0 is without). Not used with a second "
+                    "model.",
+                ),
+                io.Model.Input(
+                    "weak_model",
+                    optional=True,
+                    tooltip="A worse model of the same family, with patches of its own: an earlier, smaller or less "
+                    "tuned one, or the base model of a LoRA.",
+                ),
+                blocks_input(),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Of dropout and token noise.",
+                    advanced=True,
+                ),
+                rescale_input(),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with autoguidance.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        scale,
+        weakness,
+        amount,
+        blocks,
+        seed,
+        rescale,
+        start_percent,
+        end_percent,
+        weak_model=None,
+    ) -> io.NodeOutput:
+        _check(weakness, amount, weak_model)
+        settings = (LABEL, scale, rescale, Range(start_percent, end_percent))
+        neutral = scale == 0 or amount == (1 if weakness == "LoRA strength" else 0) and weakness != "second model"
+        if weakness in DEGRADE:
+            chosen = choose_blocks(model, blocks, usually_perturbed(model))
+            model = model.clone()
+            if not neutral:
+                branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
+                replace_self_attention(model, chosen, _Degraded(weakness, amount, seed), branch)
+            return io.NodeOutput(model)
+        if weakness == "LoRA strength" and not neutral:
+            weak_model = with_lora_strength(model, amount)
+        model = model.clone()
+        if not neutral:
+            add_weak_model(model, weak_model, *settings)
+        return io.NodeOutput(model)
+
+
+def _check(weakness: str, amount: float, weak_model) -> None:
+    if weakness == "second model" and weak_model is None:
+        raise ValueError("weakness is 'second model', but nothing is connected to weak_model. Connect a worse model.")
+    if weakness == "dropout" and not 0 <= amount < 1:
+        raise ValueError(f"The amount of dropout is {amount:g}. It is a share of numbers, from 0 to below 1.")
+    if weakness == "token noise" and amount < 0:
+        raise ValueError(f"The amount of token noise is {amount:g}. It is a size, 0 or more.")

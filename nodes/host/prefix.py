@@ -1,0 +1,45 @@
+"""What a branch shares with cond: the blocks before the first one in which it differs need not run again."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from torch import Tensor
+
+from .families import Block
+
+Streams = dict[str, Tensor]  # what flows between blocks, [rows, ...]: "img" and, in joint blocks, "txt"
+
+
+@dataclass
+class Prefix:
+    """What the entries `wanted` of cond left behind in one evaluation, at the blocks before `first`.
+
+    `resumed` tells, for the entries of the branches that start there, which entry of cond each is a copy of; it is
+    empty while cond itself is evaluated. `repeated`: an entry was evaluated more than once (context windows do that),
+    so that nothing can be told apart.
+    """
+
+    first: Block
+    wanted: set[UUID]
+    kept: dict[UUID, dict[Block, Streams]] = field(default_factory=dict)
+    resumed: dict[UUID, UUID] = field(default_factory=dict)
+    repeated: bool = False
+
+    def keep(self, block: Block, uuids: list[UUID], streams: Streams) -> None:
+        """Copies the wanted rows: the host goes on in place."""
+        for chunk, entry in enumerate(uuids):
+            if entry in self.wanted:
+                blocks = self.kept.setdefault(entry, {})
+                self.repeated |= block in blocks
+                blocks[block] = {name: rows_of(t, chunk, len(uuids)).clone() for name, t in streams.items()}
+
+    def states(self, uuids: list[UUID]) -> list[dict[Block, Streams]] | None:
+        """What cond left, by chunk; None in a call that has to be computed from the start."""
+        states = [self.kept.get(self.resumed.get(entry)) for entry in uuids]
+        return None if self.repeated or None in states else states
+
+
+def rows_of(tensor: Tensor, chunk: int, chunks: int) -> Tensor:
+    """The rows of one chunk of a batched call, as a view."""
+    rows = tensor.shape[0] // chunks
+    return tensor[chunk * rows : (chunk + 1) * rows]

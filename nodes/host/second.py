@@ -1,0 +1,130 @@
+"""A second model that predicts along with the first: its own weights, patches and parameterisation, the same x and
+sigma, and the same positive conditioning, prepared by the host for it.
+
+The second model gets a guider of its own, and the first one's sampling runs as the "sampler" inside that guider's run.
+So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
+
+Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 1318); a guider called as
+`guider(x, sigma, model_options, seed)` gives x0 (1206); `additional_models` of a patcher are loaded together with it
+(comfy/sampler_helpers.py:198, comfy/model_patcher.py:1373).
+"""
+
+import copy
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.model_sampling
+import comfy.nested_tensor
+import comfy.samplers
+import comfy.utils
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from .run import KEY, Run, attach
+
+
+@dataclass(frozen=True, eq=False)
+class SecondModel:
+    """`predict(run, x, sigma)` is its denoised prediction for the positive conditioning."""
+
+    model: ModelPatcher
+    label: str
+    idle_reason: str
+
+    def predict(self, run: Run, x: Tensor, sigma: Tensor) -> Tensor:
+        guider, extra_args, _ = run.guests[self]
+        run.acted.add(self)
+        return guider(x, sigma, **extra_args)
+
+    def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
+        """`sample()`, with this model ready to predict."""
+        noise, latent, _, sigmas, mask, _, _, seed = args
+        guest = comfy.samplers.CFGGuider(self.model)
+        guest.original_conds = {"positive": guider.original_conds["positive"]}
+        inside = _Inside(self, run, sample)
+        if len(latent_shapes) > 1:
+            noise, latent = (
+                comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(t, latent_shapes)) for t in (noise, latent)
+            )
+            mask = None if mask is None else comfy.nested_tensor.NestedTensor(
+                comfy.utils.unpack_latents(mask, latent_shapes)
+            )
+        guest.sample(noise, latent, inside, sigmas, mask, None, True, seed)
+        return inside.result
+
+
+class _Inside:
+    """As a sampler of the second model: runs the first model's sampling."""
+
+    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor]):
+        self.second, self.run, self._sample = second, run, sample
+        self.result: Tensor | None = None
+
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:
+        self.run.guests[self.second] = guider, extra_args, callback
+        try:
+            self.result = self._sample()
+        finally:
+            del self.run.guests[self.second]
+        return noise
+
+
+def add_second_model(model: ModelPatcher, second: SecondModel) -> None:
+    """Makes `second` predict in the runs of a (cloned) model.
+
+    Raises:
+        ValueError: models that do not share latents or noise.
+    """
+    for name, say in (("latent_format", "latents"), ("model_sampling", "noise")):
+        found = [_kind(patcher.get_model_object(name)) for patcher in (model, second.model)]
+        if found[0] != found[1]:
+            names = " and ".join(type(patcher.model).__name__ for patcher in (model, second.model))
+            raise ValueError(
+                f"{names} work on different {say} ({found[0]}, {found[1]}), so their predictions cannot be compared. "
+                "Use a second model of the same family, for instance an earlier, smaller or less tuned one."
+            )
+    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), second.model])
+    attach(model, "models", second)
+
+
+def _kind(part) -> str:
+    if isinstance(part, comfy.model_sampling.CONST):
+        return "a straight path from data to noise"
+    if hasattr(part, "percent_to_sigma"):
+        return "data plus noise"
+    return type(part).__name__
+
+
+def separated(model: ModelPatcher) -> ModelPatcher:
+    """`model` with a copy of the weights, so that both can be patched differently and loaded together."""
+    comfy.model_management.unload_all_models()  # which also takes all patches out of the weights
+    config = model.model.model_config  # shared: it answers None for whatever it has not, which no copy survives
+    copied = copy.deepcopy(model.model, {id(config): config})
+    copied = ModelPatcher(copied, model.load_device, model.offload_device)
+    return model.clone(model_override=copied.get_clone_model_override())
+
+
+def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
+    """A copy of `model`, weights included, whose LoRAs have `factor` times their strength.
+
+    Raises:
+        ValueError: a model without LoRAs.
+    """
+    added = {key for key, patches in model.patches.items() if any(_is_added(patch) for patch in patches)}
+    if not added:
+        raise ValueError(
+            "The model has no LoRA whose strength could be changed. Put a LoRA loader before this node, or weaken the "
+            "model in another way."
+        )
+    weak = separated(model)
+    for key in added:
+        weak.patches[key] = [(p[0] * factor, *p[1:]) if _is_added(p) else p for p in weak.patches[key]]
+    weak.patches_uuid = uuid.uuid4()
+    return weak
+
+
+def _is_added(patch: tuple) -> bool:
+    """Whether a patch (strength, what, strength of the weight, ...) leaves the weight itself as it is; merges do not."""
+    return patch[2] == 1.0

@@ -1,0 +1,62 @@
+"""Perturbed-Attention Guidance (Ahn et al., ECCV 2024, arXiv 2403.17377)."""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.attention.identity import identity_attention
+from .host.attention import SelfAttention, replace_self_attention
+from .host.choice import choose_blocks, usually_perturbed
+from .host.ranges import Range, range_inputs, validate_range
+from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+
+
+@dataclass(frozen=True, eq=False)
+class _Identity:
+    label = "Perturbed-Attention Guidance (PAG)"
+    idle_reason = "another node has replaced the self-attention of its blocks."
+
+    def __call__(self, a: SelfAttention) -> Tensor:
+        own = identity_attention(a.q, a.k, a.v, a.image, a.scale, a.mask)
+        if own.shape == a.v.shape:
+            return own
+        parts = [slice(0, a.image.start), slice(a.image.stop, a.q.shape[2])]
+        before, after = (a.attend(a.q, a.k, a.v, p) if p.start < p.stop else own[:, :, :0] for p in parts)
+        return torch.cat([before, own, after], 2)
+
+
+class PAG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitPAG",
+            display_name="Perturbed-Attention Guidance (PAG)",
+            category="guidekit/guidance",
+            description="Better structure, with or without CFG: guides away from a prediction whose self-attention was "
+            "made blind in a block. Costs the part of a network evaluation from that block on.",
+            search_aliases=["PAG", "perturbed attention", "identity attention", "structure", "weak branch"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
+                scale_input(3.0),
+                blocks_input(),
+                rescale_input(),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with PAG.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(cls, model, scale, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
+        chosen = choose_blocks(model, blocks, usually_perturbed(model))
+        model = model.clone()
+        if scale != 0:
+            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
+            branch = add_weak_branch(model, _Identity.label, *settings)
+            replace_self_attention(model, chosen, _Identity(), branch)
+        return io.NodeOutput(model)

@@ -1,0 +1,73 @@
+"""Smoothed Energy Guidance (Hong, NeurIPS 2024, arXiv 2408.00760)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.attention.blur import blur_queries
+from .host.attention import SelfAttention, replace_self_attention
+from .host.choice import choose_blocks, usually_perturbed
+from .host.ranges import Range, range_inputs, validate_range
+from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+
+
+@dataclass(frozen=True, eq=False)
+class _Blurred:
+    sigma: float
+
+    label = "Smoothed Energy Guidance (SEG)"
+    idle_reason = "another node has replaced the self-attention of its blocks."
+
+    def __call__(self, a: SelfAttention) -> Tensor:
+        image = blur_queries(a.q[:, :, a.image], a.grid, self.sigma)
+        q = torch.cat([a.q[:, :, : a.image.start], image, a.q[:, :, a.image.stop :]], 2)
+        return a.attend(q, a.k, a.v)
+
+
+class SEG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitSEG",
+            display_name="Smoothed Energy Guidance (SEG)",
+            category="guidekit/guidance",
+            description="Like PAG with a dial: guides away from a prediction whose attention queries were blurred over "
+            "the picture. Costs the part of a network evaluation from that block on.",
+            search_aliases=["SEG", "smoothed energy", "blurred attention", "structure", "weak branch"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
+                scale_input(3.0),
+                io.Float.Input(
+                    "blur",
+                    default=10.0,
+                    min=-1.0,
+                    max=10000.0,
+                    step=0.5,
+                    round=0.01,
+                    tooltip="Standard deviation of the blur, in tokens of the block: larger is a weaker prediction and "
+                    "so a stronger effect. -1 is without end: every query becomes the mean of its picture. 0 is off.",
+                ),
+                blocks_input(),
+                rescale_input(),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with SEG.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
+        chosen = choose_blocks(model, blocks, usually_perturbed(model))
+        model = model.clone()
+        if scale != 0 and blur != 0:
+            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
+            branch = add_weak_branch(model, _Blurred.label, *settings)
+            sigma = math.inf if blur < 0 else blur
+            replace_self_attention(model, chosen, _Blurred(sigma), branch)
+        return io.NodeOutput(model)

@@ -1,0 +1,90 @@
+"""Skip-Layer Guidance (Stability AI, Stable Diffusion 3.5 reference code) and its random form (S2-Guidance)."""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+
+from .host.blocks import skip_blocks, skippable_blocks
+from .host.choice import choose_blocks, usually_skipped
+from .host.families import Block
+from .host.ranges import Range, range_inputs, validate_range
+from .host.run import Run
+from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+
+LABEL = "Skip-Layer Guidance (SLG)"
+
+
+@dataclass(frozen=True)
+class _SomeOf:
+    """`count` of the blocks, others in every step; the same in every evaluation of a step and in every run."""
+
+    blocks: tuple[Block, ...]
+    count: int
+    seed: int
+
+    def __call__(self, run: Run) -> frozenset[Block]:
+        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + run.step) % 2**63)
+        chosen = torch.randperm(len(self.blocks), generator=generator)[: self.count]
+        return frozenset(self.blocks[i] for i in chosen.tolist())
+
+
+class SLG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitSLG",
+            display_name="Skip-Layer Guidance (SLG)",
+            category="guidekit/guidance",
+            description="Better structure and anatomy: guides away from a prediction that has left out some of the "
+            "network's blocks. Costs the part of a network evaluation from the first of them on.",
+            search_aliases=["SLG", "skip layer", "skip block", "S2 guidance", "STG", "anatomy", "weak branch"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
+                scale_input(2.5),
+                blocks_input(),
+                io.Int.Input(
+                    "random_blocks",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="0: the blocks above are skipped. Else as many of them as this number, drawn anew in "
+                    "every step; of all blocks, if none are named.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Of the random blocks; without them it does nothing.",
+                    advanced=True,
+                ),
+                rescale_input(),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with SLG.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(
+        cls, model, scale, blocks, random_blocks, seed, rescale, start_percent, end_percent
+    ) -> io.NodeOutput:
+        possible = skippable_blocks(model)
+        chosen = choose_blocks(model, blocks, possible if random_blocks else usually_skipped(model))
+        impossible = [b for b in chosen if b not in possible]
+        if impossible:
+            raise ValueError(
+                f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI shows "
+                f"what comes out of its blocks, not what goes in. Use blocks from {possible[0].number} on."
+            )
+        model = model.clone()
+        if scale != 0:
+            which = _SomeOf(tuple(chosen), random_blocks, seed) if random_blocks else Always(frozenset(chosen))
+            branch = add_weak_branch(model, LABEL, scale, rescale, Range(start_percent, end_percent), which)
+            skip_blocks(model, branch, which)
+        return io.NodeOutput(model)
