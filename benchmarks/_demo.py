@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..demo import models, pictures
-from ..samplers.guidance.cfg import effective_scale
+from ..samplers.reductions import dot
 
 BATCH = 50  # pictures sampled together
 
@@ -45,20 +45,36 @@ class Demo:
 
 @dataclass
 class EffectiveScale:
-    """Collects omega_e at every step of every picture; put on a model after the nodes to be measured."""
+    """Collects omega_e over the steps and pictures of a run; put on a model after the nodes to be measured.
 
-    values: list[Tensor] = field(default_factory=list)
+    The ratio of the sums over steps, not the mean of the ratios: late steps have almost no guidance direction of their
+    own, and whatever is added there would count as a huge scale."""
+
+    along: list[Tensor] = field(default_factory=list)
+    square: list[Tensor] = field(default_factory=list)
 
     def __call__(self, args: dict) -> Tensor:
-        self.values.append(effective_scale(args["denoised"], args["cond_denoised"], args["uncond_denoised"]).cpu())
+        if args["uncond"] is not None:
+            uncond = args["uncond_denoised"]
+            delta = args["cond_denoised"] - uncond
+            self.along.append(dot(args["denoised"] - uncond, delta).sum().cpu())
+            self.square.append(dot(delta, delta).sum().cpu())
         return args["denoised"]
 
     @property
     def mean(self) -> float:
-        return torch.cat(self.values).mean().item()
+        """NaN if there was no negative to measure against."""
+        return (sum(self.along) / sum(self.square)).item() if self.along else float("nan")
 
 
 def measure_scale(model: ModelPatcher) -> EffectiveScale:
     measured = EffectiveScale()
     model.set_model_sampler_post_cfg_function(measured)
     return measured
+
+
+def diversity(features: Tensor, scenes: pictures.Scenes) -> float:
+    """Mean distance in the judge's feature space between pictures of the same shape and colour."""
+    classes = scenes.shape * len(pictures.COLOURS) + scenes.colour
+    same = (classes[:, None] == classes[None, :]).triu(1)
+    return torch.cdist(features, features)[same].mean().item()

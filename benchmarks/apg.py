@@ -2,25 +2,19 @@
 
 import torch
 
-from ..demo import measures, models, pictures
+from ..demo import measures, pictures
 from ..demo.judge import load_judge
 from ..nodes.apg import APG
-from ._demo import Demo, measure_scale
+from . import FAMILIES
+from ._demo import Demo, diversity, measure_scale
 from ._nodes import run_node
 
-COUNT = 200
+COUNT = 100
 SCALES = (3.0, 8.0, 15.0)
 HEADER = (
     "| model | guidance | omega_e | shape | colour | saturation (change against CFG) | contrast | clipped | diversity "
     "| Fréchet |"
 )
-
-
-def diversity(features: torch.Tensor, scenes: pictures.Scenes) -> float:
-    """Mean distance in the judge's feature space between pictures of the same shape and colour."""
-    classes = scenes.shape * len(pictures.COLOURS) + scenes.colour
-    same = (classes[:, None] == classes[None, :]).triu(1)
-    return torch.cdist(features, features)[same].mean().item()
 
 
 def row(name: str, scale: float, images: torch.Tensor, plain: torch.Tensor, demo: Demo, real: torch.Tensor) -> str:
@@ -39,14 +33,14 @@ def row(name: str, scale: float, images: torch.Tensor, plain: torch.Tensor, demo
 def main() -> None:
     print(
         f"{COUNT} captions, euler, 25 steps, two evaluations per step in every row, the same noise. omega_e: effective "
-        "scale (mean over steps). In brackets: 95 % paired bootstrap interval of the change in saturation.\n"
+        "scale (sums over steps and pictures). In brackets: 95 % bootstrap interval of its paired change.\n"
     )
     print(HEADER + "\n" + "|---" * 10 + "|")
     with torch.inference_mode():
         fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
         drawn = pictures.draw(fresh)
         real = load_judge()(drawn)["features"]
-        for family in models.FAMILIES:
+        for family in FAMILIES:
             demo = Demo(family, COUNT)
             for scale in SCALES:
                 plain = demo.sample(demo.model, scale)

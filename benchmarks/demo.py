@@ -4,12 +4,13 @@ import time
 
 import torch
 
-from ..demo import measures, models, pictures
+from ..demo import measures, pictures
 from ..demo.judge import colour_by_rule, load_judge
+from . import FAMILIES
 from ._demo import Demo
 
 COUNT = 500
-SCALES = (1.0, 3.0, 8.0, 15.0)
+SCALES = {3.0: COUNT, 1.0: 100, 8.0: 100, 15.0: 100}  # pictures at each
 HEADER = "| pictures | shape | colour | colour by rule | background | saturation | contrast | clipped | Fréchet |"
 
 
@@ -31,15 +32,16 @@ def main() -> None:
     with torch.inference_mode():
         fresh = pictures.random_scenes(4 * COUNT, torch.Generator().manual_seed(2))
         real = load_judge()(pictures.draw(fresh))["features"]
-        print(f"{COUNT} captions, euler, 25 steps; Fréchet distance to {4 * COUNT} drawn pictures\n")
+        print(f"{COUNT} captions at cfg 3 and for the drawn pictures, 100 else; euler, 25 steps; Fréchet distance to")
+        print(f"{4 * COUNT} drawn pictures.\n")
         print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
         drawn = pictures.random_scenes(COUNT, torch.Generator().manual_seed(3))
         print(row("drawn", pictures.draw(drawn), drawn, real))
-        for family in models.FAMILIES:
-            demo = Demo(family, COUNT)
-            for scale in SCALES:
+        for family in FAMILIES:
+            for scale, count in SCALES.items():
+                demo = Demo(family, count)
                 print(row(f"{family}, cfg {scale:g}", demo.sample(demo.model, scale), demo.scenes, real), flush=True)
-        for family in models.FAMILIES:
+        for family in FAMILIES:
             four = Demo(family, 4)
             start = time.perf_counter()
             four.sample(four.model, 3.0)

@@ -105,6 +105,12 @@ class DemoDiT(comfy.supported_models.Flux):
 
 
 FAMILIES = {"unet": DemoUNet, "dit": DemoDiT}
+MODELS = (*FAMILIES, "unet_early")  # the last one was trained briefly: a worse model, for autoguidance
+
+
+def family_of(name: str) -> str:
+    """The family of a model: its name, but for what comes behind "_"."""
+    return name.partition("_")[0]
 
 
 class WordEncoder(torch.nn.Module):
@@ -169,8 +175,8 @@ def diffusion_model(family: str, device=None) -> comfy.model_base.BaseModel:
     return config.get_model({}, device=device)
 
 
-def checkpoint_file(family: str) -> Path:
-    return Path(__file__).with_name(f"{family}.safetensors")
+def checkpoint_file(name: str) -> Path:
+    return Path(__file__).with_name(f"{name}.safetensors")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -196,23 +202,23 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_model(path: Path, family: str) -> ModelPatcher:
-    """MODEL: the diffusion network with the weights of a checkpoint."""
-    model = diffusion_model(family, comfy.model_management.unet_offload_device())
-    model.load_model_weights(read_checkpoint(path), "model.diffusion_model.")
+def load_model(path: Path, name: str, weights: dict[str, Tensor] | None = None) -> ModelPatcher:
+    """MODEL: the diffusion network with the weights of a checkpoint; `weights` if they have been read already."""
+    model = diffusion_model(family_of(name), comfy.model_management.unet_offload_device())
+    model.load_model_weights(dict(weights or read_checkpoint(path)), "model.diffusion_model.")
     patcher = ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    patcher.cached_patcher_init = (load_model, (path, family))  # how the host makes copies for further GPUs
+    patcher.cached_patcher_init = (load_model, (path, name))  # how the host makes copies for further GPUs
     return patcher
 
 
-def load_clip(path: Path) -> comfy.sd.CLIP:
+def load_clip(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
     """CLIP: word tokenizer and text encoder with the weights of a checkpoint."""
     prefix = {"cond_stage_model.": ""}
-    weights = comfy.utils.state_dict_prefix_replace(read_checkpoint(path), prefix, filter_keys=True)
+    weights = comfy.utils.state_dict_prefix_replace(dict(weights), prefix, filter_keys=True)
     target = comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextEncoder)
     return comfy.sd.CLIP(target, state_dict=weights, model_options={"dtype": torch.float32})
 
@@ -228,7 +234,8 @@ def load_vae() -> comfy.sd.VAE:
     return vae
 
 
-def load(family: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of a demo model."""
-    path = checkpoint_file(family)
-    return load_model(path, family), load_clip(path), load_vae()
+def load(name: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of a demo model, one of `MODELS`."""
+    path = checkpoint_file(name)
+    weights = read_checkpoint(path)
+    return load_model(path, name, weights), load_clip(weights), load_vae()

@@ -27,8 +27,8 @@ SYNONYMS = {
     "center": ("center", "centre", "middle"),
 }
 
-_RADII = (0.36, 0.60)  # of EXTENTS, in half picture widths
-_CENTRES = ((-0.34, 0.0), (0.34, 0.0), (0.0, -0.34), (0.0, 0.34), (0.0, 0.0))  # of POSITIONS, x right, y down
+_RADII = (0.48, 0.70)  # of EXTENTS, in half picture widths
+_CENTRES = ((-0.28, 0.0), (0.28, 0.0), (0.0, -0.28), (0.0, 0.28), (0.0, 0.0))  # of POSITIONS, x right, y down
 
 
 class Scenes(NamedTuple):
@@ -61,10 +61,10 @@ def draw(scenes: Scenes) -> Tensor:
     centre = torch.tensor(_CENTRES)[scenes.position]
     radius = torch.tensor(_RADII)[scenes.extent][:, None, None] + 0.04 * j[0]
 
-    # Object coordinates: centred, turned by up to 14 degrees, in units of the radius.
-    dx = x - centre[:, 0, None, None] - 0.06 * j[1]
-    dy = y - centre[:, 1, None, None] - 0.06 * j[2]
-    angle = 0.25 * j[3]
+    # Object coordinates: centred, turned by up to 6 degrees, in units of the radius.
+    dx = x - centre[:, 0, None, None] - 0.04 * j[1]
+    dy = y - centre[:, 1, None, None] - 0.04 * j[2]
+    angle = 0.10 * j[3]
     u = (dx * angle.cos() + dy * angle.sin()) / radius
     v = (dy * angle.cos() - dx * angle.sin()) / radius
     distances = torch.stack([f(u, v) for f in _DISTANCES], 1)
@@ -79,7 +79,7 @@ def draw(scenes: Scenes) -> Tensor:
 
 
 def _background(scenes: Scenes, x: Tensor, y: Tensor, j: Tensor) -> Tensor:
-    period, phase = 0.5, 0.25 * (j[9] + 1)
+    period, phase = 0.5, 0.10 * j[9]
     bars = ((x + y + phase) % period < period / 2).float()
     cells = (((x + phase) % period < period / 2) ^ ((y + phase) % period < period / 2)).float()
     level = torch.stack(

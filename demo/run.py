@@ -2,6 +2,7 @@
 
 A workflow of workflows/api/ takes part if ComfyUI knows all its nodes, one of them is GuidekitDemoModel, and none loads
 something else (no node with "Load" in its name). apg.json runs at several guidance scales, of which a sheet is made.
+Of every workflow that compares two rows a picture NAME.jpg is made, which is its thumbnail in workflows/.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .server import PACK, Progress, Prompt, PromptError, Server, ServerError
 
 OUTPUT = PACK / "output" / "demo"
 SCALES = (3, 8, 15)  # ordinary, strong, and where plain CFG breaks down
+THUMBNAIL_SCALE = 8  # of apg.json
 METHODS = {"cfg": "CFG", "apg": "APG"}  # the file names apg.json gives its pictures begin with these
 
 
@@ -108,6 +110,27 @@ def comparison_sheet(rows: dict[float, list[Path]]) -> Image.Image:
     return sheet
 
 
+def thumbnail(paths: list[Path]) -> Image.Image:
+    """One row of pictures for each name that files begin with, in the order of the workflow."""
+    tile, gap = 120, 4
+    rows: dict[str, list[Path]] = {}
+    for path in paths:
+        rows.setdefault(path.name.rsplit("_", 2)[0], []).append(path)
+    width = max(map(len, rows.values())) * (tile + gap) + gap
+    sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
+    for y, row in enumerate(rows.values()):
+        for x, path in enumerate(sorted(row)):
+            picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
+            sheet.paste(picture, (gap + x * (tile + gap), gap + y * (tile + gap)))
+    return sheet
+
+
+def save_thumbnail(name: str, paths: list[Path]) -> Path:
+    path = OUTPUT / f"{name}.jpg"
+    thumbnail(paths).save(path, quality=92)
+    return path
+
+
 def main() -> None:
     workflows = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(PACK.glob("workflows/api/*.json"))}
     shutil.rmtree(OUTPUT, ignore_errors=True)  # so that everything in it is of this run
@@ -125,8 +148,10 @@ def main() -> None:
                 }
                 comparison_sheet(rows).save(OUTPUT / "apg_sheet.png")
                 results += [path for paths in rows.values() for path in paths] + [OUTPUT / "apg_sheet.png"]
+                results.append(save_thumbnail(name, rows[THUMBNAIL_SCALE]))
             else:
-                results += run(server, name, prompt, OUTPUT / name)
+                paths = run(server, name, prompt, OUTPUT / name)
+                results += [*paths, save_thumbnail(name, paths)]
     if not results:
         sys.exit(f"demo: none of the {len(workflows)} workflows in {PACK / 'workflows' / 'api'} can run")
     print(*results, sep="\n")

@@ -1,4 +1,4 @@
-"""Trains a demo model or the judge: `python dev.py python -m guidekit.demo.train unet|dit|judge [--steps N]`.
+"""Trains a demo model or the judge: `python dev.py python -m guidekit.demo.train NAME [--steps N]`.
 
 Fixed seed, CPU or GPU, resumes from the last saved state after an interruption. Writes `<name>.safetensors` (fp16)
 and `<name>.log` beside this file. The state for resuming lies in the user's temporary folder.
@@ -22,11 +22,12 @@ HERE = Path(__file__).parent
 SEED = 20
 BATCH = 32
 EMA = 0.999
+ENDS = ("embedding.weight", "img_in.weight", "input_blocks.0.0.weight", "final_layer.linear.weight", "out.2.weight")
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Short warm-up, constant, linear to zero over the last 30 %."""
-    return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.3 * steps))
+def learning_rate(step: int, steps: int) -> float:
+    """As a share of the peak: short warm-up, constant, linear to zero over the last 30 %."""
+    return min(1.0, (step + 1) / 200, (steps - step) / (0.3 * steps))
 
 
 def reset_parameters(module: nn.Module) -> None:
@@ -50,14 +51,51 @@ def zero_outputs(family: str, network: nn.Module) -> None:
             nn.init.zeros_(child.bias)
 
 
+class Optimizer:
+    """Muon (Jordan et al. 2024) for hidden matrices, AdamW for embeddings, first and last layers, gains and biases.
+
+    A convolution is the matrix [out, in * height * width]. On the transformer Muon's loss after 400 steps was below
+    AdamW's after 500.
+    """
+
+    def __init__(self, module: nn.Module, muon: bool):
+        named = dict(module.named_parameters())
+        hidden = [k for k, p in named.items() if muon and p.ndim > 1 and not k.endswith(ENDS)]
+        self.hidden = [named[k] for k in hidden]
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.hidden]  # views: updates reach the module
+        rest = [p for k, p in named.items() if k not in hidden]
+        self.parts = [torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)]
+        if self.matrices:
+            settings = {"lr": 2e-3, "weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
+            self.parts.append(torch.optim.Muon(self.matrices, **settings))
+        self.peaks = [part.param_groups[0]["lr"] for part in self.parts]
+
+    def step(self, rate: float) -> None:
+        """One step at `rate` times the peak learning rates."""
+        for matrix, parameter in zip(self.matrices, self.hidden):
+            matrix.grad = parameter.grad.flatten(1)
+        for part, peak in zip(self.parts, self.peaks):
+            part.param_groups[0]["lr"] = peak * rate
+            part.step()
+
+    def state(self) -> list[dict]:
+        return [part.state_dict() for part in self.parts]
+
+    def load(self, state: list[dict]) -> None:
+        for part, saved in zip(self.parts, state):
+            part.load_state_dict(saved)
+
+
 class Diffusion(nn.Module):
     """A demo model with its text encoder; called with pictures and captions it gives the loss."""
 
-    def __init__(self, family: str):
+    def __init__(self, name: str):
         super().__init__()
         from . import models
 
-        self.family = family
+        family = models.family_of(name)
+
+        self.family, self.pack = family, models.PACK
         self.base = models.diffusion_model(family)
         self.text = models.DemoTextEncoder(dtype=torch.float32)
         self.tokenizer = models.DemoTokenizer()
@@ -74,7 +112,7 @@ class Diffusion(nn.Module):
 
     def forward(self, images: Tensor, captions: list[str]) -> Tensor:
         sampling, network = self.base.model_sampling, self.base.diffusion_model
-        packed = nn.functional.pixel_unshuffle(images * 2 - 1, 2)
+        packed = nn.functional.pixel_unshuffle(images * 2 - 1, self.pack)
         x0 = self.base.latent_format.process_in(packed)
         noise = torch.randn_like(x0)
         context, pooled = self.encode(captions)
@@ -135,12 +173,12 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
     model = Judge() if name == "judge" else Diffusion(name).to(device)
     loss_of = judge_loss if name == "judge" else diffusion_loss
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = Optimizer(model, muon=name != "judge")
     first, running, seconds = 0, 0.0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load(state["optimizer"])
         ema, first, running, seconds = state["ema"], state["step"], state["running"], state["seconds"]
         generator.set_state(state["data"])
         torch.set_rng_state(state["noise"])
@@ -159,15 +197,13 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
         say(f"{name}: {steps} steps of {BATCH}, {begun}")
         for step in range(first, steps):
             start = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, 1e-3)
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad(set_to_none=True)
             # The host's blocks add in place; autograd then needs copies of what it saved.
             with torch.autograd.graph.allow_mutation_on_saved_tensors():
                 loss = loss_of(model, generator)
                 loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            optimizer.step(learning_rate(step, steps))
             decay = min(EMA, (1 + step) / (10 + step))
             with torch.no_grad():
                 for k, v in model.state_dict().items():
@@ -176,7 +212,7 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
             seconds += time.perf_counter() - start
             if (step + 1) % 250 == 0 or step + 1 == steps:
                 say(f"step {step + 1:6d}  loss {running:.4f}  {seconds:7.0f} s")
-                save_state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema}
+                save_state = {"model": model.state_dict(), "optimizer": optimizer.state(), "ema": ema}
                 save_state |= {"step": step + 1, "running": running, "seconds": seconds}
                 save_state |= {"data": generator.get_state(), "noise": torch.get_rng_state()}
                 torch.save(save_state, state_file.with_suffix(".part"))
@@ -190,7 +226,7 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("unet", "dit", "judge"))
+    parser.add_argument("name", choices=("unet", "unet_early", "dit", "judge"))
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--threads", type=int, help="processor threads to use")
     options = parser.parse_args()

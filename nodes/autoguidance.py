@@ -76,10 +76,11 @@ class Autoguidance(io.ComfyNode):
                 ),
                 blocks_input(),
                 io.Int.Input(
-                    "seed",
+                    "random_seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
+                    step=1,
                     tooltip="Of dropout and token noise.",
                     advanced=True,
                 ),
@@ -101,7 +102,7 @@ class Autoguidance(io.ComfyNode):
         weakness,
         amount,
         blocks,
-        seed,
+        random_seed,
         rescale,
         start_percent,
         end_percent,
@@ -115,7 +116,7 @@ class Autoguidance(io.ComfyNode):
             model = model.clone()
             if not neutral:
                 branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
-                replace_self_attention(model, chosen, _Degraded(weakness, amount, seed), branch)
+                replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
             return io.NodeOutput(model)
         if weakness == "LoRA strength" and not neutral:
             weak_model = with_lora_strength(model, amount)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..demo.models import FAMILIES, load
+from ..demo.models import MODELS, load
 
 
 class DemoModel(io.ComfyNode):
@@ -18,7 +18,7 @@ class DemoModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "family",
-                    options=list(FAMILIES),
+                    options=list(MODELS),
                     default="unet",
                     tooltip="unet: SD2 type, v-prediction. dit: Flux type, rectified flow. Both take prompts such as "
                     '"a large red circle on a dark background, left".',

@@ -48,15 +48,17 @@ class SLG(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
+                    step=1,
                     tooltip="0: the blocks above are skipped. Else as many of them as this number, drawn anew in "
                     "every step; of all blocks, if none are named.",
                     advanced=True,
                 ),
                 io.Int.Input(
-                    "seed",
+                    "random_seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
+                    step=1,
                     tooltip="Of the random blocks; without them it does nothing.",
                     advanced=True,
                 ),
@@ -72,7 +74,7 @@ class SLG(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, scale, blocks, random_blocks, seed, rescale, start_percent, end_percent
+        cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent
     ) -> io.NodeOutput:
         possible = skippable_blocks(model)
         chosen = choose_blocks(model, blocks, possible if random_blocks else usually_skipped(model))
@@ -84,7 +86,7 @@ class SLG(io.ComfyNode):
             )
         model = model.clone()
         if scale != 0:
-            which = _SomeOf(tuple(chosen), random_blocks, seed) if random_blocks else Always(frozenset(chosen))
+            which = _SomeOf(tuple(chosen), random_blocks, random_seed) if random_blocks else Always(frozenset(chosen))
             branch = add_weak_branch(model, LABEL, scale, rescale, Range(start_percent, end_percent), which)
             skip_blocks(model, branch, which)
         return io.NodeOutput(model)

@@ -40,44 +40,58 @@ class _CalcCondBatch:
     inner: Callable[[dict], list[Tensor]] | None  # what had the slot before
 
     def __call__(self, args: dict) -> list[Tensor]:
-        model, model_options, conds = args["model"], args["model_options"], args["conds"]
-        run = current_run(model_options)
-        together, later = {}, {}
-        for branch in run.techniques["branches"]:
-            entries = branch.conds(run, conds)
-            if entries is not None:
-                first = branch.first_block(run)
-                resumes = first is not None and run.order[first] > 0
-                (later if resumes else together)[branch] = entries
-        if later:
-            first = min((branch.first_block(run) for branch in later), key=run.order.get)
-            run.prefix = Prefix(first, {entry["uuid"] for entries in later.values() for entry in entries})
+        run = current_run(args["model_options"])
+        asked = {branch: branch.conds(run, args["conds"]) for branch in run.techniques["branches"]}
+        wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
+        first = {branch: branch.first_block(run) for branch in wanted} if run.shares_blocks else {}
+        first = {branch: block for branch, block in first.items() if block is not None and run.order[block] > 0}
+        done = self._resumed(args, run, wanted, first) if first else None
+        out, found = done or self._together(args, run, wanted)
+        run.predictions.update(found)
+        run.acted.update(wanted)
+        return out
+
+    def _together(self, args: dict, run: Run, wanted: dict[Branch, list[dict]]) -> tuple[list[Tensor], dict]:
+        """The host's predictions and those of the branches, all in one call."""
+        conds, marked = args["conds"], _marked(run, wanted)
+        out = self._evaluate(args, conds + marked)
+        extra = out[len(conds) :]
+        extra += _evaluate_alone(args, marked[len(extra) :])  # the inner function may know only cond and uncond
+        return out[: len(conds)], dict(zip(wanted, extra))
+
+    def _resumed(
+        self, args: dict, run: Run, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
+    ) -> tuple[list[Tensor], dict] | None:
+        """The same with the branches in `first` in a second call, from the first changed block on."""
+        later = {branch: wanted[branch] for branch in first}
+        entries = {entry["uuid"] for entries in later.values() for entry in entries}
+        prefix = run.prefix = Prefix(min(first.values(), key=run.order.get), entries)
         try:
-            out = self._evaluate(args, conds + _marked(run, together))
-            extra = out[len(conds) :]
-            # An inner function may know only cond and uncond.
-            alone = [_marked(run, together)[len(extra) :]] if len(extra) < len(together) else []
-            if later:
-                alone.append(_marked(run, later))
-                run.prefix.resumed = {
-                    branch_uuid(run, branch, entry["uuid"]): entry["uuid"]
-                    for branch, entries in later.items()
-                    for entry in entries
-                }
-            for group in alone:
-                extra += comfy.samplers.calc_cond_batch(model, group, args["input"], args["sigma"], model_options)
-            if later and run.prefix.repeated:
-                run.say("The positive is evaluated in parts, so weak branches are computed whole.")
+            out, found = self._together(args, run, {b: entries for b, entries in wanted.items() if b not in first})
+            if not prefix.kept:
+                # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
+                # all predictions are cached or none is.
+                run.shares_blocks = False
+                run.say("Weak branches are computed whole from here on: the blocks of the positive could not be seen.")
+                return None
+            prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
+            extra = _evaluate_alone(args, _marked(run, later))
         finally:
             run.prefix = None
-        run.predictions.update(zip([*together, *later], extra))
-        run.acted.update(together, later)
-        return out[: len(conds)]
+        if prefix.repeated:
+            run.say("Weak branches are computed whole: the positive is evaluated in parts.")
+        return out, found | dict(zip(later, extra))
 
     def _evaluate(self, args: dict, conds: list) -> list[Tensor]:
         if self.inner is not None:
             return list(self.inner({**args, "conds": conds}))
-        return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
+        return _evaluate_alone(args, conds)
+
+
+def _evaluate_alone(args: dict, conds: list) -> list[Tensor]:
+    if not conds:
+        return []
+    return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
 
 
 def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:

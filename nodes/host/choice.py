@@ -7,8 +7,9 @@ from comfy.model_patcher import ModelPatcher
 from .families import Block, family_of, self_attention_blocks
 
 TOOLTIP = (
-    "Empty: the usual blocks of the model's family. Else numbers, lists and ranges, such as 7-9 or 1, 3: counted over all "
-    "blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; middle; all."
+    "Empty: the usual blocks of the model's family. Else numbers, lists and ranges, such as 7-9 or 1, 3: counted over "
+    "all blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; or "
+    "middle; or all."
 )
 _PART = re.compile(r"(?:(?P<kind>[a-z]+)\s*)?(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?")
 

@@ -2,7 +2,8 @@
 
 Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
 `block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g.
-comfy/ldm/flux/model.py:224); SD3 has neither and is told by blocks.py. All joint-attention families put the text before the image.
+comfy/ldm/flux/model.py:224); SD3 has neither and is told by blocks.py. All joint-attention families put the text before
+the image.
 """
 
 import math

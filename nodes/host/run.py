@@ -49,8 +49,11 @@ class Run:
         self.step_sigma = self.sigmas[0]
         self.predictions: dict[Any, Tensor] = {}  # of the current evaluation, by branch
         self.branch_uuids: dict[Any, dict[UUID, UUID]] = {}  # by branch, from the uuid of the entry it was made of
-        self.guests: dict[Any, tuple] = {}  # second models that are ready to predict: guider, its extra arguments, callback
-        self.prefix: Prefix | None = None  # while an evaluation shares blocks between cond and a branch
+        self.guests: dict[
+            Any, tuple
+        ] = {}  # second models that are ready to predict: guider, its extra arguments, callback
+        self.shares_blocks = True  # between cond and branches that equal it up to some block
+        self.prefix: Prefix | None = None  # while an evaluation does so
         self.acted: set = set()
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}

@@ -48,8 +48,10 @@ class SecondModel:
             noise, latent = (
                 comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(t, latent_shapes)) for t in (noise, latent)
             )
-            mask = None if mask is None else comfy.nested_tensor.NestedTensor(
-                comfy.utils.unpack_latents(mask, latent_shapes)
+            mask = (
+                None
+                if mask is None
+                else comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(mask, latent_shapes))
             )
         guest.sample(noise, latent, inside, sigmas, mask, None, True, seed)
         return inside.result
@@ -126,5 +128,5 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
 
 
 def _is_added(patch: tuple) -> bool:
-    """Whether a patch (strength, what, strength of the weight, ...) leaves the weight itself as it is; merges do not."""
+    """Whether a patch (strength, what, strength of the weight, ...) leaves the weight as it is; merges do not."""
     return patch[2] == 1.0

@@ -41,7 +41,12 @@ PRODUCTS = [
     Product("seg", SEG, {"blur": 1.0, "rescale": "partial"}, {"blur": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
     Product("slg", SLG, {"rescale": "full"}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
     Product(
-        "slg_random", SLG, {"random_blocks": 1, "seed": 7}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True
+        "slg_random",
+        SLG,
+        {"random_blocks": 1, "random_seed": 7},
+        {"scale": 0.0},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
     ),
     Product("autoguidance", Autoguidance, {}, {"amount": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
     Product(

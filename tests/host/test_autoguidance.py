@@ -208,7 +208,8 @@ def test_the_weights_of_the_model_are_as_they_were():
 
 def test_dropout_changes_from_step_to_step_and_with_the_seed():
     runs = [
-        tiny.sample(run_node(Autoguidance, model=tiny.model("flux"), amount=0.5, seed=seed), "flux") for seed in (1, 1, 2)
+        tiny.sample(run_node(Autoguidance, model=tiny.model("flux"), amount=0.5, random_seed=seed), "flux")
+        for seed in (1, 1, 2)
     ]
     assert torch.equal(runs[0], runs[1])
     assert probes.distance(runs[0], runs[2]) > 1e-6

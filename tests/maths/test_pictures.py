@@ -155,7 +155,7 @@ def test_areas(shape):
         "cross": 2 * 2 * 0.6 - 0.6**2,
     }[shape]
     assert 1.2 < area < 3
-    for extent, radius in (("small", 0.36), ("large", 0.60)):
+    for extent, radius in (("small", 0.48), ("large", 0.70)):
         masks = objects(scenes_of(shape=shape, extent=extent, position="center"))
         found = masks.sum((1, 2)).mean() * (2 / SIZE) ** 2 / radius**2
         assert found == pytest.approx(area, rel=0.08), extent
