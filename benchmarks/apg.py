@@ -9,7 +9,7 @@ from . import FAMILIES
 from ._demo import Demo, diversity, measure_scale
 from ._nodes import run_node
 
-COUNT = 100
+COUNT = 200
 SCALES = (3.0, 8.0, 15.0)
 HEADER = (
     "| model | guidance | omega_e | shape | colour | saturation (change against CFG) | contrast | clipped | diversity "

@@ -13,12 +13,12 @@ from . import FAMILIES
 from ._demo import Demo, diversity, measure_scale
 from ._nodes import run_node
 
-COUNT = 100
+COUNT = 200
 BUDGET = 50  # network evaluations a picture; a weak branch counts as a whole one
 CFG = 3.0
 HEADER = (
-    "| model | guidance | evaluations per step x steps | omega_e | shape | right shapes against CFG | colour | Fréchet "
-    "| saturation | diversity |"
+    "| model | guidance | evaluations per step x steps | omega_e | all right | change against CFG | shape | background "
+    "| Fréchet | saturation | diversity |"
 )
 
 
@@ -39,7 +39,7 @@ def methods(family: str, model: ModelPatcher) -> dict[str, ModelPatcher]:
 class Table:
     def __init__(self, family: str, real: torch.Tensor):
         self.family, self.real, self.demo = family, real, Demo(family, COUNT)
-        self.reference: torch.Tensor | None = None  # which pictures of CFG have the right shape
+        self.reference: torch.Tensor | None = None  # which pictures of CFG show all they should
 
     def row(self, name: str, model: ModelPatcher, scale: float, per_step: int, steps: int) -> float:
         """Prints a row; returns omega_e."""
@@ -47,16 +47,17 @@ class Table:
         measured = measure_scale(model)
         images = self.demo.sample(model, scale, steps)
         judged, scenes = load_judge()(images), self.demo.scenes
-        shape = (judged["shape"].argmax(1) == scenes.shape).float()
-        colour = 100 * (judged["colour"].argmax(1) == scenes.colour).float().mean()
+        right = {k: (judged[k].argmax(1) == getattr(scenes, k)).float() for k in ("shape", "colour", "background")}
+        everything = right["shape"] * right["colour"] * right["background"]
         if self.reference is None:
-            self.reference, change = shape, ""
+            self.reference, change = everything, ""
         else:
-            low, high = measures.bootstrap(100 * (shape - self.reference))
-            change = f"{low:+.0f} to {high:+.0f}"
+            low, high = measures.bootstrap(100 * (everything - self.reference))
+            change = f"{low:+.1f} to {high:+.1f}"
+        share = {k: f"{100 * v.mean():.1f} %" for k, v in {**right, "all": everything}.items()}
         print(
-            f"| {self.family} | {name} | {per_step} x {steps} | {measured.mean:.2f} | {100 * shape.mean():.0f} % "
-            f"| {change} | {colour:.0f} % | {measures.frechet(judged['features'], self.real):.2f} "
+            f"| {self.family} | {name} | {per_step} x {steps} | {measured.mean:.2f} | {share['all']} | {change} "
+            f"| {share['shape']} | {share['background']} | {measures.frechet(judged['features'], self.real):.2f} "
             f"| {measures.saturation(images).mean():.3f} | {diversity(judged['features'], scenes):.2f} |",
             flush=True,
         )
@@ -76,7 +77,8 @@ def main() -> None:
     print(
         f"{COUNT} captions, euler, {BUDGET} network evaluations a picture in every row, the same noise. omega_e: "
         "effective scale (sums over steps and pictures; none without a negative), and below each method plain CFG at "
-        "the same. Right shapes against CFG: 95 % paired bootstrap interval of the change, in points.\n"
+        "the same. All right: shape, colour and background. Change against CFG: 95 % paired bootstrap interval, in "
+        "points.\n"
     )
     print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
     with torch.inference_mode():

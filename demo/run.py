@@ -111,14 +111,14 @@ def comparison_sheet(rows: dict[float, list[Path]]) -> Image.Image:
 
 
 def thumbnail(paths: list[Path]) -> Image.Image:
-    """One row of pictures for each name that files begin with, in the order of the workflow."""
+    """One row of pictures for each name that files begin with, plain CFG above the others."""
     tile, gap = 120, 4
     rows: dict[str, list[Path]] = {}
     for path in paths:
         rows.setdefault(path.name.rsplit("_", 2)[0], []).append(path)
     width = max(map(len, rows.values())) * (tile + gap) + gap
     sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
-    for y, row in enumerate(rows.values()):
+    for y, row in enumerate(rows[name] for name in sorted(rows, key=lambda name: (name != "cfg", name))):
         for x, path in enumerate(sorted(row)):
             picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(picture, (gap + x * (tile + gap), gap + y * (tile + gap)))

@@ -9,11 +9,12 @@ does between blocks (residuals of ControlNets, other patches) it does in a resum
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, forward_timestep_embed
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -54,13 +55,36 @@ def skip_blocks(model: ModelPatcher, branch: Any, blocks: Callable[[Run], frozen
 
 
 def skippable_blocks(model: ModelPatcher) -> list[Block]:
-    """The blocks that a branch can pass by; where the host shows them only from behind, not the first."""
-    return self_attention_blocks(model)[0 if family_of(model).replaceable else 1 :]
+    """The blocks that a branch can pass by; where the host shows them only from behind, not the first.
+
+    Raises:
+        ValueError: a UNet in a host that does not let its layers be replaced.
+    """
+    family = family_of(model)
+    if family.name == "UNet" and not reaches_unet_layers():
+        raise ValueError(
+            "This version of ComfyUI cannot skip blocks of a UNet. Use ComfyUI 0.26 or newer, or a PAG node."
+        )
+    return self_attention_blocks(model)[0 if family.replaceable else 1 :]
 
 
 def can_resume(model: ModelPatcher) -> bool:
     """Whether a branch of this model can start where it begins to differ from cond."""
-    return family_of(model).replaceable
+    family = family_of(model)
+    return family.replaceable and (family.name != "UNet" or reaches_unet_layers())
+
+
+@cache
+def reaches_unet_layers() -> bool:
+    """Whether the host asks `forward_timestep_embed_patch` before it runs a layer itself, as 0.26 and newer ones do;
+    0.18 asks only for layers that it does not know."""
+
+    class Known(TimestepBlock):
+        def forward(self, x, emb):
+            return False
+
+    options = {"patches": {_UNET_PATCH: [(torch.nn.Module, lambda *_: True)]}}
+    return forward_timestep_embed([Known()], None, None, None, options)
 
 
 def _through(

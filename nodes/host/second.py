@@ -10,7 +10,6 @@ Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 13
 """
 
 import copy
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,10 +39,10 @@ class SecondModel:
 
     def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
         """`sample()`, with this model ready to predict."""
-        noise, latent, _, sigmas, mask, _, _, seed = args
+        noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = comfy.samplers.CFGGuider(self.model)
         guest.original_conds = {"positive": guider.original_conds["positive"]}
-        inside = _Inside(self, run, sample)
+        inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
         if len(latent_shapes) > 1:
             noise, latent = (
                 comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(t, latent_shapes)) for t in (noise, latent)
@@ -58,10 +57,12 @@ class SecondModel:
 
 
 class _Inside:
-    """As a sampler of the second model: runs the first model's sampling."""
+    """As a sampler of the second model: runs the first model's sampling. `sampler_function` is that of the first, by
+    which a run knows the order of evaluations."""
 
-    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor]):
+    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler_function):
         self.second, self.run, self._sample = second, run, sample
+        self.sampler_function = sampler_function
         self.result: Tensor | None = None
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:
@@ -123,7 +124,6 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
     weak = separated(model)
     for key in added:
         weak.patches[key] = [(p[0] * factor, *p[1:]) if _is_added(p) else p for p in weak.patches[key]]
-    weak.patches_uuid = uuid.uuid4()
     return weak
 
 

@@ -39,9 +39,8 @@ class WeakGuidance:
 
     def change(self, run: Run, args: dict, weak: Tensor) -> Tensor:
         """What to add to the guided prediction."""
-        cond, guided = args["cond_denoised"], args["cond_denoised"]
-        if args["uncond"] is not None:
-            guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])
+        cond = args["cond_denoised"]
+        guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])  # without a negative, the host has scale 1
         streams = zip(*map(run.unpack, (cond, weak, guided)))
         return run.pack([weak_branch(c, k, self.scale, g, self.rescale) for c, k, g in streams])
 
@@ -58,7 +57,9 @@ class WeakBranch(WeakGuidance, Branch):
 
     def first_block(self, run: Run) -> Block | None:
         if not self.resumes:
-            run.say(f"{self.label}: this network is computed whole for the weak branch; its blocks cannot be replaced.")
+            run.say(
+                f"{self.label}: the weak prediction is computed whole; here blocks of this network cannot be replaced."
+            )
             return None
         return min(self.blocks(run), key=run.order.get)
 

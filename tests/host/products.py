@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
@@ -33,19 +34,29 @@ class Product:
         return run_node(self.node, model=model, **second, **{**self.acting, **settings})
 
 
+SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 PRODUCTS = [
     Product("apg", APG, {}, NEUTRAL_APG),
     Product("apg_everything", APG, {"scope": "everything before", "norm_threshold": 0.01}, NEUTRAL_APG),
     Product("pag", PAG, {}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
     Product("seg", SEG, {"blur": 1.0, "rescale": "partial"}, {"blur": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
-    Product("slg", SLG, {"rescale": "full"}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product(
+        "slg",
+        SLG,
+        {"rescale": "full"},
+        {"scale": 0.0},
+        extra_evaluations=1,
+        families=SKIPPABLE,
+        guides_at_cfg_1=True,
+    ),
     Product(
         "slg_random",
         SLG,
         {"random_blocks": 1, "random_seed": 7},
         {"scale": 0.0},
         extra_evaluations=1,
+        families=SKIPPABLE,
         guides_at_cfg_1=True,
     ),
     Product("autoguidance", Autoguidance, {}, {"amount": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),

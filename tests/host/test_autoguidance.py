@@ -1,13 +1,17 @@
 """Autoguidance in the host: a second model beside the first, LoRAs at another strength, and random weakening."""
 
+from types import SimpleNamespace
+
 import comfy.model_management
-import comfy.nested_tensor
 import pytest
 import torch
 from comfy.model_base import ModelType
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.autoguidance import Autoguidance, _Degraded
+from guidekit.nodes.host.attention import SelfAttention
+from guidekit.nodes.host.families import Block
+from guidekit.nodes.host.run import change_scale
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
 from guidekit.samplers.guidance.weak_branch import autoguidance_scales
@@ -239,3 +243,44 @@ def test_models_that_share_no_latents_or_noise_are_refused(one, two):
 def test_a_straight_path_and_added_noise_do_not_mix():
     with pytest.raises(ValueError, match="different noise.*data plus noise.*straight path"):
         guided(tiny.model("unet"), other("unet", model_type=ModelType.FLOW))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s_ancestral"])
+def test_both_models_count_the_same_steps(sampler):
+    steps = {"first": [], "second": []}
+
+    class Note:
+        label, idle_reason = "note", "never"
+
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, run, scale):
+            run.acted.add(self)
+            steps[self.name].append(run.step)
+            return scale
+
+    def watched(model, name):
+        model = model.clone()
+        change_scale(model, Note(name))
+        return model
+
+    model = guided(watched(tiny.model("flux"), "first"), watched(other("flux"), "second"))
+    tiny.sample(model, "flux", sampler=sampler, steps=5)
+    assert steps["first"] == steps["second"]
+    assert set(steps["first"]) == set(range(5))
+
+
+def test_degradation_is_another_in_every_step_and_block():
+    def noise(step, block, seed=1):
+        tokens = torch.ones(2, 3, 8, 4)
+        run = SimpleNamespace(step=step, order={Block("double", 0): 0, Block("double", 1): 1})
+        place = (slice(2, 8), (2, 3), Block("double", block), run, None)
+        attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, lambda q, k, v: v)
+        out = _Degraded("dropout", 0.5, seed)(attention)
+        assert torch.equal(out[:, :, :2], tokens[:, :, :2])  # the text
+        return out
+
+    assert torch.equal(noise(0, 0), noise(0, 0))
+    for step, block, seed in ((1, 0, 1), (0, 1, 1), (0, 0, 2)):
+        assert not torch.equal(noise(step, block, seed), noise(0, 0))

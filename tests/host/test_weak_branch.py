@@ -1,9 +1,11 @@
 """The weak branches in the host: the right prediction on every family, once in the same call, once resumed."""
 
+import logging
 import math
 
 import comfy.controlnet
 import comfy.sample
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -11,7 +13,9 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from torch.utils.flop_counter import FlopCounterMode
 
 from guidekit.benchmarks._nodes import run_node
+from guidekit.nodes.host import blocks, weak
 from guidekit.nodes.host.attention import replace_self_attention
+from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.host.choice import choose_blocks
 from guidekit.nodes.host.families import self_attention_blocks
 from guidekit.nodes.host.weak import WeakBranch
@@ -25,7 +29,16 @@ BLOCKS = [
     for family in tiny.FAMILIES
     for i in range(len(self_attention_blocks(tiny.model(family))))
 ]
-REPLACEABLE = [case for case in BLOCKS if case.values[0] != "lumina2"]
+NOT_RESUMED = ["lumina2"] if reaches_unet_layers() else ["lumina2", "unet"]
+REPLACEABLE = [case for case in BLOCKS if case.values[0] not in NOT_RESUMED]
+unet_layers = pytest.mark.skipif(
+    not reaches_unet_layers(), reason="this host does not let layers of a UNet be replaced"
+)
+
+
+def need(node, family):
+    if node is SLG and family == "unet" and not reaches_unet_layers():
+        pytest.skip("this host does not let layers of a UNet be replaced")
 
 
 class DenseIdentity:
@@ -99,6 +112,7 @@ class Zero(torch.nn.Module):
 @pytest.mark.parametrize(("family", "block"), [c for c in BLOCKS if c.values != ("lumina2", 0)])
 def test_a_skipped_block_is_not_in_the_network(family, block, monkeypatch):
     """Against the same network with that block taken out by hand."""
+    need(SLG, family)
     model = tiny.model(family)
     found, cond = difference(run_node(SLG, model=model, scale=1.0, blocks=str(block)), family, batch=2)
     kind, number = self_attention_blocks(model)[block]
@@ -147,6 +161,7 @@ def test_resuming_gives_what_the_whole_pass_gives(family, block, name, monkeypat
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_several_branches_share_one_call(family, monkeypatch):
+    need(SLG, family)
     model = tiny.model(family)
     for node, settings in NODES.values():
         model = run_node(node, model=model, **settings)
@@ -165,6 +180,7 @@ def test_several_branches_share_one_call(family, monkeypatch):
 def test_areas_prompts_and_a_split_batch(family, name, monkeypatch):
     """Several entries, each resumed from its own state, also when memory splits the batch."""
     node, settings = NODES[name]
+    need(node, family)
     left = tiny.conditioning(family, 1)
     left[0][1]["area"] = (8, 4, 0, 0) if family != "wan" else (2, 8, 4, 0, 0, 0)
     options = {"positive": left + tiny.conditioning(family, 2, tokens=9), "batch": 2}
@@ -179,8 +195,6 @@ def test_areas_prompts_and_a_split_batch(family, name, monkeypatch):
 
 def test_context_windows_are_computed_whole(caplog):
     """A window evaluates the same entry again: what it left cannot be told apart, so nothing is resumed."""
-    import logging
-
     import comfy.context_windows as windows
 
     caplog.set_level(logging.INFO)
@@ -229,6 +243,7 @@ def test_residuals_of_a_controlnet_keep_their_effect(family, name, monkeypatch):
         return {n: [normal(1, 16, width, seed=i) for i in range(2)] for n in ("input", "output")}
 
     node, settings = NODES[name]
+    need(node, family)
     model = run_node(node, model=tiny.model(family), **settings)
     positive = tiny.conditioning(family, 1)
     positive[0][1] |= {"control": Control(residuals()), "control_apply_to_uncond": False}
@@ -269,6 +284,7 @@ def test_patches_of_others_keep_their_effect(name, monkeypatch):
 @pytest.mark.parametrize("name", NODES)
 def test_unet_patches_of_others_keep_their_effect(name, monkeypatch):
     node, settings = NODES[name]
+    need(node, "unet")
 
     def run():
         model = run_node(node, model=tiny.model("unet"), **settings)
@@ -323,6 +339,7 @@ UNETS = {
 }
 
 
+@unet_layers
 @pytest.mark.parametrize("name", UNETS)
 def test_the_encoder_of_a_unet_is_not_computed_again(name):
     settings, side = UNETS[name]
@@ -362,6 +379,7 @@ def test_share_of_a_deep_transformer(k):
 @pytest.mark.parametrize("node", [PAG, SEG, SLG])
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_outside_its_range_there_is_not_one_more_evaluation(family, node):
+    need(node, family)
     model = run_node(node, model=tiny.model(family), scale=9.0, start_percent=0.5)
     calls, seen = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, family, steps=4)
@@ -513,3 +531,92 @@ def test_lazycache_caches_the_guided_prediction():
     calls = probes.count_evaluations(often)
     assert torch.isfinite(tiny.sample(often, "flux", steps=8)).all()
     assert calls.total < 8 * 3
+
+
+@pytest.mark.parametrize(("node", "settings"), NODES.values(), ids=NODES)
+@pytest.mark.parametrize("family", ["qwen_image", "flux"])
+def test_masked_text_is_not_there(family, node, settings):
+    """A prompt of seven tokens of which two are masked gives what the five give: in one call for both, and alone."""
+    five = tiny.conditioning(family, 1, tokens=5)
+    text = torch.cat([five[0][0], tiny.conditioning(family, 2, tokens=2)[0][0]], 1)
+    if family == "flux":  # over the whole map
+        mask = torch.zeros(1, 7 + 16, 7 + 16)
+        mask[:, :, 5:7] = -1e9
+        extra = {"attention_mask": mask, "attention_mask_img_shape": (4, 4)}
+    else:
+        extra = {"attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0, 0]])}
+    masked = [[text, {**five[0][1], **extra}]]
+    model = run_node(node, model=tiny.model(family), blocks="all", **settings)
+    if node is SLG:
+        model = run_node(node, model=tiny.model(family), blocks="0", **settings)
+    for cfg in (1.0, 3.0):
+        options = {"cfg": cfg, "batch": 2, "negative": masked}
+        found = first_step(model, family, positive=masked, **options)["denoised"]
+        options["negative"] = five
+        wanted = first_step(model, family, positive=five, **options)["denoised"]
+        assert probes.distance(found, wanted) < 1e-4
+        whole_prompt = [[text, five[0][1]]]
+        options["negative"] = whole_prompt
+        assert probes.distance(first_step(model, family, positive=whole_prompt, **options)["denoised"], wanted) > 3e-4
+
+
+def test_what_cond_left_is_dropped_with_the_evaluation():
+    from guidekit.nodes.host.run import current_run
+
+    model, prefixes = run_node(PAG, model=tiny.model("flux")), []
+
+    def post_cfg(args):
+        prefixes.append(current_run(args["model_options"]).prefix)
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(post_cfg)
+    tiny.sample(model, "flux", steps=2)
+    assert prefixes == [None, None]
+
+
+@pytest.mark.parametrize("rescale", ["off", "partial", "full"])
+@pytest.mark.parametrize("negative", [True, False])
+def test_rescaling_is_the_formula_also_without_a_negative(negative, rescale):
+    """Where there is none, the host hands over zeros for the prediction that it did not make."""
+    model = run_node(PAG, model=tiny.model("flux"), scale=2.0, rescale=rescale)
+    weakened = tiny.model("flux")
+    replace_self_attention(weakened, choose_blocks(weakened, "double 1", []), DenseIdentity())
+    seen = {}
+    for name, patcher in (("guided", model), ("weak", weakened)):
+        guider = comfy.samplers.CFGGuider(patcher)
+        conds = {"positive": tiny.conditioning("flux", 11)}
+        guider.inner_set_conds({**conds, "negative": tiny.conditioning("flux", 22)} if negative else conds)
+        guider.set_cfg(4.0 if negative else 1.0)
+        seen[name] = probes.record_predictions(patcher)
+        x, euler = tiny.noise("flux", 2), comfy.samplers.sampler_object("euler")
+        guider.sample(x, torch.zeros_like(x), euler, torch.tensor([1.0, 0.0]), disable_pbar=True)
+    (step,), (weak_step,) = seen["guided"].steps, seen["weak"].steps
+    rows = []
+    for i in range(2):
+        cond, uncond = step["cond_denoised"][i].double(), step["uncond_denoised"][i].double()
+        plain = uncond + 4.0 * (cond - uncond) if negative else cond
+        change = 2.0 * (cond - weak_step["cond_denoised"][i].double())
+        if rescale == "partial":
+            change = change * cond.std() / (cond + change).std()
+        result = plain + change
+        rows.append(result * cond.std() / result.std() if rescale == "full" else result)
+    assert probes.distance(step["denoised"].double(), torch.stack(rows)) < 1e-4
+
+
+def test_a_host_whose_unets_cannot_be_reached(monkeypatch, caplog):
+    """ComfyUI 0.18 runs the layers of a UNet without asking: weak branches are computed whole, and say so; blocks
+    cannot be skipped."""
+    caplog.set_level(logging.INFO)
+    model = tiny.model("unet")
+    resumed = first_step(run_node(PAG, model=model), "unet")["denoised"]
+    for module in (blocks, weak):
+        monkeypatch.setattr(module, "can_resume", lambda model: False)
+    monkeypatch.setattr(blocks, "reaches_unet_layers", lambda: False)
+    caplog.clear()
+    guided = run_node(PAG, model=model)
+    calls = probes.count_evaluations(guided)
+    assert probes.distance(first_step(guided, "unet")["denoised"], resumed) < 1e-5
+    assert calls.chunks == [3]
+    assert caplog.text.count("computed whole") == 1
+    with pytest.raises(ValueError, match="cannot skip blocks of a UNet. Use ComfyUI 0.26"):
+        run_node(SLG, model=model)

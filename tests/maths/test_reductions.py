@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from guidekit.samplers.reductions import cosine, dot, norm, parallel_coefficient, rms, wide_dtype
+from guidekit.samplers.reductions import cosine, dot, norm, parallel_coefficient, rms, std, wide_dtype
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous, samples
 
 BINARY = {
@@ -20,6 +20,7 @@ BINARY = {
 UNARY = {
     "norm": (norm, lambda a: math.sqrt(math.fsum(a * a))),
     "rms": (rms, lambda a: math.sqrt(math.fsum(a * a) / len(a))),
+    "std": (std, lambda a: math.sqrt(math.fsum((a - math.fsum(a) / len(a)) ** 2) / len(a))),
 }
 # Of the sum of the magnitudes that are added, whatever the precision of the input: float32 and float64 accumulation.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
@@ -36,7 +37,7 @@ def inputs(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.
 
 def scale_of(name: str, tensors: list[torch.Tensor]) -> np.ndarray:
     """What the tolerance is relative to: the result if all that is added had one sign."""
-    return np.abs(expected(name, *(t.abs() for t in tensors)))
+    return np.abs(expected("rms" if name == "std" else name, *(t.abs() for t in tensors)))
 
 
 @pytest.mark.parametrize("accumulate", TOLERANCE, ids=str)
