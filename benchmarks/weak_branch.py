@@ -54,9 +54,10 @@ class Table:
         else:
             low, high = measures.bootstrap(100 * (everything - self.reference))
             change = f"{low:+.1f} to {high:+.1f}"
+        omega = "-" if measured.mean != measured.mean else f"{measured.mean:.2f}"  # NaN without a negative
         share = {k: f"{100 * v.mean():.1f} %" for k, v in {**right, "all": everything}.items()}
         print(
-            f"| {self.family} | {name} | {per_step} x {steps} | {measured.mean:.2f} | {share['all']} | {change} "
+            f"| {self.family} | {name} | {per_step} x {steps} | {omega} | {share['all']} | {change} "
             f"| {share['shape']} | {share['background']} | {measures.frechet(judged['features'], self.real):.2f} "
             f"| {measures.saturation(images).mean():.3f} | {diversity(judged['features'], scenes):.2f} |",
             flush=True,
