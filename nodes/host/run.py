@@ -41,7 +41,7 @@ class Run:
 
     def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list):
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        self._network = network_of(guider.model_patcher)
+        self._model = guider.model_patcher
         self.sigmas: list[float] = sigmas.tolist()
         self.latent_shapes = [tuple(shape) for shape in latent_shapes]
         self.techniques: dict[str, list] = guider.model_options[KEY]
@@ -66,7 +66,7 @@ class Run:
     @cached_property
     def order(self) -> dict[Block, int]:
         """The place of each of the network's blocks in the order in which they run."""
-        return order_of_blocks(self._network)
+        return order_of_blocks(network_of(self._model))
 
     @property
     def descending(self) -> bool:

@@ -28,6 +28,7 @@ class Product:
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
     needs_second_model: bool = False
+    in_pairs: bool = True  # False for a second setting of a node that combines in the same way
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
         second = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
@@ -58,6 +59,7 @@ PRODUCTS = [
         extra_evaluations=1,
         families=SKIPPABLE,
         guides_at_cfg_1=True,
+        in_pairs=False,
     ),
     Product("autoguidance", Autoguidance, {}, {"amount": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
     Product(
@@ -67,6 +69,7 @@ PRODUCTS = [
         {"scale": 0.0},
         extra_evaluations=1,
         guides_at_cfg_1=True,
+        in_pairs=False,
     ),
     Product(
         "autoguidance_model",

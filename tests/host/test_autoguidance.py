@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 
 import comfy.model_management
+import comfy.nested_tensor
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
@@ -15,7 +17,7 @@ from guidekit.nodes.host.run import change_scale
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
 from guidekit.samplers.guidance.weak_branch import autoguidance_scales
-from guidekit.tests.host import probes, tiny
+from guidekit.tests.host import probes, tiny, toy
 
 
 def other(family, model_type=None):
@@ -37,9 +39,7 @@ def steps_of(model, family, **options):
 
 def alone(model, family, step, **options):
     """What `model` predicts for the positive at a recorded x and sigma, in a run of its own."""
-    from comfy.samplers import CFGGuider
-
-    guider = CFGGuider(model)
+    guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": options.get("positive") or tiny.conditioning(family, 11)})
 
     class Once:
@@ -284,3 +284,61 @@ def test_degradation_is_another_in_every_step_and_block():
     assert torch.equal(noise(0, 0), noise(0, 0))
     for step, block, seed in ((1, 0, 1), (0, 1, 1), (0, 0, 2)):
         assert not torch.equal(noise(step, block, seed), noise(0, 0))
+
+
+class Elementwise(torch.nn.Module):
+    """A denoiser that sees no neighbours, so that streams cannot mix in it."""
+
+    dtype = torch.float32
+
+    def __init__(self, strength):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
+        prompt = context.mean((1, 2)).reshape(-1, *[1] * (x.ndim - 1))
+        return 0.4 * x + self.strength * torch.tanh(prompt * x)
+
+
+def elementwise(strength, rank=5):
+    model = toy.model(rank, "flow")
+    model.model.diffusion_model = Elementwise(strength)
+    return model
+
+
+def sampled(model, latent, mask=None):
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(toy.conditioning(2.0), toy.conditioning(-1.5))
+    guider.set_cfg(3.0)
+    sigmas = torch.tensor([1.0, 0.7, 0.3, 0.0])
+    euler = comfy.samplers.sampler_object("euler")
+    return guider.sample(latent, latent * 0, euler, sigmas, denoise_mask=mask, disable_pbar=True)
+
+
+@pytest.mark.parametrize("rescale", ["off", "partial", "full"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_streams_of_a_packed_latent_do_not_meet(masked, rescale):
+    """Video and audio in one latent, which the host packs: the video comes out as it does alone, whatever the audio."""
+    video, audio = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 4, 24)
+    mask = torch.ones(1, 1, 2, 4, 6)
+    mask[..., :3] = 0
+    mask = mask if masked else None
+    model = guided(elementwise(1.0), elementwise(0.6), scale=2.0, rescale=rescale)
+    alone = sampled(model, video, mask)
+    assert probes.distance(alone, sampled(elementwise(1.0), video, mask)) > 1e-3
+    for loud in (1.0, 30.0):
+        nested = comfy.nested_tensor.NestedTensor
+        together = sampled(model, nested([video, audio * loud]), nested([mask]) if masked else None)
+        assert probes.distance(together.unbind()[0], alone) < 1e-5
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_latents_of_any_rank(rank):
+    model = guided(elementwise(1.0, rank), elementwise(0.6, rank), scale=2.0)
+    seen = probes.record_predictions(model)
+    sampled(model, toy.noise(rank, batch=2))
+    for step in seen.steps:
+        x, sigma = step["input"], step["sigma"].reshape(-1, *[1] * (rank - 1))
+        weak = x - sigma * (0.4 * x + 0.6 * torch.tanh(2.0 * x))
+        wanted = cfg(step["cond_denoised"], step["uncond_denoised"], 3.0) + 2.0 * (step["cond_denoised"] - weak)
+        assert probes.distance(step["denoised"], wanted) < 1e-5

@@ -32,7 +32,7 @@ CORE = {
 UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG"}, {"SLG"}
 FAMILIES = ["unet", "flux"]
 
-OURS = {p.name: p for p in PRODUCTS}
+OURS = {p.name: p for p in PRODUCTS if p.in_pairs}
 PAIRS = [(a, b) for a in [*OURS, *CORE] for b in [*OURS, *CORE] if a in OURS or b in OURS]
 # Said on its help page: this node means "before", so its place counts.
 ORDERED = {"apg_everything"}
