@@ -323,13 +323,21 @@ def test_streams_of_a_packed_latent_do_not_meet(masked, rescale):
     mask = torch.ones(1, 1, 2, 4, 6)
     mask[..., :3] = 0
     mask = mask if masked else None
-    model = guided(elementwise(1.0), elementwise(0.6), scale=2.0, rescale=rescale)
+    weak, shapes = elementwise(0.6), []
+
+    def extra_conds(**kwargs):
+        shapes.append(kwargs["latent_shapes"])
+        return type(weak.model).extra_conds(weak.model, **kwargs)
+
+    weak.model.extra_conds = extra_conds
+    model = guided(elementwise(1.0), weak, scale=2.0, rescale=rescale)
     alone = sampled(model, video, mask)
     assert probes.distance(alone, sampled(elementwise(1.0), video, mask)) > 1e-3
     for loud in (1.0, 30.0):
         nested = comfy.nested_tensor.NestedTensor
         together = sampled(model, nested([video, audio * loud]), nested([mask]) if masked else None)
         assert probes.distance(together.unbind()[0], alone) < 1e-5
+        assert [tuple(shape) for shape in shapes[-1]] == [(1, 4, 2, 4, 6), (1, 4, 24)]
 
 
 @pytest.mark.parametrize("rank", [3, 4, 5])

@@ -13,11 +13,12 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from torch.utils.flop_counter import FlopCounterMode
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host import blocks, weak
+from guidekit.nodes.host import blocks
 from guidekit.nodes.host.attention import replace_self_attention
 from guidekit.nodes.host.blocks import reaches_unet_layers
-from guidekit.nodes.host.choice import choose_blocks
+from guidekit.nodes.host.choice import choose_blocks, usually_perturbed, usually_skipped
 from guidekit.nodes.host.families import self_attention_blocks
+from guidekit.nodes.host.prefix import Prefix
 from guidekit.nodes.host.weak import WeakBranch
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
@@ -507,6 +508,7 @@ def test_easycache_keeps_the_weak_prediction_apart():
     model = run_node(PAG, model=tiny.model(family), scale=1.0)
     model = EasyCacheNode.execute(model, 1000.0, 0.0, 1.0, False)[0]
     computed = []
+    calls = probes.count_evaluations(model)
     handle = model.model.diffusion_model.out.register_forward_hook(lambda *_: computed.append(1))
     seen, counts = probes.record_predictions(model), []
     try:
@@ -515,6 +517,7 @@ def test_easycache_keeps_the_weak_prediction_apart():
         handle.remove()
     skipped = [i for i in range(1, 8) if counts[i] == counts[i - 1]]
     assert skipped
+    assert calls.chunks == [1, 1, 1, 1, 1, *[2] * 6]  # from the first answer of the cache on, all in one call
     differences = [(s["denoised"] - s["cond_denoised"]) / s["sigma"].flatten()[0] for s in seen.steps]
     assert all(d.abs().max() > 0 for d in differences)
     for i in skipped:
@@ -609,8 +612,6 @@ def test_a_host_whose_unets_cannot_be_reached(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     model = tiny.model("unet")
     resumed = first_step(run_node(PAG, model=model), "unet")["denoised"]
-    for module in (blocks, weak):
-        monkeypatch.setattr(module, "can_resume", lambda model: False)
     monkeypatch.setattr(blocks, "reaches_unet_layers", lambda: False)
     caplog.clear()
     guided = run_node(PAG, model=model)
@@ -620,3 +621,29 @@ def test_a_host_whose_unets_cannot_be_reached(monkeypatch, caplog):
     assert caplog.text.count("computed whole") == 1
     with pytest.raises(ValueError, match="cannot skip blocks of a UNet. Use ComfyUI 0.26"):
         run_node(SLG, model=model)
+
+
+@pytest.mark.parametrize(("family", "kept"), [("flux", 1), ("unet", 4)])
+def test_no_more_is_kept_than_is_needed(family, kept, monkeypatch):
+    """What one block left in a transformer; in a UNet all skip connections, here those of four input blocks."""
+    if family == "unet" and not reaches_unet_layers():
+        pytest.skip("this host does not let layers of a UNet be replaced")
+    seen, keep = [], Prefix.keep
+    monkeypatch.setattr(Prefix, "keep", lambda self, block, *args: (seen.append(block), keep(self, block, *args)))
+    first_step(run_node(PAG, model=tiny.model(family), blocks="single 1" if family == "flux" else "middle"), family)
+    assert len(seen) == kept
+
+
+@pytest.mark.parametrize(("depth", "perturbed", "skipped"), [(1, [0], [0]), (4, [1], [1, 2]), (12, [1], [7, 8, 9])])
+def test_usual_blocks_of_a_transformer(depth, perturbed, skipped):
+    network = {**tiny.FAMILIES["flux"].network, "depth": 0, "depth_single_blocks": depth}
+    model = tiny.build(network, "flux")
+    assert [block.number for block in usually_perturbed(model)] == perturbed
+    assert [block.number for block in usually_skipped(model)] == skipped
+
+
+def test_usual_block_of_a_unet():
+    assert usually_perturbed(tiny.model("unet")) == usually_skipped(tiny.model("unet")) == [("middle", 0)]
+    without = {**tiny.FAMILIES["unet"].network, "transformer_depth_middle": -1}
+    with pytest.raises(ValueError, match="no attention in its middle block. Name other blocks"):
+        usually_perturbed(tiny.build(without))
