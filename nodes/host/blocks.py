@@ -100,7 +100,9 @@ def _through(
             if states is not None:
                 if not (last and all(block in state for state in states)):
                     return streams
-                return {name: torch.cat([state[block][name] for state in states]) for name in states[0][block]}
+                device = streams["img"].device  # with several GPUs, cond may have been on another
+                left = states[0][block]
+                return {name: torch.cat([state[block][name].to(device) for state in states]) for name in left}
             out = compute(streams)
             # A UNet needs all of them, for its skip connections.
             if last and (forward.family.name == "UNet" or ahead == 1):

@@ -194,7 +194,7 @@ def test_areas_prompts_and_a_split_batch(family, name, monkeypatch):
     assert probes.distance(resumed, split) < 1e-5
 
 
-def test_context_windows_are_computed_whole(caplog):
+def test_context_windows_are_computed_whole(caplog, monkeypatch):
     """A window evaluates the same entry again: what it left cannot be told apart, so nothing is resumed."""
     import comfy.context_windows as windows
 
@@ -215,6 +215,10 @@ def test_context_windows_are_computed_whole(caplog):
     assert calls.chunks == [2, 2, 1, 1]
     assert caplog.text.count("in parts") == 1
     assert probes.distance(resumed, plain) > 1e-6
+    whole(monkeypatch)
+    calls.chunks.clear()
+    assert probes.distance(first_step(model, "wan")["denoised"], resumed) < 1e-5
+    assert calls.chunks == [3, 3]
 
 
 class Control(comfy.controlnet.ControlBase):
@@ -647,3 +651,31 @@ def test_usual_block_of_a_unet():
     without = {**tiny.FAMILIES["unet"].network, "transformer_depth_middle": -1}
     with pytest.raises(ValueError, match="no attention in its middle block. Name other blocks"):
         usually_perturbed(tiny.build(without))
+
+
+@pytest.mark.skipif(not hasattr(ModelPatcher, "deepclone_multigpu"), reason="this host has no multi-GPU sampling")
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_the_same_on_several_devices(family, name):
+    """The host deals the predictions out to two copies of the network, here both on the processor."""
+    node, settings = NODES[name]
+    model = tiny.model(family)
+    model.cached_patcher_init = (tiny.build, (tiny.FAMILIES[family].network, family))
+    alone = first_step(run_node(node, model=model, **settings), family)["denoised"]
+    second = torch.device("cpu", 0)
+    copy = model.deepclone_multigpu(new_load_device=second)
+    copy.is_multigpu_base_clone = True
+    model.set_additional_models("multigpu", [copy])
+    guided = run_node(node, model=model, **settings)
+    used = []
+    handles = [
+        patcher.model.diffusion_model.register_forward_pre_hook(lambda *_, i=i: used.append(i))
+        for i, patcher in enumerate((guided, guided.get_additional_models_with_key("multigpu")[0]))
+    ]
+    try:
+        shared = first_step(guided, family)["denoised"]
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert set(used) == {0, 1}
+    assert probes.distance(shared, alone) < 1e-5
