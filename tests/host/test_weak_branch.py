@@ -161,19 +161,25 @@ def test_resuming_gives_what_the_whole_pass_gives(family, block, name, monkeypat
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_several_branches_share_one_call(family, monkeypatch):
+def test_several_branches_share_one_call(family):
+    """Each from another block on where the network has enough of them: all resume at the first."""
     need(SLG, family)
+    count = len(self_attention_blocks(tiny.model(family)))
+    starts = {"pag": count - 1, "seg": max(1, count - 2), "slg": 1}
+
+    def apply(name, model):
+        node, settings = NODES[name]
+        return run_node(node, model=model, blocks=str(starts[name]), **settings)
+
     model = tiny.model(family)
-    for node, settings in NODES.values():
-        model = run_node(node, model=model, **settings)
+    for name in NODES:
+        model = apply(name, model)
     calls = probes.count_evaluations(model)
     resumed = first_step(model, family)
-    assert calls.chunks == [5] if family == "lumina2" else [2, 3]
-    apart = first_step(tiny.model(family), family)["denoised"]
-    for node, settings in NODES.values():
-        alone = first_step(run_node(node, model=tiny.model(family), **settings), family)
-        apart = apart + alone["denoised"] - first_step(tiny.model(family), family)["denoised"]
-    assert probes.distance(resumed["denoised"], apart) < 1e-4
+    assert calls.chunks == ([5] if family in NOT_RESUMED else [2, 3])
+    plain = first_step(tiny.model(family), family)["denoised"]
+    apart = sum(first_step(apply(name, tiny.model(family)), family)["denoised"] - plain for name in NODES)
+    assert probes.distance(resumed["denoised"], plain + apart) < 1e-4
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -291,16 +297,18 @@ def test_unet_patches_of_others_keep_their_effect(name, monkeypatch):
     node, settings = NODES[name]
     need(node, "unet")
 
-    def run():
-        model = run_node(node, model=tiny.model("unet"), **settings)
+    def run(**changes):
+        model = run_node(node, model=tiny.model("unet"), **{**settings, **changes})
         model.set_model_input_block_patch(lambda h, options: h * (1.5 if options["block"][1] == 2 else 1))
         model.set_model_output_block_patch(lambda h, hsp, options: (h * 1.1, hsp * 0.8))
         model.set_model_patch((torch.nn.Conv2d, lambda layer, x, *_: layer(x) * 1.2), "forward_timestep_embed_patch")
-        return first_step(model, "unet")["denoised"]
+        return first_step(model, "unet")
 
     resumed = run()
+    # Without our node, which leaves the positive prediction alone.
+    assert probes.distance(resumed["cond_denoised"], run(scale=0.0)["cond_denoised"]) < 1e-5
     whole(monkeypatch)
-    assert probes.distance(resumed, run()) < 1e-5
+    assert probes.distance(resumed["denoised"], run()["denoised"]) < 1e-5
 
 
 def evaluation_flops(model: ModelPatcher, latent: torch.Tensor, prompt: list) -> int:
