@@ -12,6 +12,7 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 
 SEED = 1
+HANDED_OUT: list[ModelPatcher] = []  # of the running test, kept until it ends
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,8 @@ def build(network: dict, family: str = "unet", model_type: ModelType | None = No
 
 def model(family: str, model_type: ModelType | None = None) -> ModelPatcher:
     """A MODEL of a family, as a loader would give it; the network is shared and never changed."""
-    return _patcher(family, model_type).clone()
+    HANDED_OUT.append(_patcher(family, model_type).clone())
+    return HANDED_OUT[-1]
 
 
 @cache
@@ -184,7 +186,8 @@ def _worse(family: str) -> ModelPatcher:
 
 def worse(patcher: ModelPatcher) -> ModelPatcher:
     """A second network of the same family, with other weights."""
-    return _worse(next(f for f in FAMILIES if _patcher(f, None).model is patcher.model)).clone()
+    HANDED_OUT.append(_worse(next(f for f in FAMILIES if _patcher(f, None).model is patcher.model)).clone())
+    return HANDED_OUT[-1]
 
 
 def conditioning(family: str, seed: int, tokens: int = 7) -> list:
@@ -207,6 +210,7 @@ def sample(patcher, family, *, cfg=4.0, steps=4, sampler="euler", scheduler="sim
     """Samples with the host's own KSampler path; returns the latent."""
     positive = options.pop("positive", None) or conditioning(family, 11)
     negative = options.pop("negative", None) or conditioning(family, 22)
+    HANDED_OUT.append(patcher)
     start = noise(family, batch)
     return comfy.sample.sample(
         patcher,

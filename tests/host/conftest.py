@@ -1,0 +1,13 @@
+"""The host collects garbage, and warns, whenever a model of its list is gone: none is while a test runs or after it."""
+
+import comfy.model_management
+import pytest
+
+from guidekit.tests.host import tiny
+
+
+@pytest.fixture(autouse=True)
+def _models_are_put_away():
+    yield
+    comfy.model_management.unload_all_models()
+    tiny.HANDED_OUT.clear()
