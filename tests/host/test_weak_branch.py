@@ -529,7 +529,8 @@ def test_easycache_keeps_the_weak_prediction_apart():
         handle.remove()
     skipped = [i for i in range(1, 8) if counts[i] == counts[i - 1]]
     assert skipped
-    assert calls.chunks == [1, 1, 1, 1, 1, *[2] * 6]  # from the first answer of the cache on, all in one call
+    # Resumed until the cache answers for the first time, and from then on all in one call.
+    assert calls.chunks == ([1, 1, 1, 1, 1, *[2] * 6] if reaches_unet_layers() else [2] * 8)
     differences = [(s["denoised"] - s["cond_denoised"]) / s["sigma"].flatten()[0] for s in seen.steps]
     assert all(d.abs().max() > 0 for d in differences)
     for i in skipped:
