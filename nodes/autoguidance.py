@@ -11,11 +11,20 @@ from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
 from .host.ranges import Range, range_inputs, validate_range
 from .host.second import with_lora_strength
-from .host.weak import Always, add_weak_branch, add_weak_model, blocks_input, rescale_input, scale_input
+from .host.weak import (
+    Always,
+    add_weak_branch,
+    add_weak_model,
+    blocks_input,
+    random_seed_input,
+    rescale_input,
+    scale_input,
+)
 
 LABEL = "Autoguidance"
 DEGRADE = {"dropout": drop, "token noise": add_noise}
 WEAKEN = [*DEGRADE, "LoRA strength", "second model"]
+UNCHANGED = {"dropout": 0, "token noise": 0, "LoRA strength": 1}  # the amount that weakens nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,15 +84,7 @@ class Autoguidance(io.ComfyNode):
                     "tuned one, or the base model of a LoRA.",
                 ),
                 blocks_input(),
-                io.Int.Input(
-                    "random_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    step=1,
-                    tooltip="Of dropout and token noise.",
-                    advanced=True,
-                ),
+                random_seed_input("Of dropout and token noise."),
                 rescale_input(),
                 *range_inputs(),
             ],
@@ -110,19 +111,16 @@ class Autoguidance(io.ComfyNode):
     ) -> io.NodeOutput:
         _check(weakness, amount, weak_model)
         settings = (LABEL, scale, rescale, Range(start_percent, end_percent))
-        neutral = scale == 0 or amount == (1 if weakness == "LoRA strength" else 0) and weakness != "second model"
-        if weakness in DEGRADE:
-            chosen = choose_blocks(model, blocks, usually_perturbed(model))
-            model = model.clone()
-            if not neutral:
-                branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
-                replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
-            return io.NodeOutput(model)
-        if weakness == "LoRA strength" and not neutral:
-            weak_model = with_lora_strength(model, amount)
+        chosen = choose_blocks(model, blocks, usually_perturbed(model)) if weakness in DEGRADE else []
         model = model.clone()
-        if not neutral:
-            add_weak_model(model, weak_model, *settings)
+        if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
+            return io.NodeOutput(model)
+        if weakness in DEGRADE:
+            branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
+            replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
+        else:
+            weak = weak_model if weakness == "second model" else with_lora_strength(model, amount)
+            add_weak_model(model, weak, *settings)
         return io.NodeOutput(model)
 
 

@@ -10,7 +10,7 @@ from .host.choice import choose_blocks, usually_skipped
 from .host.families import Block
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
-from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.weak import Always, add_weak_branch, blocks_input, random_seed_input, rescale_input, scale_input
 
 LABEL = "Skip-Layer Guidance (SLG)"
 
@@ -53,15 +53,7 @@ class SLG(io.ComfyNode):
                     "every step; of all blocks, if none are named.",
                     advanced=True,
                 ),
-                io.Int.Input(
-                    "random_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    step=1,
-                    tooltip="Of the random blocks; without them it does nothing.",
-                    advanced=True,
-                ),
+                random_seed_input("Of the random blocks; without them it does nothing."),
                 rescale_input(),
                 *range_inputs(),
             ],

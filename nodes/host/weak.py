@@ -134,6 +134,11 @@ def blocks_input() -> io.String.Input:
     return io.String.Input("blocks", default="", tooltip=BLOCKS_TOOLTIP)
 
 
+def random_seed_input(tooltip: str) -> io.Int.Input:
+    # Not "seed": the frontend would change it after every run.
+    return io.Int.Input("random_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, step=1, tooltip=tooltip, advanced=True)
+
+
 def rescale_input() -> io.Combo.Input:
     return io.Combo.Input(
         "rescale",

@@ -54,6 +54,19 @@ def record_predictions(model) -> Predictions:
     return seen
 
 
+class DenseIdentity:
+    """Image tokens attend to themselves and to what is not image; the rest as before. Dense and slow."""
+
+    label, idle_reason = "identity", "never"
+
+    def __call__(self, a):
+        logits = (a.q @ a.k.transpose(-1, -2)) * a.scale
+        forbidden = torch.zeros(logits.shape[-1], logits.shape[-1], dtype=torch.bool)
+        forbidden[a.image, a.image] = True
+        forbidden.fill_diagonal_(False)
+        return logits.masked_fill(forbidden, -torch.inf).softmax(-1) @ a.v
+
+
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference relative to the size of `b`."""
     return ((a - b).abs().max() / b.abs().max()).item()

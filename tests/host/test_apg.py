@@ -130,16 +130,9 @@ def test_streams_of_a_packed_latent_are_guided_apart():
     """Video and audio in one latent: the video comes out as it does alone, whatever the audio."""
     video, audio = torch.randn(1, 4, 2, 4, 6), torch.randn(1, 4, 24)
 
-    class Elementwise(torch.nn.Module):
-        dtype = torch.float32
-
-        def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
-            prompt = context.mean((1, 2)).reshape(-1, *[1] * (x.ndim - 1))
-            return 0.4 * x + torch.tanh(prompt * x)
-
     def run(latent):
         model = toy.model(5, "flow")
-        model.model.diffusion_model = Elementwise()
+        model.model.diffusion_model = toy.Elementwise()
         model = apg(model, norm_threshold=0.1)
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(toy.conditioning(2.0), toy.conditioning(-1.5))

@@ -38,19 +38,6 @@ class Spy:
         return a.attend(a.q, a.k, a.v)
 
 
-class Identity:
-    """Image tokens attend to themselves and to what is not image; the rest as before. Dense and slow, for tests."""
-
-    label, idle_reason = "identity", "never"
-
-    def __call__(self, a: SelfAttention):
-        logits = (a.q @ a.k.transpose(-1, -2)) * a.scale
-        image = torch.zeros(logits.shape[-1], dtype=torch.bool)
-        image[a.image] = True
-        others = image[:, None] & image[None, :] & ~torch.eye(len(image), dtype=torch.bool)
-        return logits.masked_fill(others, -torch.inf).softmax(-1) @ a.v
-
-
 def patched(family, technique, blocks=None, branch=None):
     model = tiny.model(family)
     replace_self_attention(model, blocks or self_attention_blocks(model), technique, branch)
@@ -152,7 +139,7 @@ def test_text_is_outside_the_image(family):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_identity_changes_the_prediction(family):
     plain = tiny.sample(tiny.model(family), family, steps=2)
-    weak = tiny.sample(patched(family, Identity()), family, steps=2)
+    weak = tiny.sample(patched(family, probes.DenseIdentity()), family, steps=2)
     assert probes.distance(weak, plain) > 1e-6
     assert torch.isfinite(weak).all()
 
@@ -176,7 +163,7 @@ class Weak(Branch):
 def test_a_branch_has_its_own_attention(family, cfg, batch):
     """cond and uncond are untouched, and the branch is what the whole network with that attention predicts."""
     branch = Weak()
-    model = patched(family, Identity(), branch=branch)
+    model = patched(family, probes.DenseIdentity(), branch=branch)
     add_branch(model, branch)
     add_correction(model, branch)
     seen = probes.record_predictions(model)
@@ -188,7 +175,7 @@ def test_a_branch_has_its_own_attention(family, cfg, batch):
     tiny.sample(plain, family, cfg=cfg, batch=batch, steps=1)
     assert probes.distance(step["cond_denoised"], undisturbed.steps[0]["cond_denoised"]) < 1e-4
 
-    weak = patched(family, Identity())
+    weak = patched(family, probes.DenseIdentity())
     weakened = probes.record_predictions(weak)
     tiny.sample(weak, family, cfg=1.0, batch=batch, steps=1)
     expected = undisturbed.steps[0]["denoised"] + 2 * (step["cond_denoised"] - weakened.steps[0]["cond_denoised"])

@@ -286,23 +286,9 @@ def test_degradation_is_another_in_every_step_and_block():
         assert not torch.equal(noise(step, block, seed), noise(0, 0))
 
 
-class Elementwise(torch.nn.Module):
-    """A denoiser that sees no neighbours, so that streams cannot mix in it."""
-
-    dtype = torch.float32
-
-    def __init__(self, strength):
-        super().__init__()
-        self.strength = strength
-
-    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
-        prompt = context.mean((1, 2)).reshape(-1, *[1] * (x.ndim - 1))
-        return 0.4 * x + self.strength * torch.tanh(prompt * x)
-
-
 def elementwise(strength, rank=5):
     model = toy.model(rank, "flow")
-    model.model.diffusion_model = Elementwise(strength)
+    model.model.diffusion_model = toy.Elementwise(strength)
     return model
 
 

@@ -42,19 +42,6 @@ def need(node, family):
         pytest.skip("this host does not let layers of a UNet be replaced")
 
 
-class DenseIdentity:
-    """The whole map, with all but the diagonal of its image part forbidden."""
-
-    label, idle_reason = "dense identity", "never"
-
-    def __call__(self, a):
-        logits = (a.q @ a.k.transpose(-1, -2)) * a.scale
-        forbidden = torch.zeros(logits.shape[-1], logits.shape[-1], dtype=torch.bool)
-        forbidden[a.image, a.image] = True
-        forbidden.fill_diagonal_(False)
-        return logits.masked_fill(forbidden, -torch.inf).softmax(-1) @ a.v
-
-
 class DenseBlur:
     """Image queries replaced by their means over the last two dimensions of the grid."""
 
@@ -80,7 +67,7 @@ def difference(model, family, **options):
     return step["denoised"] - step["cond_denoised"], step["cond_denoised"]
 
 
-@pytest.mark.parametrize(("node", "technique"), [(PAG, DenseIdentity()), (SEG, DenseBlur())], ids=["pag", "seg"])
+@pytest.mark.parametrize(("node", "technique"), [(PAG, probes.DenseIdentity()), (SEG, DenseBlur())], ids=["pag", "seg"])
 @pytest.mark.parametrize(("family", "block"), BLOCKS)
 def test_the_weak_prediction_is_that_of_dense_attention(family, block, node, technique):
     model = tiny.model(family)
@@ -596,7 +583,7 @@ def test_rescaling_is_the_formula_also_without_a_negative(negative, rescale):
     """Where there is none, the host hands over zeros for the prediction that it did not make."""
     model = run_node(PAG, model=tiny.model("flux"), scale=2.0, rescale=rescale)
     weakened = tiny.model("flux")
-    replace_self_attention(weakened, choose_blocks(weakened, "double 1", []), DenseIdentity())
+    replace_self_attention(weakened, choose_blocks(weakened, "double 1", []), probes.DenseIdentity())
     seen = {}
     for name, patcher in (("guided", model), ("weak", weakened)):
         guider = comfy.samplers.CFGGuider(patcher)
