@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-import comfy.sample
+import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..demo import models, pictures
@@ -28,19 +29,43 @@ class Demo:
         return [[cond, {"pooled_output": pooled}]]
 
     @torch.inference_mode()
-    def sample(self, model: ModelPatcher, cfg: float, steps: int = 25, sampler: str = "euler") -> Tensor:
-        """Pictures [n, 3, H, W] in 0..1, one per caption."""
-        side = pictures.SIZE // models.PACK
+    def sample(
+        self,
+        model: ModelPatcher,
+        cfg: float,
+        steps: int = 25,
+        sampler: str | comfy.samplers.Sampler = "euler",
+        batch: int = BATCH,
+    ) -> Tensor:
+        """Pictures [n, 3, H, W] in 0..1, one per caption; each from the same noise whatever the batch."""
+        if isinstance(sampler, str):
+            sampler = comfy.samplers.sampler_object(sampler)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
         done = []
-        for start in range(0, len(self.captions), BATCH):
-            captions = self.captions[start : start + BATCH]
-            shape = (len(captions), models.LATENT_CHANNELS, side, side)
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(self.seed + start))
-            prompts = self.encode(captions), self.encode([""] * len(captions))
-            settings = (steps, cfg, sampler, "normal", *prompts, torch.zeros(shape))
-            latent = comfy.sample.sample(model, noise, *settings, seed=0, disable_pbar=True)
-            done.append(self.vae.decode(latent).movedim(-1, 1).cpu())
+        for start in range(0, len(self.captions), batch):
+            guider = self.guider(model, cfg, self.captions[start : start + batch])
+            noise = self.noise()[start : start + batch]
+            latent = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
+            done.append(self.decode(latent))
         return torch.cat(done)
+
+    def guider(self, model: ModelPatcher, cfg: float, captions: list[str]) -> comfy.samplers.CFGGuider:
+        """The negative prompt is empty."""
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(self.encode(captions), self.encode([""] * len(captions)))
+        guider.set_cfg(cfg)
+        return guider
+
+    def noise(self) -> Tensor:
+        """For all captions."""
+        side = pictures.SIZE // models.PACK
+        shape = (BATCH, models.LATENT_CHANNELS, side, side)
+        starts = range(0, len(self.captions), BATCH)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(self.seed + start)) for start in starts]
+        return torch.cat(noise)[: len(self.captions)]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.vae.decode(latent).movedim(-1, 1).cpu()
 
 
 @dataclass
@@ -71,6 +96,23 @@ def measure_scale(model: ModelPatcher) -> EffectiveScale:
     measured = EffectiveScale()
     model.set_model_sampler_post_cfg_function(measured)
     return measured
+
+
+@dataclass
+class Evaluations:
+    """Counts the network evaluations of the runs of a model, a prediction for one picture being one."""
+
+    count: int = 0
+
+    def __call__(self, executor, x, *args, **kwargs):
+        self.count += len(x)
+        return executor(x, *args, **kwargs)
+
+
+def count_evaluations(model: ModelPatcher) -> Evaluations:
+    counted = Evaluations()
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "guidekit_bench", counted)
+    return counted
 
 
 def diversity(features: Tensor, scenes: pictures.Scenes) -> float:

@@ -55,6 +55,8 @@ def run(server: Server, label: str, prompt: Prompt, folder: Path) -> list[Path]:
         paths.append(path)
     clear = "\033[K" if sys.stdout.isatty() else ""
     print(f"{label}: {len(paths)} pictures in {time.monotonic() - started:.1f} s{clear}", flush=True)
+    for text in server.told.values():
+        print(f"  {text}", flush=True)
     return paths
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from ..dev import link
 PACK = Path(__file__).resolve().parent.parent
 Prompt = dict[str, dict[str, Any]]
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, node id
+_TEXT_EVENT = 3  # the host's protocol.py, BinaryEventTypes.TEXT
 
 # The default opener would ask the user's proxy for 127.0.0.1.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -62,6 +64,7 @@ class Server:
         self._host = Path(os.environ["GUIDEKIT_COMFYUI"])
         self._nodes = {"guidekit": PACK, **{folder.name: folder for folder in extra_nodes}}
         self._start_limit = start_limit
+        self.told: dict[str, str] = {}  # what nodes said of the last prompt, by node id
 
     def __enter__(self) -> Server:
         # On Windows a file may stay in use for a moment after the process that had it open.
@@ -177,10 +180,13 @@ class Server:
             aiohttp.ClientSession() as session,
             session.ws_connect(f"{self.url}/ws?clientId={client}") as messages,
         ):
+            self.told = {}
             prompt_id = self._post("/prompt", {"prompt": prompt, "client_id": client})["prompt_id"]
             async for message in messages:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    self.told |= _node_text(message.data)
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    continue  # a preview picture
+                    continue
                 event = json.loads(message.data)
                 kind, data = event["type"], event["data"]
                 if data.get("prompt_id") != prompt_id:
@@ -205,6 +211,13 @@ class Server:
                 return json.loads(reply.read() or "null")
         except urllib.error.HTTPError as refusal:
             raise PromptError(_readable(refusal.read().decode(errors="replace"))) from None
+
+
+def _node_text(message: bytes) -> dict[str, str]:
+    """The text that a node shows under itself, by node id, if the message is one (the host's server.py,
+    send_progress_text); others are preview pictures."""
+    kind, length = struct.unpack(">II", message[:8])
+    return {message[8 : 8 + length].decode(): message[8 + length :].decode()} if kind == _TEXT_EVENT else {}
 
 
 def _readable(refusal: str) -> str:

@@ -2,14 +2,35 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .adaptive_guidance import AdaptiveGuidance
 from .apg import APG
 from .autoguidance import Autoguidance
+from .cfgpp import CFGPP
+from .cfgpp_inversion import CFGPPInversion
 from .demo_model import DemoModel
+from .guidance_interval import GuidanceInterval
+from .linear_ag import LinearAG
+from .linear_ag_fit import LinearAGFit
 from .pag import PAG
+from .sampler_cfgpp import SamplerCFGPP
 from .seg import SEG
 from .slg import SLG
 
-NODES: list[type[io.ComfyNode]] = [APG, PAG, SEG, SLG, Autoguidance, DemoModel]
+NODES: list[type[io.ComfyNode]] = [
+    APG,
+    PAG,
+    SEG,
+    SLG,
+    Autoguidance,
+    GuidanceInterval,
+    CFGPP,
+    SamplerCFGPP,
+    CFGPPInversion,
+    AdaptiveGuidance,
+    LinearAG,
+    LinearAGFit,
+    DemoModel,
+]
 
 
 class GuidekitExtension(ComfyExtension):

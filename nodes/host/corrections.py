@@ -28,6 +28,21 @@ class _PostCFG:
         return args["denoised"] + change
 
 
+@dataclass(frozen=True, eq=False)
+class _Look:
+    observer: Callable[[Run, dict], None]
+
+    def __call__(self, args: dict) -> Tensor:
+        self.observer(current_run(args["model_options"]), args)
+        return args["denoised"]
+
+
+def observe(model: ModelPatcher, observer: Callable[[Run, dict], None]) -> None:
+    """Shows `observer(run, args)` each guided prediction and the two it is made of. For a technique that is attached
+    already."""
+    model.set_model_sampler_post_cfg_function(_Look(observer))
+
+
 def add_correction(model: ModelPatcher, correction: Callable[[Run, dict], Tensor | None]) -> None:
     """Adds `correction(run, args)` to each guided prediction; None leaves it untouched, to the bit."""
     attach(model, "corrections", correction)

@@ -11,6 +11,11 @@ from comfy_api.latest import io
 from .run import Run
 
 
+def above(sigma: float, limit: float) -> bool:
+    """sigma > limit, with the two taken for equal where they are up to rounding: schedules are in float32."""
+    return sigma > limit * (1 + 1e-6)
+
+
 @dataclass(frozen=True)
 class Range:
     """Active where sigma(end) < sigma <= sigma(start), sigma being the one at which the outer step begins
@@ -30,9 +35,12 @@ class Range:
             )
 
     def active(self, run: Run) -> bool:
+        return self.contains(run.step_sigma, run)
+
+    def contains(self, sigma: float, run: Run) -> bool:
         to_sigma = run.model_sampling.percent_to_sigma
-        below_start = self.start_percent <= 0 or run.step_sigma <= to_sigma(self.start_percent)
-        return below_start and to_sigma(self.end_percent) < run.step_sigma
+        below_start = self.start_percent <= 0 or not above(sigma, to_sigma(self.start_percent))
+        return below_start and above(sigma, to_sigma(self.end_percent))
 
 
 def range_inputs() -> list:

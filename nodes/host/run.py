@@ -20,7 +20,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .families import Block, network_of, order_of_blocks
+from .guiders import has_one_scale
 from .prefix import Prefix
+from .tell import tell
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
@@ -55,10 +57,11 @@ class Run:
         self.shares_blocks = True  # between cond and branches that equal it up to some block
         self.prefix: Prefix | None = None  # while an evaluation does so
         self.acted: set = set()
+        self.notes: dict[Any, Any] = {}  # what a technique writes down for its report
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
-        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-        self._second_at_next_sigma = any(part in name for part in _SECOND_AT_NEXT_SIGMA)
+        self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+        self._second_at_next_sigma = any(part in self.sampler_name for part in _SECOND_AT_NEXT_SIGMA)
         self._last_callback = -1
         self._evaluations = 0  # since the last callback
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
@@ -72,6 +75,16 @@ class Run:
     def descending(self) -> bool:
         """False when the schedule goes from clean to noisy, as in inversion."""
         return self.sigmas[0] >= self.sigmas[-1]
+
+    @property
+    def next_sigma(self) -> float:
+        """The sigma at which the current step ends; 0 after the last one."""
+        return self.sigmas[self.step + 1] if self.step + 1 < len(self.sigmas) else 0.0
+
+    @property
+    def scale_is_lambda(self) -> bool:
+        """Whether the sampler is one of the host's CFG++ samplers, which take the guider's cfg as CFG++'s lambda."""
+        return "cfg_pp" in self.sampler_name
 
     def begin_evaluation(self, sigma: float) -> None:
         self._evaluations += 1
@@ -110,10 +123,18 @@ class Run:
         """What `owner` (a technique on this model) remembers between steps."""
         return self._memories.setdefault(owner, StepMemory(self))
 
+    def all_techniques(self) -> list:
+        return list(dict.fromkeys(t for kind in self.techniques.values() for t in kind))
+
     def report(self) -> None:
-        """Says once, in the log, which techniques did nothing."""
-        idle = [t for kind in self.techniques.values() for t in kind if t not in self.acted]
+        """What the techniques have to say of the run, and, in the log, which of them did nothing."""
+        for technique in self.all_techniques():
+            if text := getattr(technique, "summary", lambda run: None)(self):
+                tell(technique.node_id, f"{technique.label}: {text}")
+        idle = [t for t in self.all_techniques() if t not in self.acted]
         for label, reason in dict.fromkeys((t.label, t.idle_reason) for t in idle):
+            if self.scale_is_lambda and any(t.label == label for t in _scale_changes(self)):
+                reason = f"the sampler {self.sampler_name} takes cfg as CFG++'s lambda. Use one without cfg_pp."
             log.warning("%s had no effect in this run: %s", label, reason)
 
     def say(self, message: str) -> None:
@@ -196,6 +217,9 @@ def _sample(executor, *args, **kwargs):
     def sample():
         return executor(*args[:5], on_step, *rest, **kwargs)
 
+    for technique in run.all_techniques():
+        if begin := getattr(technique, "begin", None):
+            begin(run, guider)
     for second in run.techniques.get("models", ()):
         sample = partial(second.around, run, guider, sample, args, latent_shapes)
     options = guider.model_options["transformer_options"]
@@ -215,16 +239,29 @@ def _predict(executor, x: Tensor, timestep: Tensor, *args, **kwargs):
     run.begin_evaluation(float(timestep.flatten()[0]))
     saved = guider.cfg
     try:
-        for change in run.techniques.get("scale", ()):
-            guider.cfg = change(run, guider.cfg)
+        for change in _scale_changes(run) if has_one_scale(guider) and not run.scale_is_lambda else ():
+            changed = change(run, guider.cfg)
+            if changed != guider.cfg:
+                run.acted.add(change)
+            guider.cfg = changed
         return executor(x, timestep, *args, **kwargs)
     finally:
         guider.cfg = saved
 
 
-def change_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
-    """Sets the guider's scale for each evaluation to `change(run, scale)`; 1 lets the host skip the negative."""
-    attach(model, "scale", change)
+def _scale_changes(run: Run) -> list:
+    """Those that set the scale come before those that limit it, so that the order of nodes does not matter."""
+    return [*run.techniques.get("set scale", ()), *run.techniques.get("limit scale", ())]
+
+
+def set_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
+    """Puts `change(run, scale)` in place of the guider's scale in each evaluation."""
+    attach(model, "set scale", change)
+
+
+def limit_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
+    """Brings the scale of each evaluation, whoever has set it, nearer to 1; at 1 the host skips the negative."""
+    attach(model, "limit scale", change)
 
 
 def _check_latent(guider, latent_shapes: list) -> None:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import urllib.request
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def server():
 def workflow(name: str = "apg", **changes) -> dict:
     """An API workflow of the pack with inputs changed by node class: `KSampler={"steps": 2}`."""
     prompt = json.loads(WORKFLOWS[name].read_text())
-    for class_type, inputs in ({"KSampler": {"steps": 3}} | changes).items():
+    few = {"KSampler": {"steps": 3}, "BasicScheduler": {"steps": 3}, "GuidekitLinearAGFit": {"trajectories": 4}}
+    for class_type, inputs in (few | changes).items():
         for node in prompt.values():
             if node["class_type"] == class_type:
                 node["inputs"].update(inputs)
@@ -61,6 +63,36 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
     cfg, apg = ([p for name, p in sorted(made.items()) if name.startswith(k)] for k in ("cfg", "apg"))
     assert len(cfg) == len(apg) == 4
     assert all((a != b).any() for a, b in zip(cfg, apg))
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "text"),
+    [
+        (
+            "guidance_interval",
+            "GuidekitGuidanceInterval",
+            r"Guidance interval: \d+ of 12 steps guided, \d+ evaluations",
+        ),
+        (
+            "adaptive_guidance",
+            "GuidekitAdaptiveGuidance",
+            r"crossed 0.9 \(x0\) in step \d+ of 12; \d+ evaluations saved",
+        ),
+        (
+            "linear_ag",
+            "GuidekitLinearAG",
+            r"3 steps with an estimated negative, 6 with the positive alone: 9 evaluations",
+        ),
+    ],
+)
+def test_nodes_tell_what_they_did(server, name, node, text):
+    """Under the node, over the websocket, and in the log."""
+    steps = {"KSampler": {"steps": 12}, "BasicScheduler": {"steps": 12}}
+    prompt = workflow(name, GuidekitAdaptiveGuidance={"threshold": 0.9}, **steps)
+    server.run(prompt)
+    [node_id] = [key for key, n in prompt.items() if n["class_type"] == node]
+    assert re.search(text, server.told[node_id])
+    assert server.told[node_id] in server.log
 
 
 def test_help_templates_and_translations_are_served(server):

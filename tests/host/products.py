@@ -6,8 +6,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from guidekit.benchmarks._nodes import run_node
+from guidekit.nodes.adaptive_guidance import AdaptiveGuidance
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.cfgpp import CFGPP
+from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
@@ -18,16 +21,24 @@ from guidekit.tests.host import tiny
 @dataclass(frozen=True)
 class Product:
     """A node that takes and gives a MODEL: a name for the test's id, the class, settings that must act, settings that
-    must not, further predictions per step that it costs, and the families that it works on."""
+    must not (None: it has none), further predictions per step that it costs, and the families that it works on.
+
+    `evaluations` and `evaluations_at_cfg_1`: all predictions of 4 steps, where they are not the same in every step.
+    `leaves_the_rest`: outside its range it is as if it were not there.
+    """
 
     name: str
     node: type[io.ComfyNode]
     acting: dict
-    neutral: dict
+    neutral: dict | None
     extra_evaluations: int = 0
+    evaluations: int | None = None
+    evaluations_at_cfg_1: int | None = None
+    leaves_the_rest: bool = True
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
     needs_second_model: bool = False
+    sets_scale: bool = False
     in_pairs: bool = True  # False for a second setting of a node that combines in the same way
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
@@ -79,4 +90,14 @@ PRODUCTS = [
         guides_at_cfg_1=True,
         needs_second_model=True,
     ),
+    Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
+    Product(
+        "interval",
+        GuidanceInterval,
+        {"limits": "percent", "start_percent": 0.3},
+        {"limits": "percent", "start_percent": 0.0},
+        evaluations=6,
+        leaves_the_rest=False,
+    ),
+    Product("adaptive", AdaptiveGuidance, {"threshold": 0.0}, {"threshold": 2.0}, evaluations=5, leaves_the_rest=False),
 ]

@@ -13,7 +13,7 @@ from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.autoguidance import Autoguidance, _Degraded
 from guidekit.nodes.host.attention import SelfAttention
 from guidekit.nodes.host.families import Block
-from guidekit.nodes.host.run import change_scale
+from guidekit.nodes.host.run import limit_scale
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
 from guidekit.samplers.guidance.weak_branch import autoguidance_scales
@@ -262,7 +262,7 @@ def test_both_models_count_the_same_steps(sampler):
 
     def watched(model, name):
         model = model.clone()
-        change_scale(model, Note(name))
+        limit_scale(model, Note(name))
         return model
 
     model = guided(watched(tiny.model("flux"), "first"), watched(other("flux"), "second"))

@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
 from guidekit.nodes.host.ranges import Range
-from guidekit.nodes.host.run import Run, StepMemory, change_scale
+from guidekit.nodes.host.run import Run, StepMemory, limit_scale
 from guidekit.tests.host import tiny
 
 STEPS = 5
@@ -55,7 +55,7 @@ class Spy:
 
 def spied(sampler: str, family: str = "flux", **options) -> Spy:
     model, spy = tiny.model(family), Spy()
-    change_scale(model, spy)
+    limit_scale(model, spy)
     tiny.sample(model, family, sampler=sampler, steps=STEPS, **options)
     return spy
 
@@ -108,7 +108,7 @@ def test_a_sampler_without_callbacks_still_advances():
             return x
 
     model, spy = tiny.model("flux"), Spy()
-    change_scale(model, spy)
+    limit_scale(model, spy)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(tiny.conditioning("flux", 1), tiny.conditioning("flux", 2))
     guider.set_cfg(3.0)
@@ -159,7 +159,7 @@ def test_techniques_do_not_share_a_memory():
 def test_the_run_is_dropped_even_if_the_guider_keeps_its_options(fails):
     """The host's guiders clone their options for each run; one of another pack might not."""
     model = tiny.model("flux")
-    change_scale(model, Spy())
+    limit_scale(model, Spy())
     guider = comfy.samplers.CFGGuider(model)
     during = []
 
@@ -180,7 +180,7 @@ def test_the_run_is_dropped_even_if_the_guider_keeps_its_options(fails):
 
 def test_state_goes_with_the_run():
     model, spy = tiny.model("flux"), Spy()
-    change_scale(model, spy)
+    limit_scale(model, spy)
     tiny.sample(model, "flux")
     first = spy.run
     tiny.sample(model, "flux")
@@ -190,7 +190,7 @@ def test_state_goes_with_the_run():
 
 def test_an_interrupt_leaves_nothing_behind():
     model, spy = tiny.model("flux"), Spy()
-    change_scale(model, spy)
+    limit_scale(model, spy)
 
     def stop(step, *_):
         if step == 1:
@@ -207,10 +207,10 @@ def test_an_interrupt_leaves_nothing_behind():
 def test_clones_do_not_share_techniques():
     model = tiny.model("flux")
     other = model.clone()
-    change_scale(other, Spy())
+    limit_scale(other, Spy())
     assert "guidekit" not in model.model_options
     third = other.clone()
-    change_scale(third, Spy())
+    limit_scale(third, Spy())
     assert len(other.model_options["guidekit"]["scale"]) == 1
 
 
@@ -224,7 +224,7 @@ def test_scale_is_restored_after_each_evaluation():
             run.acted.add(self)
             return 1.0
 
-    change_scale(model, Off())
+    limit_scale(model, Off())
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(tiny.conditioning("flux", 1), tiny.conditioning("flux", 2))
     guider.set_cfg(3.0)

@@ -2,6 +2,7 @@
 
 import comfy.latent_formats
 import comfy.model_base
+import comfy.model_sampling
 import comfy.sample
 import comfy.supported_models_base
 import torch
@@ -37,6 +38,27 @@ class Elementwise(torch.nn.Module):
         return 0.4 * x + self.strength * torch.tanh(prompt * x)
 
 
+class Fixed(torch.nn.Module):
+    """For `model`: denoises to its prompt's number everywhere, whatever x and sigma."""
+
+    dtype = torch.float32
+
+    def __init__(self, model: ModelPatcher):
+        super().__init__()
+        sampling = model.get_model_object("model_sampling")
+        self.sigmas = None if isinstance(sampling, comfy.model_sampling.CONST) else sampling.sigmas
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
+        shape = (-1, *[1] * (x.ndim - 1))
+        if self.sigmas is None:  # flow: (x - D) / t
+            sigma = (timestep / 1000).reshape(shape)
+        else:  # eps, where the network is told an index instead of sigma and x is scaled
+            low, high = timestep.floor().long(), timestep.ceil().long()
+            sigma = torch.lerp(self.sigmas[low].log(), self.sigmas[high].log(), timestep - low).exp().reshape(shape)
+            x = x * (1 + sigma**2).sqrt()
+        return (x - context.mean((1, 2)).reshape(shape)) / sigma
+
+
 def model(rank: int = 4, parameterisation: str = "eps") -> ModelPatcher:
     class Config(comfy.supported_models_base.BASE):
         class latent_format(comfy.latent_formats.LatentFormat):  # noqa: N801
@@ -59,6 +81,13 @@ def conditioning(value: float) -> list:
 def noise(rank: int, batch: int = 1) -> torch.Tensor:
     seeds = (torch.Generator().manual_seed(40 + i) for i in range(batch))
     return torch.cat([torch.randn((1, *SHAPES[rank]), generator=g) for g in seeds])
+
+
+def fixed(rank: int = 4, parameterisation: str = "eps") -> ModelPatcher:
+    """A model of `Fixed`, eps or flow."""
+    patcher = model(rank, parameterisation)
+    patcher.model.diffusion_model = Fixed(patcher)
+    return patcher
 
 
 def sample(patcher, rank=4, *, cfg=4.0, steps=4, sampler="euler", batch=1, positive=2.0, negative=-1.5, **options):

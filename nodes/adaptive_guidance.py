@@ -1,0 +1,131 @@
+"""Adaptive guidance (Castillo et al., AAAI 2025, arXiv 2312.12487): CFG until the two predictions agree."""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+
+from ..samplers.guidance.adaptive_guidance import agreement
+from .host.corrections import observe
+from .host.ranges import Range, range_inputs, validate_range
+from .host.raw import raw_direction
+from .host.run import Run, limit_scale
+
+SPACES = ["x0", "raw"]
+
+
+@dataclass
+class _Notes:
+    """Of one run: the smallest cosine of the batch by step, and the evaluations saved."""
+
+    cosines: dict[int, float]
+    saved: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Latch:
+    space: str
+    threshold: float
+    warm_up: int
+    range: Range
+    node_id: str | None
+
+    label = "Adaptive guidance"
+    idle_reason = "the predictions never agreed so far, its range holds no step, or there was no guidance to save."
+
+    def __call__(self, run: Run, scale: float) -> float:
+        # The memory holds what earlier steps left: the step that crosses is still guided.
+        if scale == 1 or not self.range.active(run) or not run.memory(self).read():
+            return scale
+        self._notes(run).saved += 1
+        return 1.0
+
+    def look(self, run: Run, args: dict) -> None:
+        memory = run.memory(self)
+        if args["uncond"] is None or not self.range.active(run) or memory.read():
+            return
+        cond, uncond = args["cond_denoised"], args["uncond_denoised"]
+        if self.space == "raw":
+            cond, uncond = (raw_direction(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
+        # Every sample and every stream of a packed latent has to agree.
+        least = min(agreement(c, u).min().item() for c, u in zip(run.unpack(cond), run.unpack(uncond)))
+        self._notes(run).cosines.setdefault(run.step, least)
+        memory.write(least >= self.threshold and run.step + 1 >= self.warm_up)
+
+    def _notes(self, run: Run) -> _Notes:
+        return run.notes.setdefault(self, _Notes({}))
+
+    def summary(self, run: Run) -> str | None:
+        notes = self._notes(run)
+        if not notes.cosines:
+            return None
+        steps = ", ".join(f"{step + 1}: {value:.4f}" for step, value in notes.cosines.items())
+        crossed = max(notes.cosines)
+        if notes.saved == 0:
+            return f"no evaluation saved, threshold {self.threshold:g} ({self.space}). Cosine by step: {steps}."
+        told = (
+            f"crossed {self.threshold:g} ({self.space}) in step {crossed + 1} of {len(run.sigmas) - 1}; "
+            f"{notes.saved} evaluations saved. Cosine by step: {steps}."
+        )
+        if crossed == 0 and self.space == "raw":
+            told += " If this is an eps model: its outputs agree from the start, use space x0."
+        return told
+
+
+class AdaptiveGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitAdaptiveGuidance",
+            display_name="Adaptive Guidance",
+            category="guidekit/guidance",
+            description="Stops evaluating the negative prompt once it no longer makes a difference: as soon as the "
+            "positive and the negative prediction point the same way, the rest of the run uses the positive alone.",
+            search_aliases=["adaptive guidance", "AG", "faster cfg", "skip negative", "speed", "cosine similarity"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.995,
+                    min=-1.0,
+                    max=2.0,
+                    step=0.001,
+                    round=0.00001,
+                    tooltip="Cosine of the two predictions from which on they count as equal, for the worst sample of "
+                    "the batch. Higher is closer to CFG, lower is faster. The run tells the cosines of its steps.",
+                ),
+                io.Combo.Input(
+                    "space",
+                    options=SPACES,
+                    default="x0",
+                    tooltip="x0: the denoised picture, for every model. raw: what the network puts out, as in the "
+                    "paper (0.991), for v and flow models; eps outputs are mostly noise and agree from the start. A "
+                    "threshold means something else in each.",
+                ),
+                io.Int.Input(
+                    "warm_up",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    step=1,
+                    tooltip="Steps that are guided in any case.",
+                    advanced=True,
+                ),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with adaptive guidance.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
+        model = model.clone()
+        if threshold <= 1:  # no cosine is above
+            node_id = cls.hidden.unique_id if cls.hidden else None
+            latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent), node_id)
+            limit_scale(model, latch)
+            observe(model, latch.look)
+        return io.NodeOutput(model)

@@ -1,0 +1,27 @@
+"""Denoised predictions in the space in which the network speaks (eps, v, velocity), and back.
+
+Relies on: `calculate_denoised(sigma, output, x)` of every class of comfy/model_sampling.py being x-linear plus
+output-linear, denoised = a(sigma) x + b(sigma) output, so that other packs' classes work as well.
+"""
+
+import torch
+from torch import Tensor
+
+
+def to_raw(model_sampling, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """The output for which the model would have predicted `denoised` at (x, sigma)."""
+    return raw_direction(model_sampling, x, denoised, sigma) / _slope(model_sampling, x, sigma)
+
+
+def raw_direction(model_sampling, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """The same up to a factor of the noise level: enough for a cosine."""
+    return denoised - model_sampling.calculate_denoised(sigma, torch.zeros_like(x), x)
+
+
+def from_raw(model_sampling, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
+    """The denoised prediction of an output."""
+    return model_sampling.calculate_denoised(sigma, output, x)
+
+
+def _slope(model_sampling, x: Tensor, sigma: Tensor) -> Tensor:
+    return model_sampling.calculate_denoised(sigma, torch.ones_like(x), torch.zeros_like(x))

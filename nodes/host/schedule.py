@@ -1,0 +1,79 @@
+"""What a run is, as far as coefficients fitted on other runs depend on it.
+
+Relies on: `original_conds` of the guider (comfy/samplers.py:1189, convert_cond): dicts with the tensors `cross_attn`
+and `pooled_output`.
+"""
+
+import hashlib
+import json
+import math
+
+import torch
+from torch import Tensor
+
+from .run import Run
+
+_PROJECTIONS = 4
+_TOLERANCE = 0.01  # other devices and precisions give text embeddings that differ in the third digit
+
+
+def describe(run: Run, guider) -> dict:
+    """The run in words and numbers, ready for JSON."""
+    model = guider.model_patcher.model
+    return {
+        "model": type(model).__name__,
+        "network": _digest(model.model_config.unet_config),
+        "parameterisation": _prediction(run.model_sampling),
+        "sampler": run.sampler_name,
+        "sigmas": [round(sigma, 6) for sigma in run.sigmas],
+        "cfg": float(guider.cfg),
+        "negative": _sketch(guider.original_conds.get("negative") or []),
+    }
+
+
+def difference(fitted: dict, run: dict) -> str | None:
+    """A sentence that names the first field in which a run is not what the coefficients were fitted for."""
+    for field, wanted in fitted.items():
+        given = run[field]
+        if field == "negative":
+            if not _same(wanted, given, _TOLERANCE):
+                return "They were fitted for another negative prompt."
+        elif field == "sigmas":
+            if len(wanted) != len(given):
+                return f"They were fitted for {len(wanted) - 1} steps, this run has {len(given) - 1}."
+            if not _same(wanted, given):
+                return f"They were fitted for the sigmas {wanted}, this run has {given}."
+        elif not (_same([wanted], [given]) if field == "cfg" else wanted == given):
+            return f"They were fitted for {field} {wanted}, this run has {given}."
+    return None
+
+
+def _same(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
+    return len(a) == len(b) and all(math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance) for x, y in zip(a, b))
+
+
+def _digest(settings: dict) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _prediction(model_sampling) -> str:
+    return next(kind.__name__ for kind in type(model_sampling).__mro__ if "calculate_denoised" in vars(kind))
+
+
+def _sketch(conds: list[dict]) -> list[float]:
+    """Numbers that tell prompts apart and forgive rounding: of each tensor its size, its rms, and in units of that its
+    projections onto a few fixed directions."""
+    numbers = []
+    for entry in conds:
+        for name in ("cross_attn", "pooled_output"):
+            if isinstance(tensor := entry.get(name), Tensor):
+                numbers += _projections(tensor)
+    return numbers
+
+
+def _projections(tensor: Tensor) -> list[float]:
+    flat = tensor.detach().flatten().to("cpu", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn((_PROJECTIONS, len(flat)), generator=generator, dtype=torch.float64)
+    length = flat.norm().clamp(min=1e-12)
+    return [float(len(flat)), length.item() / len(flat) ** 0.5, *(directions @ (flat / length)).tolist()]

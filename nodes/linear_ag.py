@@ -1,0 +1,140 @@
+"""LinearAG (Castillo et al., AAAI 2025, arXiv 2312.12487): the negative's prediction from a few scalars."""
+
+import os
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
+from .host import files
+from .host.negative import watch_negative
+from .host.raw import from_raw, to_raw
+from .host.run import Run, limit_scale
+from .host.schedule import describe, difference
+
+MISMATCH = ["error", "use CFG"]
+
+
+@dataclass
+class _Notes:
+    """Of one run: why it is plain CFG, if it is, and the evaluations saved."""
+
+    refused: str | None = None
+    estimated: int = 0
+    conditional: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _LinearAG:
+    coefficients: Coefficients
+    fitted: dict
+    on_mismatch: str
+    node_id: str | None
+
+    label = "LinearAG"
+    idle_reason = "the run is not the one it was fitted for, or there was no guidance to save."
+
+    def begin(self, run: Run, guider) -> None:
+        notes = run.notes[self] = _Notes()
+        notes.refused = difference(self.fitted, describe(run, guider))
+        if notes.refused and self.on_mismatch == "error":
+            raise ValueError(
+                f"LinearAG: the coefficients do not fit this run. {notes.refused} Fit them again for it (LinearAG "
+                "Fit), or set on_mismatch to 'use CFG'."
+            )
+
+    def __call__(self, run: Run, scale: float) -> float:
+        notes = run.notes[self]
+        if notes.refused or scale == 1 or self._policy(run) != CONDITIONAL:
+            return scale
+        notes.conditional += 1
+        return 1.0
+
+    def _policy(self, run: Run) -> str:
+        return policy(run.step, self.coefficients.steps)
+
+    def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]] | None:
+        """The outputs of all steps before this one; None if one of them is not known."""
+        history = run.memory(self).read() or ([], [])
+        return history if len(history[0]) == run.step else None
+
+    def replaces(self, run: Run) -> bool:
+        return not run.notes[self].refused and self._policy(run) == ESTIMATED and self._history(run) is not None
+
+    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> Tensor | None:
+        history = self._history(run)
+        if run.notes[self].refused or self._policy(run) == CONDITIONAL or history is None:
+            return None
+        at = run.model_sampling, args["input"]
+        conds = [*history[0], to_raw(*at, cond, args["sigma"])]
+        if uncond is not None:
+            output = to_raw(*at, uncond, args["sigma"])
+        elif self.replaces(run):
+            output = estimate(self.coefficients, run.step, conds, history[1])
+            uncond = from_raw(*at, output, args["sigma"])
+            run.notes[self].estimated += 1
+        else:
+            return None  # another node has dropped the negative in this step
+        run.memory(self).write((conds, [*history[1], output]))
+        return uncond
+
+    def summary(self, run: Run) -> str:
+        notes = run.notes[self]
+        if notes.refused:
+            return f"plain CFG in this run. {notes.refused}"
+        return (
+            f"{notes.estimated} steps with an estimated negative, {notes.conditional} with the positive alone: "
+            f"{notes.estimated + notes.conditional} evaluations saved."
+        )
+
+
+class LinearAG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitLinearAG",
+            display_name="LinearAG",
+            category="guidekit/guidance",
+            description="CFG for five eighths of its price: in the first half of the run every other negative "
+            "prediction is estimated from what is known already, in the second half the positive is used alone. Needs "
+            "a file of LinearAG Fit for this model, schedule, cfg and negative prompt.",
+            search_aliases=["LinearAG", "linear adaptive guidance", "faster cfg", "speed", "skip negative"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the coefficients were fitted for."),
+                io.Combo.Input(
+                    "file",
+                    options=files.names(),
+                    tooltip="A file in models/guidekit, made by LinearAG Fit; or connect that node's output.",
+                ),
+                io.Combo.Input(
+                    "on_mismatch",
+                    options=MISMATCH,
+                    default="error",
+                    tooltip="Where the run is not the one fitted for (steps, scheduler, sampler, cfg, negative, "
+                    "model): stop with the reason, or sample with plain CFG and say so.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with LinearAG.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file=None, **_) -> float | None:
+        """A file that was fitted anew is another input."""
+        path = file and files.path_of(file)
+        return os.path.getmtime(path) if path else None
+
+    @classmethod
+    def execute(cls, model, file, on_mismatch) -> io.NodeOutput:
+        tensors, fitted = files.load(file, ("cond", "uncond"))
+        steps = len(fitted.get("sigmas", ())) - 1
+        for name, tensor in tensors.items():
+            if tensor.shape != (steps, steps):
+                raise ValueError(f"{file}: {name} has shape {tuple(tensor.shape)}, wanted is ({steps}, {steps}).")
+        model = model.clone()
+        node_id = cls.hidden.unique_id if cls.hidden else None
+        technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch, node_id)
+        limit_scale(model, technique)
+        watch_negative(model, technique)
+        return io.NodeOutput(model)
