@@ -67,6 +67,11 @@ class DenseIdentity:
         return logits.masked_fill(forbidden, -torch.inf).softmax(-1) @ a.v
 
 
+def at_or_below(step: dict, limit: float) -> bool:
+    """Whether a recorded step began at a noise level not above `limit`, up to the rounding of schedules to float32."""
+    return float(step["sigma"][0]) <= float(limit) * (1 + 1e-6)
+
+
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference relative to the size of `b`."""
     return ((a - b).abs().max() / b.abs().max()).item()

@@ -12,8 +12,8 @@ from comfy.model_base import ModelType
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.autoguidance import Autoguidance, _Degraded
 from guidekit.nodes.host.attention import SelfAttention
+from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block
-from guidekit.nodes.host.run import limit_scale
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
 from guidekit.samplers.guidance.weak_branch import autoguidance_scales
@@ -114,8 +114,8 @@ def test_costs_one_evaluation_of_each(family):
     model = guided(tiny.model(family), weak, start_percent=0.5)
     calls, seen = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, family, steps=4)
-    halfway = float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
-    late = sum(float(step["sigma"][0]) <= halfway for step in seen.steps)
+    halfway = model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    late = sum(probes.at_or_below(step, halfway) for step in seen.steps)
     assert 0 < late < 4
     assert calls.chunks == [2] * 4
     assert calls_of_weak.chunks == [1] * late
@@ -255,14 +255,13 @@ def test_both_models_count_the_same_steps(sampler):
         def __init__(self, name):
             self.name = name
 
-        def __call__(self, run, scale):
+        def __call__(self, run, args):
             run.acted.add(self)
             steps[self.name].append(run.step)
-            return scale
 
     def watched(model, name):
         model = model.clone()
-        limit_scale(model, Note(name))
+        add_correction(model, Note(name))
         return model
 
     model = guided(watched(tiny.model("flux"), "first"), watched(other("flux"), "second"))

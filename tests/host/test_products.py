@@ -79,7 +79,7 @@ def test_the_range_is_kept_to_the_bit(product, family):
     limited = product.apply(tiny.model(family), start_percent=0.5)
     seen = probes.record_predictions(limited)
     tiny.sample(limited, family, steps=6)
-    active = [float(s["sigma"][0]) <= float(sampling.percent_to_sigma(0.5)) for s in seen.steps]
+    active = [probes.at_or_below(step, sampling.percent_to_sigma(0.5)) for step in seen.steps]
     assert {True, False} == set(active)
     first = active.index(True)
     same = [torch.equal(a["denoised"], b["denoised"]) for a, b in zip(seen.steps, without.steps)]
@@ -91,10 +91,10 @@ def test_the_end_is_kept(product, family):
     limited = product.apply(tiny.model(family), end_percent=0.5)
     seen = probes.record_predictions(limited)
     tiny.sample(limited, family, steps=6)
-    ends = float(limited.get_model_object("model_sampling").percent_to_sigma(0.5))
+    ends = limited.get_model_object("model_sampling").percent_to_sigma(0.5)
     for step in seen.steps:
         plain_cfg = step["uncond_denoised"] + (step["cond_denoised"] - step["uncond_denoised"]) * 4.0
-        assert torch.equal(step["denoised"], plain_cfg) == (float(step["sigma"][0]) <= ends)
+        assert torch.equal(step["denoised"], plain_cfg) == probes.at_or_below(step, ends)
 
 
 @pytest.mark.parametrize(("product", "family"), EVERY)

@@ -36,6 +36,17 @@ def test_neighbouring_ranges_share_no_step(parameterisation):
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
+def test_a_limit_on_the_schedule_is_on_the_same_side_after_rounding(parameterisation):
+    """Schedules are in float32, percent_to_sigma is not."""
+    model = toy.model(4, parameterisation)
+    sampling = model.get_model_object("model_sampling")
+    for percent in (0.1, 0.3, 0.5, 0.7, 0.9):
+        sigma = float(sampling.percent_to_sigma(percent))
+        for rounded in (sigma * (1 - 1e-7), sigma * (1 + 1e-7)):
+            assert [active(r, model, rounded) for r in (Range(0.0, percent), Range(percent, 1.0))] == [False, True]
+
+
+@pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
 def test_the_whole_range_is_every_step(parameterisation):
     model = toy.model(4, parameterisation)
     sampling = model.get_model_object("model_sampling")

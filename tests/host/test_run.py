@@ -211,7 +211,7 @@ def test_clones_do_not_share_techniques():
     assert "guidekit" not in model.model_options
     third = other.clone()
     limit_scale(third, Spy())
-    assert len(other.model_options["guidekit"]["scale"]) == 1
+    assert len(other.model_options["guidekit"]["limit scale"]) == 1
 
 
 def test_scale_is_restored_after_each_evaluation():

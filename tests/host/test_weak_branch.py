@@ -383,8 +383,8 @@ def test_outside_its_range_there_is_not_one_more_evaluation(family, node):
     model = run_node(node, model=tiny.model(family), scale=9.0, start_percent=0.5)
     calls, seen = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, family, steps=4)
-    halfway = float(model.get_model_object("model_sampling").percent_to_sigma(0.5))
-    late = sum(float(step["sigma"][0]) <= halfway for step in seen.steps)
+    halfway = model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    late = sum(probes.at_or_below(step, halfway) for step in seen.steps)
     assert 0 < late < 4
     assert calls.total == 4 * 2 + late
 
