@@ -9,6 +9,7 @@ from .host.corrections import observe
 from .host.ranges import Range, range_inputs, validate_range
 from .host.raw import raw_direction
 from .host.run import Run, limit_scale
+from .host.tell import node_id_of
 
 SPACES = ["x0", "raw"]
 
@@ -124,8 +125,7 @@ class AdaptiveGuidance(io.ComfyNode):
     def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         if threshold <= 1:  # no cosine is above
-            node_id = cls.hidden.unique_id if cls.hidden else None
-            latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent), node_id)
+            latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent), node_id_of(cls))
             limit_scale(model, latch)
             observe(model, latch.look)
         return io.NodeOutput(model)

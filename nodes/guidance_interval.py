@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from .host.levels import from_ratio
 from .host.ranges import Range, above, range_inputs, validate_range
 from .host.run import Run, limit_scale
+from .host.tell import node_id_of
 
 # (low, high] as noise-to-signal ratios: the paper's for SDXL, and for EDM2 by FID and by FDD (its code's indices 17 to
 # 22 and 13 to 19 of 32 steps).
@@ -132,8 +133,7 @@ class GuidanceInterval(io.ComfyNode):
             _check_sigmas(sigma_high, sigma_low)
         bounds = (sigma_low, sigma_high) if limits == "sigma" else PRESETS.get(limits)
         if bounds is not None or ramp is not None or (start_percent, end_percent) != (0, 1):
-            node_id = cls.hidden.unique_id if cls.hidden else None
-            settings = (bounds, limits in PRESETS, _function(ramp), Range(start_percent, end_percent), node_id)
+            settings = (bounds, limits in PRESETS, _function(ramp), Range(start_percent, end_percent), node_id_of(cls))
             limit_scale(model, _Interval(*settings))
         return io.NodeOutput(model)
 

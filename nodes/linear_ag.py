@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
 from .host import files
-from .host.negative import watch_negative
+from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
 from .host.run import Run, limit_scale
 from .host.schedule import describe, difference
+from .host.tell import node_id_of
 
 MISMATCH = ["error", "use CFG"]
 
@@ -26,7 +27,7 @@ class _Notes:
 
 
 @dataclass(frozen=True, eq=False)
-class _LinearAG:
+class _LinearAG(Negative):
     coefficients: Coefficients
     fitted: dict
     on_mismatch: str
@@ -60,24 +61,23 @@ class _LinearAG:
         return history if len(history[0]) == run.step else None
 
     def replaces(self, run: Run) -> bool:
-        return not run.notes[self].refused and self._policy(run) == ESTIMATED and self._history(run) is not None
+        return self._policy(run) == ESTIMATED and self._history(run) is not None
 
-    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> Tensor | None:
-        history = self._history(run)
-        if run.notes[self].refused or self._policy(run) == CONDITIONAL or history is None:
-            return None
+    def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
+        conds, unconds = self._history(run)
         at = run.model_sampling, args["input"]
-        conds = [*history[0], to_raw(*at, cond, args["sigma"])]
-        if uncond is not None:
-            output = to_raw(*at, uncond, args["sigma"])
-        elif self.replaces(run):
-            output = estimate(self.coefficients, run.step, conds, history[1])
-            uncond = from_raw(*at, output, args["sigma"])
-            run.notes[self].estimated += 1
-        else:
-            return None  # another node has dropped the negative in this step
-        run.memory(self).write((conds, [*history[1], output]))
-        return uncond
+        conds = [*conds, to_raw(*at, cond, args["sigma"])]
+        output = estimate(self.coefficients, run.step, conds, unconds)
+        run.notes[self].estimated += 1
+        run.memory(self).write((conds, [*unconds, output]))
+        return from_raw(*at, output, args["sigma"])
+
+    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
+        history = self._history(run)
+        if uncond is None or history is None or run.notes[self].refused or self._policy(run) == CONDITIONAL:
+            return
+        outputs = (to_raw(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
+        run.memory(self).write(tuple([*before, output] for before, output in zip(history, outputs)))
 
     def summary(self, run: Run) -> str:
         notes = run.notes[self]
@@ -133,8 +133,7 @@ class LinearAG(io.ComfyNode):
             if tensor.shape != (steps, steps):
                 raise ValueError(f"{file}: {name} has shape {tuple(tensor.shape)}, wanted is ({steps}, {steps}).")
         model = model.clone()
-        node_id = cls.hidden.unique_id if cls.hidden else None
-        technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch, node_id)
+        technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch, node_id_of(cls))
         limit_scale(model, technique)
         watch_negative(model, technique)
         return io.NodeOutput(model)

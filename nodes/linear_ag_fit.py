@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..samplers.guidance import linear_ag
 from .host import files
-from .host.negative import watch_negative
+from .host.negative import Negative, watch_negative
 from .host.raw import to_raw
 from .host.run import Run
 from .host.schedule import describe
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Recorder:
+class _Recorder(Negative):
     """Keeps the outputs of one run."""
 
     cond: list[Tensor] = field(default_factory=list)
@@ -35,9 +35,6 @@ class _Recorder:
     def begin(self, run: Run, guider) -> None:
         run.acted.add(self)
         self.description = describe(run, guider)
-
-    def replaces(self, run: Run) -> bool:
-        return False
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
         if uncond is None:

@@ -7,7 +7,6 @@ hooks shall take for its prediction; conds [cond, uncond, ...], a None of which 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
@@ -16,15 +15,20 @@ from torch import Tensor
 from .run import Run, attach, current_run
 
 
-class Negative(Protocol):
-    """A technique that knows something about the negative's prediction."""
+class Negative:
+    """A technique that looks at the negative's prediction, or stands in for it."""
 
     def replaces(self, run: Run) -> bool:
-        """Whether it stands in for the negative in this evaluation."""
+        """Whether the negative is not to be evaluated this time."""
+        return False
 
-    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> Tensor | None:
-        """The negative's prediction for everybody else, given the evaluated ones (denoised; `uncond` None if it was
-        replaced or nobody wanted it)."""
+    def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
+        """The prediction to take for the negative's, where it is replaced; denoised, as `cond` is."""
+        raise NotImplementedError
+
+    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
+        """Shown the evaluated predictions elsewhere; `uncond` is None where nobody wanted it (cfg 1)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +43,11 @@ class _CalcCondBatch:
         if replaced:
             conds[1] = None
         out = list(self._evaluate(args, conds))
-        seen = self.technique.see(run, args, out[0], out[1] if wanted and not replaced else None)
         if replaced:
             run.acted.add(self.technique)
-            out[1] = seen
+            out[1] = self.technique.stand_in(run, args, out[0])
+        else:
+            self.technique.see(run, args, out[0], out[1] if wanted else None)
         return out
 
     def _evaluate(self, args: dict, conds: list) -> list[Tensor]:

@@ -34,7 +34,7 @@ def describe(run: Run, guider) -> dict:
 def difference(fitted: dict, run: dict) -> str | None:
     """A sentence that names the first field in which a run is not what the coefficients were fitted for."""
     for field, wanted in fitted.items():
-        given = run[field]
+        given = run.get(field)
         if field == "negative":
             if not _same(wanted, given, _TOLERANCE):
                 return "They were fitted for another negative prompt."
@@ -53,7 +53,10 @@ def _same(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
 
 
 def _digest(settings: dict) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    # Not the precision of the weights, which other machines choose differently.
+    settings = {key: value for key, value in settings.items() if key != "dtype"}
+    words = json.dumps(settings, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def _prediction(model_sampling) -> str:

@@ -8,8 +8,13 @@ import logging
 log = logging.getLogger(__name__)
 
 
+def node_id_of(node: type) -> str | None:
+    """Of a node class as it runs in a graph, with unique_id among its hidden inputs; None outside one."""
+    return node.hidden.unique_id if node.hidden else None
+
+
 def tell(node_id: str | None, text: str) -> None:
-    """`node_id` is the hidden input unique_id; None where a node runs outside a graph."""
+    """`node_id` of `node_id_of`."""
     log.info(text)
     if node_id is not None:
         from server import PromptServer  # not at the top: the tests load nodes without a server

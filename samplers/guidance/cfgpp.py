@@ -125,7 +125,7 @@ def invert(evaluate: Evaluate, x: Tensor, sigmas: Tensor, flow: bool, *, report:
     for i, (sigma, target) in enumerate(pairwise(sigmas.tolist())):
         denoised = evaluate(x, sigma, equivalent_scale(1.0, sigma, target, flow)).denoised
         report(i, x, sigma, denoised)
-        x = target / sigma * x + (signal(target, flow) - target * signal(sigma, flow) / sigma) * denoised
+        x = denoised + target / sigma * (x - denoised)
     return x
 
 

@@ -8,6 +8,7 @@ import torch
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.adaptive_guidance import AdaptiveGuidance
+from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.tests.host import probes, tiny, toy
 
 STEPS = 8
@@ -50,7 +51,7 @@ def cosines(seen, parameterisation, space):
         x, sigma = step["input"].double(), float(step["sigma"][0])
         pair = [step[k].double() for k in ("cond_denoised", "uncond_denoised")]
         if space == "raw":
-            shrink = 1 / (1 + sigma**2) if parameterisation == "v" else 1.0
+            shrink = {"v": 1 / (1 + sigma**2), "edm": 1 / (1 + sigma**2)}.get(parameterisation, 1.0)
             pair = [x * shrink - d for d in pair]
         flat = [d.flatten(1).numpy() for d in pair]
         out.append(min((a @ b) / ((a @ a) * (b @ b)) ** 0.5 for a, b in zip(*flat)))
@@ -64,7 +65,7 @@ def plain(parameterisation, rank=4, batch=1, **options):
     return result, seen
 
 
-@pytest.mark.parametrize("parameterisation", ["eps", "v", "flow"])
+@pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
 @pytest.mark.parametrize("space", ["raw", "x0"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_stops_after_the_step_that_crosses(parameterisation, space, batch):
@@ -119,23 +120,33 @@ def test_equal_prompts_cost_one_guided_step():
 
 
 def test_all_samples_of_a_batch_have_to_agree():
-    """Each alone stops at another step; together they stop with the last."""
-    alone = []
-    for i in range(3):
-        model = adaptive(meeting("eps"), threshold=0.97, space="x0")
-        counted = probes.count_evaluations(model)
-        x = toy.noise(4, 3)[i : i + 1] * (1 + 3 * i)
-        prompts = toy.conditioning(2.0), toy.conditioning(-1.5)
-        settings = (STEPS, 4.0, "euler", "simple", *prompts, torch.zeros_like(x))
-        comfy.sample.sample(model, x, *settings, seed=3, disable_pbar=True)
-        alone.append(sum(c == 2 for c in counted.chunks))
-    assert len(set(alone)) > 1, "the toy's samples agree at the same time"
-    model = adaptive(meeting("eps"), threshold=0.97, space="x0")
-    counted = probes.count_evaluations(model)
+    """A threshold that the mean of the batch passes and its worst sample does not: the run goes on guided."""
     x = toy.noise(4, 3) * torch.tensor([1.0, 4.0, 7.0]).reshape(3, 1, 1, 1)
-    settings = (STEPS, 4.0, "euler", "simple", *prompts, torch.zeros_like(x))
-    comfy.sample.sample(model, x, *settings, seed=3, disable_pbar=True)
-    assert sum(c == 2 for c in counted.chunks) == max(alone)
+
+    def sample(model):
+        settings = (STEPS, 4.0, "euler", "simple", toy.conditioning(2.0), toy.conditioning(-1.5), torch.zeros_like(x))
+        counted, seen = probes.count_evaluations(model), probes.record_predictions(model)
+        comfy.sample.sample(model, x, *settings, seed=3, disable_pbar=True)
+        return counted.chunks.count(2), seen
+
+    _, seen = sample(meeting("eps"))
+    by_sample = [
+        torch.nn.functional.cosine_similarity(s["cond_denoised"].flatten(1), s["uncond_denoised"].flatten(1))
+        for s in seen.steps
+    ]
+    step = max(range(STEPS), key=lambda i: by_sample[i].mean() - by_sample[i].min())
+    threshold = (by_sample[step].mean() + by_sample[step].min()).item() / 2
+    guided = next(i for i, cosine in enumerate(by_sample) if cosine.min() >= threshold) + 1
+    assert guided > next(i for i, cosine in enumerate(by_sample) if cosine.mean() >= threshold) + 1
+    assert sample(adaptive(meeting("eps"), threshold=threshold, space="x0"))[0] == guided
+
+
+def test_steps_without_a_negative_say_nothing():
+    """An interval that begins in the middle: before it there is nothing to compare with."""
+    model = run_node(GuidanceInterval, model=adaptive(meeting(), threshold=0.5), limits="percent", start_percent=0.5)
+    counted = probes.count_evaluations(model)
+    toy.sample(model, steps=STEPS)
+    assert counted.chunks == [1] * 4 + [2] + [1] * 3
 
 
 @pytest.mark.parametrize("warm_up", [1, 3, 8, 20])

@@ -126,6 +126,18 @@ def test_together_with_other_nodes_too(product, family):
     assert probes.distance(found, run(tiny.model(family), family, ours())) > 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_ramp_of_the_scale_is_a_ramp_of_lambda(family):
+    """A limit between nothing and all: the sampler pushes by what is left of the scale."""
+
+    def ramped():
+        return run_node(GuidanceInterval, model=tiny.model(family), limits="percent", ramp=[(0, 0.2), (1, 0.9)])
+
+    found = run(ramped(), family, ours())
+    assert probes.distance(found, run(run_node(CFGPP, model=ramped()), family, EULER)) < 1e-5
+    assert probes.distance(found, run(tiny.model(family), family, ours())) > 1e-4
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_a_difference_it_is_the_hosts_plain_sampler(family, name):
@@ -146,9 +158,67 @@ def test_without_a_difference_it_is_the_hosts_plain_sampler(family, name):
     assert probes.distance(found, run(model, family, sampler, sigmas=sigmas, cfg=1.0)) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["dpmpp 2m"])
-def test_on_eps_models_2m_is_cores(name):
-    found = run(tiny.model("unet"), "unet", ours(name))
+def toy_run(parameterisation, sampler, batch=1, positive=2.0, model=None, **options):
+    model = model or toy.model(4, parameterisation)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(toy.conditioning(positive), toy.conditioning(-1.5))
+    guider.set_cfg(4.0)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 6)
+    x = toy.noise(4, batch)
+    return guider.sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True, seed=3, **options)
+
+
+@pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
+@pytest.mark.parametrize("batch", [1, 3])
+class TestIdentities:
+    """Of the paper, on a network with exact arithmetic."""
+
+    def test_euler_is_the_scale_schedule(self, parameterisation, batch):
+        model = run_node(CFGPP, model=toy.model(4, parameterisation))
+        wanted = toy_run(parameterisation, EULER, batch, model=model)
+        assert probes.distance(toy_run(parameterisation, ours(), batch), wanted) < 1e-5
+
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_without_a_difference_lambda_plays_no_part(self, name, parameterisation, batch):
+        one, other = (
+            toy_run(parameterisation, ours(name, guidance_lambda=value), batch, positive=-1.5) for value in (0.2, 1.0)
+        )
+        assert probes.distance(one, other) < 1e-5
+
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_lambda_0_does_not_look_at_the_positive(self, name, parameterisation, batch):
+        """Up to the rounding of the host's cfg 0, which adds and takes away the positive."""
+        one, other = (
+            toy_run(parameterisation, ours(name, guidance_lambda=0.0), batch, positive=value) for value in (2.0, -9.0)
+        )
+        assert probes.distance(one, other) < 1e-5
+        assert probes.distance(toy_run(parameterisation, ours(name), batch), one) > 1e-3
+
+    @pytest.mark.parametrize("name", SAMPLERS)
+    def test_the_last_step_gives_the_guided_prediction(self, name, parameterisation, batch):
+        model = toy.model(4, parameterisation)
+        seen = probes.record_predictions(model)
+        result = toy_run(parameterisation, ours(name), batch, model=model)
+        last = seen.steps[-1]
+        wanted = last["uncond_denoised"] + 0.6 * (last["cond_denoised"] - last["uncond_denoised"])
+        assert probes.distance(result, model.model.process_latent_out(wanted)) < 1e-6
+        assert last["cond_scale"] == pytest.approx(0.6)
+
+
+def test_beside_rescale_cfg_which_takes_the_place_of_cfg():
+    """Rescaling sees the scale of the step, as it does with the node on the model."""
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    def rescaled():
+        return RescaleCFG().patch(tiny.model("unet"), 0.7)[0]
+
+    found = run(rescaled(), "unet", ours())
+    assert probes.distance(found, run(run_node(CFGPP, model=rescaled()), "unet", EULER)) < 1e-5
+    assert probes.distance(found, run(tiny.model("unet"), "unet", ours())) > 1e-4
+
+
+def test_on_eps_models_2m_is_cores():
+    found = run(tiny.model("unet"), "unet", ours("dpmpp 2m"))
     wanted = run(tiny.model("unet"), "unet", comfy.samplers.sampler_object("dpmpp_2m_cfg_pp"), cfg=0.6)
     assert probes.distance(found, wanted) < 1e-4
 
@@ -232,6 +302,24 @@ def test_eta_and_s_noise(name):
     results = [run(tiny.model("flux"), "flux", ours(name, **s)) for s in ({}, {"eta": 0.0}, {"s_noise": 0.5})]
     assert torch.equal(results[0], results[1]) != noisy
     assert torch.equal(results[0], results[2]) != noisy
+
+
+def test_flows_with_noise_of_another_size():
+    """Some have a `noise_scale`; fresh noise then has to be of that size, as in core's samplers."""
+    results = []
+    for scale, s_noise in ((2.0, 0.5), (None, 1.0), (2.0, 1.0)):
+        model = toy.model(4, "flow")
+        if scale:
+            model.get_model_object("model_sampling").noise_scale = scale
+        # From a picture, so that the first noise, which the host scales itself, plays no part.
+        sigmas = torch.tensor([0.5, 0.3, 0.1, 0.0])
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(toy.conditioning(2.0), toy.conditioning(-1.5))
+        sampler = ours("euler ancestral", s_noise=s_noise)
+        x = toy.noise(4)
+        results.append(guider.sample(torch.zeros_like(x), x, sampler, sigmas, disable_pbar=True, seed=3))
+    assert torch.allclose(results[0], results[1], atol=1e-5)
+    assert not torch.allclose(results[0], results[2], atol=1e-2)
 
 
 # Flow models: who is right

@@ -97,6 +97,15 @@ def test_percent_is_the_hosts(family):
     assert {step["cond_scale"] for step in seen.steps} == {1.0, 4.0}
 
 
+@pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
+def test_percent_on_every_kind_of_schedule(parameterisation):
+    model = interval(toy.model(4, parameterisation), limits="percent", start_percent=0.2, end_percent=0.6)
+    sampling = model.get_model_object("model_sampling")
+    sigmas = [float(sampling.percent_to_sigma(p)) for p in (0.1, 0.2, 0.4, 0.6, 0.8)]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert run(model, [*sigmas, 0.0]) == [1.0, 4.0, 4.0, 1.0, 1.0]
+
+
 def test_percent_narrows_the_other_limits():
     model = interval(toy.model(4, "flow"), limits="sigma", sigma_high=0.9, sigma_low=0.1, start_percent=0.5)
     assert run(model, [1.0, 0.8, 0.6, 0.4, 0.2, 0.05, 0.0]) == [1, 1, 1, 4, 4, 1]
@@ -123,6 +132,12 @@ def test_the_ramp_goes_from_the_first_to_the_last_step_inside():
     assert run(model) == pytest.approx([1.0, 1.0, 2.5, 4.0, 1.0])
     falling = interval(toy.model(), limits="sigma", sigma_high=5.0, sigma_low=0.1, ramp=[(0, 1.0), (1, 0.0)])
     assert run(falling) == pytest.approx([1.0, 4.0, 2.5, 1.0, 1.0])
+
+
+def test_the_end_of_a_schedule_is_no_step_of_the_ramp():
+    """KSampler (Advanced) may end above 0."""
+    model = interval(toy.model(), limits="sigma", sigma_high=100.0, sigma_low=0.0, ramp=Line())
+    assert run(model, [8.0, 5.0, 2.0, 0.5]) == pytest.approx([1.0, 2.5, 4.0])
 
 
 def test_the_ramp_of_the_hosts_curve():

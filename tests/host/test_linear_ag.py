@@ -103,7 +103,7 @@ class Proportional(torch.nn.Module):
 # Right
 
 
-@pytest.mark.parametrize("parameterisation", ["eps", "v", "flow"])
+@pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
 def test_a_linear_negative_is_estimated_exactly(parameterisation):
     """In the space of the output, whatever the model predicts; there x0 space would not be linear."""
     model = toy.model(4, parameterisation)
@@ -227,12 +227,18 @@ def test_beside_every_node_in_both_orders(product, family):
     fit_tiny(tiny.model(family), family, steps=6)
     one = product.apply(applied(tiny.model(family)))
     other = applied(product.apply(tiny.model(family)))
+    counts = [probes.count_evaluations(model) for model in (one, other)]
     results = [tiny.sample(model, family, steps=6) for model in (one, other)]
+    assert counts[0].chunks == counts[1].chunks
+    plain = product.apply(tiny.model(family))
+    without = probes.count_evaluations(plain)
+    alone = tiny.sample(plain, family, steps=6)
+    saved = {"interval": 3, "adaptive": 0}.get(product.name, 4)  # one estimated step, and three at the end
+    assert without.total - counts[0].total == saved
     assert torch.isfinite(results[0]).all()
     if product.name != "apg_everything":  # which means "before"
         assert probes.distance(*results) < 1e-4
     if product.name != "adaptive":  # which stops after the first step here, and leaves nothing to estimate
-        alone = tiny.sample(product.apply(tiny.model(family)), family, steps=6)
         assert probes.distance(results[0], alone) > 1e-7
 
 
@@ -338,6 +344,15 @@ def test_it_tells_what_it_saved(caplog):
     assert (
         "LinearAG: 2 steps with an estimated negative, 4 with the positive alone: 6 evaluations saved." in caplog.text
     )
+
+
+def test_it_counts_only_what_it_saved_itself(caplog):
+    caplog.set_level("INFO")
+    fit(toy.model())
+    sigma = float(schedule(toy.model())[3])
+    limited = run_node(GuidanceInterval, model=toy.model(), limits="sigma", sigma_high=1000.0, sigma_low=sigma)
+    sample(applied(limited))
+    assert "1 steps with an estimated negative, 0 with the positive alone: 1 evaluations saved." in caplog.text
 
 
 # The fit

@@ -10,7 +10,12 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 
 SHAPES = {3: (4, 24), 4: (4, 6, 8), 5: (4, 2, 4, 6)}  # of one latent, by rank with the batch
-TYPES = {"eps": ModelType.EPS, "v": ModelType.V_PREDICTION, "flow": ModelType.FLOW}
+TYPES = {
+    "eps": ModelType.EPS,
+    "v": ModelType.V_PREDICTION,
+    "edm": ModelType.EDM,
+    "flow": ModelType.FLOW,
+}
 
 
 class Network(torch.nn.Module):

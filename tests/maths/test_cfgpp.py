@@ -227,6 +227,17 @@ def test_euler_equals_cfg_at_the_equivalent_scale(flow):
     assert torch.allclose(ours, x, rtol=1e-9, atol=1e-10)
 
 
+@every_sampler
+@pytest.mark.parametrize("flow", [False, True])
+def test_all_evaluations_of_a_step_are_told_the_scale_of_its_euler(name, flow):
+    toy, sigmas = Toy(flow), (FLOW if flow else VE)
+    solve(name, toy, sigmas)
+    wanted = [equivalent_scale(LAMBDA, a, b, flow) for a, b in itertools.pairwise(sigmas.tolist())]
+    if name == "dpmpp_2s":
+        wanted = [scale for scale in wanted[:-1] for _ in range(2)] + wanted[-1:]
+    assert [scale for _, scale, _ in toy.seen] == pytest.approx(wanted, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("sigma", "target", "flow", "expected"),
     [

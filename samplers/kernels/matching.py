@@ -1,0 +1,113 @@
+"""For each token its best match in a reference, by cosine, and the step away from it: in torch, on CUDA in one kernel.
+
+Three versions of one signature, `(tokens, reference, alpha, threshold, mask) -> Pushed`:
+
+`push_dense` is the definition and writes the whole similarity matrix. `push_chunked` keeps a stripe of it, in memory
+proportional to the number of tokens, and is what runs on a CPU. `push_fused` (matching_triton.py) streams the reference
+and keeps the running maximum. `push_away` chooses.
+
+Tokens [B, N, C], reference [B or 1, M, C] in the same dtype, mask [M] or None: True where a reference token may be
+used. Scores are computed in float32 whatever the dtype (float64 for float64); of equal ones the lowest index counts.
+"""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-12  # the length below which a vector counts as zero, and its cosine with anything as 0
+STRIPE = 1 << 22  # elements of the similarity matrix that are kept at a time
+
+log = logging.getLogger(__name__)
+
+
+class Match(NamedTuple):
+    """score: cosine with the best reference token, [B, N]; -inf where the mask leaves none. index: its place."""
+
+    score: Tensor
+    index: Tensor
+
+
+class Pushed(NamedTuple):
+    """tokens: (1 + alpha) h - alpha r_index where score > threshold, else h, in the dtype given; and the match."""
+
+    tokens: Tensor
+    score: Tensor
+    index: Tensor
+
+
+def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
+    """The definition."""
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    tokens, reference = tokens.to(wide), reference.to(wide)
+    # Divided by the lengths afterwards, as the kernel does it.
+    similarity = tokens @ reference.transpose(1, 2) / _length(reference)[:, None]
+    if mask is not None:
+        similarity = similarity.masked_fill(~mask, -torch.inf)
+    # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.
+    score = similarity.amax(-1)
+    index = (similarity == score[..., None]).to(torch.uint8).argmax(-1)
+    return Match(score / _length(tokens), index)
+
+
+def match_chunked(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
+    """The same in stripes of rows."""
+    rows = max(1, STRIPE // (len(tokens) * reference.shape[1]))
+    parts = [match_dense(part, reference, mask) for part in tokens.split(rows, 1)]
+    return Match(*(torch.cat(each, 1) for each in zip(*parts)))
+
+
+def push_dense(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None) -> Pushed:
+    """The definition."""
+    return push(tokens, reference, alpha, threshold, match_dense(tokens, reference, mask))
+
+
+def push_chunked(
+    tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None
+) -> Pushed:
+    """The same in stripes of rows."""
+    return push(tokens, reference, alpha, threshold, match_chunked(tokens, reference, mask))
+
+
+def push(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, match: Match) -> Pushed:
+    """The step away from a match that is given."""
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    index = match.index[..., None].expand(-1, -1, tokens.shape[-1])
+    found = reference.expand(len(tokens), -1, -1).gather(1, index)
+    away = tokens.to(wide) + alpha * (tokens.to(wide) - found.to(wide))
+    return Pushed(torch.where((match.score > threshold)[..., None], away.to(tokens.dtype), tokens), *match)
+
+
+def push_away(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None) -> Pushed:
+    """The fastest version for this device."""
+    fused = _fused() if tokens.is_cuda else None
+    version = push_chunked if fused is None else fused.push_fused
+    return version(tokens, reference, alpha, threshold, mask)
+
+
+def best_match(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
+    """The match alone, by the fastest version for this device."""
+    fused = _fused() if tokens.is_cuda else None
+    return (match_chunked if fused is None else fused.match_fused)(tokens, reference, mask)
+
+
+_missing = False
+
+
+def _fused():
+    """The module with the kernel; None, with one line in the log, where there is no Triton."""
+    global _missing
+    if _missing:
+        return None
+    try:
+        from . import matching_triton
+    except ImportError as error:
+        _missing = True
+        log.info("Token matching runs in torch, in stripes: Triton is not available (%s).", error)
+        return None
+    return matching_triton
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(-1).sqrt().clamp(min=EPSILON)
