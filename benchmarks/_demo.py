@@ -1,5 +1,6 @@
 """Sampling the demo models by caption, for the tables."""
 
+import copy
 from dataclasses import dataclass, field
 
 import comfy.samplers
@@ -22,6 +23,12 @@ class Demo:
         self.scenes = pictures.random_scenes(count, torch.Generator().manual_seed(seed))
         self.captions = [pictures.caption(self.scenes, i) for i in range(count)]
         self.seed = seed
+
+    def asking(self, captions: list[str], seed: int) -> "Demo":
+        """The same model for other prompts, from other noise."""
+        other = copy.copy(self)
+        other.captions, other.seed = captions, seed
+        return other
 
     def encode(self, captions: list[str]) -> list:
         encoded = [self.clip.encode_from_tokens(self.clip.tokenize(c), return_pooled=True) for c in captions]

@@ -20,6 +20,7 @@ from .blocks import reach_blocks
 from .branches import chunks_of
 from .families import Block, family_of, network_of
 from .forward import Forward, current_forward, watch_forward
+from .rider import Rider, riders
 from .run import Run, attach, current_run
 
 
@@ -30,8 +31,9 @@ class SelfAttention:
     `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the image
     tokens' place in the sequence (text and reference pictures are outside it). `grid`: their arrangement, (h, w) or
     (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
-    boolean. `attend(q, k, v)`: the attention that the technique replaces, [rows, heads, tokens, dim]; with
-    `queries`, a slice, only the output of those tokens.
+    boolean. `negative`: of each chunk among the rows, whether it is the guider's negative. `riders`: whose rows the
+    first ones of every chunk are. `attend(q, k, v)`: the attention that the technique replaces, [rows, heads, tokens,
+    dim]; with `queries`, a slice, only the output of those tokens.
     """
 
     q: Tensor
@@ -43,6 +45,8 @@ class SelfAttention:
     block: Block
     run: Run
     mask: Tensor | None
+    negative: tuple[bool, ...]
+    riders: tuple[Rider, ...]
     attend: Callable[..., Tensor]
 
 
@@ -54,6 +58,7 @@ class _Placed:
     technique: Technique
     blocks: frozenset[Block]
     branch: Any  # None: all rows
+    last: bool
 
     @property
     def label(self) -> str:
@@ -64,10 +69,19 @@ class _Placed:
         return self.technique.idle_reason
 
 
-def replace_self_attention(model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None) -> None:
+def negative_chunks(run: Run, options: dict) -> tuple[bool, ...]:
+    """Of each chunk of the current network call, whether it is the guider's negative."""
+    extra = {uuid for known in run.branch_uuids.values() for uuid in known.values()}
+    return tuple(place == 1 and uuid not in extra for place, uuid in zip(options["cond_or_uncond"], options["uuids"]))
+
+
+def replace_self_attention(
+    model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None, *, last: bool = False
+) -> None:
     """Calls `technique` for the self-attention of `blocks`; with `branch`, for that branch's rows only.
 
-    Several techniques on one block nest: the later one's `attend` runs the earlier one.
+    Several techniques on one block nest: the later one's `attend` runs the earlier one. One that works on what the
+    attention gives, whoever has replaced it, is `last`.
 
     Raises:
         ValueError: a model whose attention cannot be reached, or blocks that it does not have.
@@ -84,7 +98,7 @@ def replace_self_attention(model: ModelPatcher, blocks: list[Block], technique: 
         options["optimized_attention_override"] = _Override(override)
         if family_of(model).name == "SD3":
             reach_blocks(model)  # they do not say their number themselves
-    attach(model, "attention", _Placed(technique, frozenset(blocks), branch))
+    attach(model, "attention", _Placed(technique, frozenset(blocks), branch, last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +121,7 @@ class _Override:
         forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
         placed = [p for p in run.techniques.get("attention", ()) if block in p.blocks]
+        placed.sort(key=lambda p: p.last)
         if call not in forward.family.self_attentions or not placed:
             return host(q, k, v, mask, **kwargs)
         return _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, kwargs)
@@ -139,7 +154,10 @@ def _replaced(placed, forward: Forward, block, run, options, q, k, v, heads, mas
         mine = set(range(chunks) if p.branch is None else chunks_of(run, p.branch, options))
         if mine:
             run.acted.add(p)
-            attend = _Layer(p.technique, mine, rows, attend, (scale, *layout, block, run), mask_of)
+            about = (scale, *layout, block, run)
+            attend = _Layer(
+                p.technique, mine, rows, attend, about, mask_of, negative_chunks(run, options), riders(options)
+            )
     out = attend(q, k, v, list(range(chunks)), slice(None))
     return out if keep_heads else out.transpose(1, 2).flatten(2)
 
@@ -154,6 +172,8 @@ class _Layer:
     below: Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]
     about: tuple  # scale, image, grid, block, run
     mask_of: Callable[[list[int]], Tensor | None]
+    negative: tuple[bool, ...]  # by chunk
+    riders: tuple[Rider, ...]
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
         own = [c for c in part if c in self.mine]
@@ -167,7 +187,9 @@ class _Layer:
             def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
                 return self.below(q, k, v, part, queries)
 
-            return self.technique(SelfAttention(q, k, v, *self.about, mask, attend))[:, :, queries]
+            negative = tuple(self.negative[chunk] for chunk in part)
+            call = SelfAttention(q, k, v, *self.about, mask, negative, self.riders, attend)
+            return self.technique(call)[:, :, queries]
         out = torch.empty_like(q[:, :, queries])
         for group in (own, [c for c in part if c not in self.mine]):
             index = torch.cat([torch.arange(c * self.rows, (c + 1) * self.rows) for c in map(part.index, group)])

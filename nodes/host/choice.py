@@ -61,6 +61,12 @@ def usually_perturbed(model: ModelPatcher) -> list[Block]:
     return middle or known[1:2] or known
 
 
+def usually_merged(model: ModelPatcher) -> list[Block]:
+    """The blocks in which NegToMe works if the user names none: the output blocks of a UNet, all of a transformer."""
+    known = self_attention_blocks(model)
+    return [block for block in known if block.kind == "output"] or known
+
+
 def usually_skipped(model: ModelPatcher) -> list[Block]:
     """The blocks that a method skips if the user names none: the middle block of a UNet; 7 to 9 of a transformer (SD3.5
     medium, and the default of ComfyUI's own nodes), or in one of less than 10 blocks those as deep in proportion."""

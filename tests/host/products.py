@@ -12,6 +12,7 @@ from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
@@ -38,12 +39,16 @@ class Product:
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
     needs_second_model: bool = False
+    needs_latent: bool = False
+    corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
     in_pairs: bool = True  # False for a second setting of a node that combines in the same way
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
-        second = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
-        return run_node(self.node, model=model, **second, **{**self.acting, **settings})
+        others = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
+        if self.needs_latent:
+            others["latent"] = {"samples": tiny.noise(tiny.family_of(model), seed=60)}
+        return run_node(self.node, model=model, **others, **{**self.acting, **settings})
 
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
@@ -89,6 +94,15 @@ PRODUCTS = [
         {"scale": 0.0},
         guides_at_cfg_1=True,
         needs_second_model=True,
+    ),
+    Product(
+        "negtome",
+        NegToMe,
+        {"reference": "reference latent", "steps": "start to end", "threshold": -1.0},
+        {"alpha": 0.0},
+        guides_at_cfg_1=True,
+        needs_latent=True,
+        corrects=False,
     ),
     Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
     Product(

@@ -275,7 +275,7 @@ def test_degradation_is_another_in_every_step_and_block():
         tokens = torch.ones(2, 3, 8, 4)
         run = SimpleNamespace(step=step, order={Block("double", 0): 0, Block("double", 1): 1})
         place = (slice(2, 8), (2, 3), Block("double", block), run, None)
-        attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, lambda q, k, v: v)
+        attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, (False,), (), lambda q, k, v: v)
         out = _Degraded("dropout", 0.5, seed)(attention)
         assert torch.equal(out[:, :, :2], tokens[:, :, :2])  # the text
         return out

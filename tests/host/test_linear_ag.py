@@ -374,6 +374,30 @@ def test_the_file_says_what_it_is_for(folder):
     assert listed.options == ["my run.1.safetensors"]
 
 
+def test_prompts_and_noise_change_from_run_to_run():
+    asked, starts = [], []
+
+    class Listening(Words):
+        def tokenize(self, text):
+            asked.append(text)
+            return super().tokenize(text)
+
+    def first(executor, x, t, *args, **kwargs):
+        if float(t.flatten()[0]) > 14:
+            starts.append(x.clone())
+        return executor(x, t, *args, **kwargs)
+
+    model = toy.model()
+    model.add_wrapper("apply_model", first)
+    fit(model, clip=Listening(toy.conditioning), prompts="2.0\n 0.5\n", trajectories=5)
+    assert asked == ["2.0", "0.5", "2.0"]
+    assert len(starts) == 3
+    assert not torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+    again = fit(toy.model(), random_seed=7, name="again", trajectories=5)
+    assert not torch.equal(*(files.load(f, ("cond", "uncond"))[0]["cond"] for f in ("linear_ag.safetensors", again)))
+
+
 def test_an_old_file_is_replaced_and_the_node_notices(folder):
     fit(toy.model())
     before = LinearAG.fingerprint_inputs(file="linear_ag.safetensors")

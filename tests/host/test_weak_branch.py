@@ -3,7 +3,6 @@
 import logging
 import math
 
-import comfy.controlnet
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -214,37 +213,14 @@ def test_context_windows_are_computed_whole(caplog, monkeypatch):
     assert calls.chunks == [3, 3]
 
 
-class Control(comfy.controlnet.ControlBase):
-    """Residuals for every block, as a ControlNet gives them."""
-
-    def __init__(self, residuals):
-        super().__init__()
-        self.residuals = residuals
-
-    def get_control(self, x_noisy, *args):
-        rows = x_noisy.shape[0]
-        return {name: [r.expand(rows, *r.shape[1:]).clone() for r in rs] for name, rs in self.residuals.items()}
-
-
 @pytest.mark.parametrize("name", NODES)
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
 def test_residuals_of_a_controlnet_keep_their_effect(family, name, monkeypatch):
-    def normal(*shape, seed=0):
-        return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-    def residuals():
-        if family == "unet":
-            sizes = [(32, 8), (32, 8), (32, 4), (64, 4)]
-            skips = [normal(1, c, s, s, seed=i) for i, (c, s) in enumerate(sizes)]
-            return {"input": skips, "middle": [normal(1, 64, 4, 4)], "output": list(reversed(skips))}
-        width = tiny.FAMILIES[family].network.get("hidden_size", 128)
-        return {n: [normal(1, 16, width, seed=i) for i in range(2)] for n in ("input", "output")}
-
     node, settings = NODES[name]
     need(node, family)
     model = run_node(node, model=tiny.model(family), **settings)
     positive = tiny.conditioning(family, 1)
-    positive[0][1] |= {"control": Control(residuals()), "control_apply_to_uncond": False}
+    positive = tiny.controlled(positive, family)
     resumed = first_step(model, family, positive=positive)
     without = first_step(model, family, positive=tiny.conditioning(family, 1))
     assert probes.distance(resumed["cond_denoised"], without["cond_denoised"]) > 1e-4

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 
+import comfy.controlnet
 import comfy.model_base
 import comfy.sample
 import comfy.samplers
@@ -184,9 +185,14 @@ def _worse(family: str) -> ModelPatcher:
     return patcher
 
 
+def family_of(patcher: ModelPatcher) -> str:
+    """Of a MODEL of `model`."""
+    return next(family for family in FAMILIES if _patcher(family, None).model is patcher.model)
+
+
 def worse(patcher: ModelPatcher) -> ModelPatcher:
     """A second network of the same family, with other weights."""
-    HANDED_OUT.append(_worse(next(f for f in FAMILIES if _patcher(f, None).model is patcher.model)).clone())
+    HANDED_OUT.append(_worse(family_of(patcher)).clone())
     return HANDED_OUT[-1]
 
 
@@ -196,6 +202,36 @@ def conditioning(family: str, seed: int, tokens: int = 7) -> list:
     generator = torch.Generator().manual_seed(seed)
     extra = {"pooled_output": torch.randn((1, tiny.pooled), generator=generator)} if tiny.pooled else {}
     return [[torch.randn((1, tokens, tiny.context), generator=generator), extra]]
+
+
+class _Control(comfy.controlnet.ControlBase):
+    """Residuals for every block, as a ControlNet gives them."""
+
+    def __init__(self, residuals: dict[str, list[torch.Tensor]]):
+        super().__init__()
+        self.residuals = residuals
+
+    def get_control(self, x_noisy, *args):
+        rows = x_noisy.shape[0]
+        return {name: [r.expand(rows, *r.shape[1:]).clone() for r in rs] for name, rs in self.residuals.items()}
+
+
+def controlled(prompt: list, family: str) -> list:
+    """The prompt with a ControlNet of random residuals, for unet, sd3 and flux."""
+
+    def normal(*shape, seed=0):
+        return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    if family == "unet":
+        skips = [normal(1, c, s, s, seed=i) for i, (c, s) in enumerate([(32, 8), (32, 8), (32, 4), (64, 4)])]
+        residuals = {"input": skips, "middle": [normal(1, 64, 4, 4)], "output": list(reversed(skips))}
+    else:
+        width = FAMILIES[family].network.get("hidden_size", 128)
+        residuals = {n: [normal(1, 16, width, seed=i) for i in range(2)] for n in ("input", "output")}
+    return [
+        [cond, {**options, "control": _Control(residuals), "control_apply_to_uncond": False}]
+        for cond, options in prompt
+    ]
 
 
 def noise(family: str, batch: int = 1, seed: int = 5) -> torch.Tensor:

@@ -1,0 +1,133 @@
+"""Guidance between tokens: how different the pictures of a batch are with NegToMe: `python dev.py bench tokens`."""
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..demo import measures, pictures
+from ..demo.judge import load_judge
+from ..nodes.negtome import GIVEN, NegToMe
+from . import FAMILIES
+from ._demo import Demo
+from ._nodes import run_node
+
+PROMPTS, EACH = 25, 8  # a batch of pictures for each prompt
+CFG = 3.0
+HEADER = (
+    "| model | NegToMe | distance within a batch | change | shape and colour | background | Fréchet (interval of its "
+    "change) | saturation |"
+)
+
+
+def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
+    def node(**settings) -> ModelPatcher:
+        return run_node(NegToMe, model=model, **settings)
+
+    return {
+        "defaults": node(),
+        "alpha 1.9": node(alpha=1.9),
+        "previous image": node(reference="previous image"),
+        "all other images": node(reference="all other images"),
+        "whole run, all other images, threshold 0": node(
+            steps="start to end", reference="all other images", threshold=0.0
+        ),
+        "matching official": node(matching="official"),
+    }
+
+
+def within(features: Tensor) -> Tensor:
+    """Mean distance between the pictures of each batch, [prompts]."""
+    batches = features.unflatten(0, (-1, EACH))
+    distance = torch.cdist(batches, batches)
+    return distance.sum((1, 2)) / (EACH * (EACH - 1))
+
+
+def frechet_change(features: Tensor, plain: Tensor, real: Tensor, rounds: int = 100) -> tuple[float, float]:
+    """95 % interval of the difference of two Fréchet distances, over prompts."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (f.unflatten(0, (-1, EACH)) for f in (features, plain))
+    changes = []
+    for _ in range(rounds):
+        pick = torch.randint(len(ours), (len(ours),), generator=generator)
+        after, before = (measures.frechet(f[pick].flatten(0, 1), real) for f in (ours, theirs))
+        changes.append(after - before)
+    low, high = torch.tensor(changes).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
+
+
+class Table:
+    def __init__(self, family: str, real: Tensor):
+        self.family, self.real, self.demo = family, real, Demo(family, PROMPTS)
+        self.demo.scenes = pictures.Scenes(*(part.repeat_interleave(EACH, 0) for part in self.demo.scenes))
+        self.demo.captions = [caption for caption in self.demo.captions for _ in range(EACH)]
+        self.plain: Tensor | None = None
+
+    def row(self, name: str, model: ModelPatcher) -> None:
+        images = self.demo.sample(model, CFG, batch=EACH)
+        judged, scenes = load_judge()(images), self.demo.scenes
+        right = {k: judged[k].argmax(1) == getattr(scenes, k) for k in ("shape", "colour", "background")}
+        features = judged["features"]
+        if self.plain is None:
+            self.plain = features
+        before, after = within(self.plain), within(features)
+        low, high = measures.bootstrap(100 * (after - before) / before.mean())
+        change = 100 * (after.mean() / before.mean() - 1)
+        worse = frechet_change(features, self.plain, self.real)
+        print(
+            f"| {self.family} | {name} | {after.mean():.2f} | {change:+.1f} % ({low:+.1f} to {high:+.1f}) "
+            f"| {100 * (right['shape'] & right['colour']).float().mean():.1f} % "
+            f"| {100 * right['background'].float().mean():.1f} % "
+            f"| {measures.frechet(features, self.real):.2f} ({worse[0]:+.2f} to {worse[1]:+.2f}) "
+            f"| {measures.saturation(images).mean():.3f} |",
+            flush=True,
+        )
+
+    def fill(self) -> None:
+        self.row("none", self.demo.model)
+        for name, model in methods(self.demo.model).items():
+            self.row(name, model)
+
+
+def given(family: str) -> None:
+    """How like a given drawn picture the pictures for its caption become."""
+    demo = Demo(family, PROMPTS, seed=5000)
+    drawn = pictures.draw(demo.scenes)
+    latents = demo.vae.encode(drawn.movedim(1, -1))
+    wanted = load_judge()(drawn)["features"]
+    settings = {"none": None, "alpha 0.9": 0.9, "alpha 1.9": 1.9, "alpha -0.5": -0.5}
+    reference = None
+    for name, alpha in settings.items():
+        found = []
+        for i in range(PROMPTS):
+            model = demo.model
+            if alpha is not None:
+                latent = {"samples": latents[i : i + 1]}
+                model = run_node(NegToMe, model=model, reference=GIVEN, latent=latent, alpha=alpha)
+            one = demo.asking([demo.captions[i]] * EACH, 6000 + i)
+            found.append(load_judge()(one.sample(model, CFG, batch=EACH))["features"])
+        distance = torch.stack([(f - w).norm(dim=1).mean() for f, w in zip(found, wanted)])
+        reference = distance if reference is None else reference
+        low, high = measures.bootstrap(100 * (distance - reference) / reference.mean())
+        print(f"| {family} | {name} | {distance.mean():.2f} | {low:+.1f} % to {high:+.1f} % |", flush=True)
+
+
+def main() -> None:
+    print(
+        f"{PROMPTS} prompts, {EACH} pictures of each in one batch, euler, 25 steps, cfg {CFG:g}, the same noise. "
+        "Distance: mean over pairs of a batch in the judge's feature space, with the 95 % bootstrap interval of its "
+        "change over prompts.\n"
+    )
+    print(HEADER + "\n" + "|---" * 8 + "|")
+    with torch.inference_mode():
+        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
+        real = load_judge()(pictures.draw(fresh))["features"]
+        for family in FAMILIES:
+            Table(family, real).fill()
+        print("\nReference latent: mean distance to the drawn picture given, for pictures of its caption.\n")
+        print("| model | NegToMe | distance to the picture | change |\n|---|---|---|---|")
+        for family in FAMILIES:
+            given(family)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Negative Token Merging (Singh et al.: "Negative Token Merging: Image-based Adversarial Feature Guidance", 2024, arXiv
+2412.01339): each token is pushed away from the reference token that it is most like.
+
+    h'_i = (1 + alpha) h_i - alpha r_j,  j = argmax_j cos(h_i, r_j),  where that cosine is above a threshold
+
+Tokens are attention outputs of one network evaluation: [images, tokens, channels].
+"""
+
+import torch
+from torch import Tensor
+
+from ..kernels.matching import best_match, push, push_away
+
+MATCHINGS = ("source", "official")
+REFERENCES = ("first image", "previous image", "all other images")
+
+
+def negtome(
+    tokens: Tensor,
+    reference: Tensor,
+    alpha: float,
+    threshold: float,
+    mask: Tensor | None = None,
+    matching: str = "source",
+) -> Tensor:
+    """`tokens` [F, N, C] pushed away from `reference` [F or 1, M, C].
+
+    Args:
+        alpha: how far; 1 doubles the distance from the match, a negative value pulls towards it.
+        threshold: cosine that has to be exceeded; tokens that are like nothing in the reference stay.
+        mask: [M], True where a reference token may be matched.
+        matching: "source", the paper's figure: each token has its own best match. "official", the published code: the
+            maximum is taken over the tokens for each reference token, and its index, a token's, is used in the
+            reference; the two agree only where matching is the identity. It needs N = M, and `mask` then keeps the
+            tokens at the masked places as they are.
+    """
+    if matching == "source":
+        return push_away(tokens, reference, alpha, threshold, mask).tokens
+    if matching != "official":
+        raise ValueError(f"matching is {matching!r}. It is one of {', '.join(MATCHINGS)}.")
+    if tokens.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"Official matching needs as many tokens as the reference has, not {tokens.shape[1]} and "
+            f"{reference.shape[1]}. Use matching source."
+        )
+    reference = reference.expand(len(tokens), -1, -1)
+    match = best_match(reference, tokens)
+    pushed = push(tokens, reference, alpha, threshold, match).tokens
+    return pushed if mask is None else torch.where(mask[:, None], pushed, tokens)
+
+
+def negtome_among(
+    tokens: Tensor,
+    among: str,
+    alpha: float,
+    threshold: float,
+    mask: Tensor | None = None,
+    matching: str = "source",
+) -> Tensor:
+    """`negtome` with references from the batch itself: the first image, the one before (the first stays in both), or
+    all others. `mask` [N] is that of one image. A batch of one stays."""
+    if len(tokens) < 2:
+        return tokens
+    if among == "all other images":
+        rest = [torch.cat([tokens[:i], tokens[i + 1 :]]).flatten(0, 1) for i in range(len(tokens))]
+        mask = None if mask is None else mask.repeat(len(tokens) - 1)
+        return negtome(tokens, torch.stack(rest), alpha, threshold, mask, matching)
+    before = {"first image": tokens[:1], "previous image": tokens[:-1]}
+    if among not in before:
+        raise ValueError(f"The reference is {among!r}. It is one of {', '.join(REFERENCES)}.")
+    return torch.cat([tokens[:1], negtome(tokens[1:], before[among], alpha, threshold, mask, matching)])

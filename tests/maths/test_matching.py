@@ -1,0 +1,181 @@
+"""Token matching: the definition against numpy, the stripes and the fused kernel against the definition.
+
+On a machine without CUDA the kernel runs in Triton's interpreter (conftest.py).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from samplers.kernels import matching
+from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
+
+triton = pytest.importorskip("triton")
+from samplers.kernels.matching_triton import match_fused, push_fused  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * torch.cuda.is_available()  # not in the interpreter
+# (samples, tokens, reference tokens, channels): not multiples of any tile, one smaller than a tile, one token.
+SHAPES = {"uneven": (2, 70, 90, 40), "several tiles": (1, 150, 200, 70), "tiny": (3, 5, 4, 3), "one": (1, 1, 1, 1)}
+VERSIONS = {"chunked": push_chunked, "fused": push_fused}
+
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+every_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
+
+
+def tokens(count, channels, seed, samples=1, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((samples, count, channels), generator=generator).to(DEVICE, dtype)
+
+
+def by_hand(h, r, alpha, threshold, mask=None):
+    """One sample, one token at a time, in float64."""
+    h, r = (t.double().cpu().numpy() for t in (h, r))
+    allowed = np.arange(len(r)) if mask is None else np.flatnonzero(mask.cpu().numpy())
+    out, scores, places = h.copy(), [], []
+    for i, token in enumerate(h):
+        lengths = np.linalg.norm(r[allowed], axis=1) * np.linalg.norm(token)
+        cosine = (r[allowed] @ token) / np.maximum(lengths, 1e-12)
+        j = allowed[cosine.argmax()]
+        scores.append(cosine.max())
+        places.append(j)
+        if cosine.max() > threshold:
+            out[i] = (1 + alpha) * token - alpha * r[j]
+    return out, np.array(scores), np.array(places)
+
+
+@pytest.fixture(autouse=True)
+def _small_stripes(monkeypatch):
+    monkeypatch.setattr(matching, "STRIPE", 500)
+
+
+@every_shape
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_definition(shape, masked):
+    samples, n, m, c = shape
+    h, r = tokens(n, c, 1, samples), tokens(m, c, 2, samples)
+    mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
+    pushed = push_dense(h, r, 0.9, 0.3, mask)
+    for i in range(samples):
+        out, score, index = by_hand(h[i], r[i], 0.9, 0.3, mask)
+        assert np.allclose(pushed.tokens[i].cpu(), out, rtol=1e-5, atol=1e-5)
+        assert np.allclose(pushed.score[i].cpu(), score, atol=1e-6)
+        assert (pushed.index[i].cpu().numpy() == index).all()
+
+
+@every_shape
+@every_version
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_versions_agree(version, shape, masked, shared, dtype):
+    """The index to the bit; scores and tokens to rounding. In 16 bits products are exact in float32, sums are not."""
+    samples, n, m, c = shape
+    h, r = tokens(n, c, 1, samples, dtype), tokens(m, c, 2, 1 if shared else samples, dtype)
+    mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
+    wanted, found = push_dense(h, r, 0.9, 0.2, mask), version(h, r, 0.9, 0.2, mask)
+    assert found.tokens.dtype == dtype
+    assert torch.equal(found.index, wanted.index)
+    assert torch.allclose(found.score, wanted.score, atol=1e-6)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+    assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("match", [match_dense, match_chunked, match_fused, best_match])
+def test_of_equal_scores_the_lowest_index_counts(match):
+    """Small whole numbers, for which every product and sum is exact: equal columns give equal scores."""
+    generator = torch.Generator().manual_seed(5)
+    r = torch.randint(-3, 4, (1, 40, 16), generator=generator).float().to(DEVICE).repeat(1, 5, 1)
+    h = torch.randint(-3, 4, (1, 100, 16), generator=generator).float().to(DEVICE)
+    wanted = match_dense(h, r[:, :40])
+    assert torch.equal(match(h, r).index, wanted.index)
+    assert torch.equal(match(h, r.flip(1)).index, match_dense(h, r[:, :40].flip(1)).index)
+
+
+@every_version
+def test_zero_tokens_and_zero_references_match_nothing(version):
+    h, r = tokens(20, 8, 1), tokens(30, 8, 2)
+    h[0, 3], r[0, 5] = 0, 0
+    pushed = version(h, r, 0.9, 0.0)
+    assert pushed.score[0, 3] == 0
+    assert torch.equal(pushed.tokens[0, 3], h[0, 3])
+    assert torch.isfinite(pushed.tokens).all()
+    nothing = version(h, torch.zeros_like(r), 0.9, 0.0)
+    assert torch.equal(nothing.tokens, h)
+
+
+@every_version
+def test_an_empty_mask_leaves_everything(version):
+    h, r = tokens(20, 8, 1), tokens(30, 8, 2)
+    pushed = version(h, r, 0.9, -1.0, torch.zeros(30, dtype=torch.bool, device=DEVICE))
+    assert torch.equal(pushed.tokens, h)
+    assert (pushed.score == -torch.inf).all()
+
+
+@every_version
+def test_the_threshold_is_strict(version):
+    h = torch.eye(4, device=DEVICE)[None]
+    assert torch.equal(version(h, h, 0.9, 1.0).tokens, h)
+    r = torch.tensor([[[3.0, 4.0, 0.0, 0.0]]], device=DEVICE)
+    score = float(version(h, r, 0.9, 0.0).score[0, 0])
+    assert torch.equal(version(h, r, 0.9, score).tokens[0, 0], h[0, 0])
+    assert not torch.equal(version(h, r, 0.9, score - 1e-6).tokens[0, 0], h[0, 0])
+
+
+@every_version
+def test_rows_may_lie_apart(version):
+    """Tokens that are a part of a longer sequence, and channels that are not next to each other."""
+    whole = tokens(60, 24, 1, 2)
+    r = tokens(30, 24, 2)
+    part = whole[:, 7:47]
+    assert not part.is_contiguous()
+    wanted = push_dense(part.contiguous(), r, 0.9, 0.1)
+    for layout in (part, part.transpose(1, 2).contiguous().transpose(1, 2)):
+        assert torch.allclose(version(layout, r, 0.9, 0.1).tokens, wanted.tokens, atol=1e-5)
+
+
+def test_stripes_need_memory_in_proportion_to_the_tokens(monkeypatch):
+    """No piece of the similarity matrix is larger than the stripe, or one row of it."""
+    sizes = []
+    original = matching.match_dense
+
+    def watched(h, r, mask=None):
+        sizes.append(len(h) * h.shape[1] * r.shape[1])
+        return original(h, r, mask)
+
+    monkeypatch.setattr(matching, "match_dense", watched)
+    match_chunked(tokens(100, 4, 1, 2), tokens(90, 4, 2, 2))
+    assert max(sizes) <= 500
+    assert sum(sizes) == 2 * 100 * 90
+
+
+def test_double_precision_is_kept():
+    h, r = tokens(20, 8, 1).double(), tokens(30, 8, 2).double()
+    pushed = push_away(h, r, 0.9, 0.0)
+    assert pushed.score.dtype == torch.float64
+    out, score, _ = by_hand(h[0], r[0], 0.9, 0.0)
+    assert np.allclose(pushed.tokens[0].cpu(), out, rtol=1e-12)
+    assert np.allclose(pushed.score[0].cpu(), score, rtol=1e-12)
+
+
+def test_without_triton_it_runs_in_stripes_and_says_so_once(monkeypatch, caplog):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, globals=None, locals=None, fromlist=(), level=0):
+        if "matching_triton" in (fromlist or ()):
+            raise ImportError("no triton here")
+        return real(name, globals, locals, fromlist, level)
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(matching, "_missing", False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert matching._fused() is None
+    assert matching._fused() is None
+    assert caplog.text.count("Triton is not available (no triton here)") == 1
+
+
+def test_with_triton_the_kernel_is_found(monkeypatch):
+    monkeypatch.setattr(matching, "_missing", False)
+    assert matching._fused().push_fused is push_fused
