@@ -1,11 +1,17 @@
 """Guidance between tokens: how different the pictures of a batch are with NegToMe: `python dev.py bench tokens`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..demo import measures, pictures
 from ..demo.judge import load_judge
+from ..nodes.host.attention_output import AttentionOutput, change_attention_output
+from ..nodes.host.choice import usually_merged
+from ..nodes.host.run import KEY
 from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES
 from ._demo import Demo
@@ -88,6 +94,38 @@ class Table:
             self.row(name, model)
 
 
+@dataclass(eq=False)
+class _Pushes:
+    """How far a technique moves tokens: of those that it is shown while it acts, the share that moves, and the length
+    of the moves beside that of the tokens."""
+
+    technique: Callable[[AttentionOutput], Tensor]
+    moved: list[float] = field(default_factory=list)
+    length: list[float] = field(default_factory=list)
+
+    label, idle_reason = "pushes", "never"
+
+    def __call__(self, a: AttentionOutput) -> Tensor:
+        tokens = self.technique(a)
+        if tokens is not a.tokens:
+            before, after = a.tokens[:, 1:], tokens[:, 1:]  # the first picture stays
+            self.moved.append((before != after).any(-1).float().mean().item())
+            self.length.append(((after - before).norm() / before.norm()).item())
+        return tokens
+
+
+def pushes(family: str) -> None:
+    """One batch with the defaults."""
+    demo = Demo(family, 1)
+    demo = demo.asking(demo.captions * EACH, demo.seed)
+    [technique] = run_node(NegToMe, model=demo.model).model_options[KEY]["attention output"]
+    seen, model = _Pushes(technique), demo.model.clone()
+    change_attention_output(model, usually_merged(model), seen)
+    demo.sample(model, CFG, batch=EACH)
+    moved, length = (sum(part) / len(part) for part in (seen.moved, seen.length))
+    print(f"| {family} | {100 * moved:.0f} % | {length:.2f} |", flush=True)
+
+
 def given(family: str) -> None:
     """How like a given drawn picture the pictures for its caption become."""
     demo = Demo(family, PROMPTS, seed=5000)
@@ -123,6 +161,10 @@ def main() -> None:
         real = load_judge()(pictures.draw(fresh))["features"]
         for family in FAMILIES:
             Table(family, real).fill()
+        print("\nWith the defaults, in the layers and steps in which it acts, for one prompt:\n")
+        print("| model | tokens that move | length of the move beside the token's |\n|---|---|---|")
+        for family in FAMILIES:
+            pushes(family)
         print("\nReference latent: mean distance to the drawn picture given, for pictures of its caption.\n")
         print("| model | NegToMe | distance to the picture | change |\n|---|---|---|---|")
         for family in FAMILIES:

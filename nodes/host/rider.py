@@ -35,7 +35,7 @@ class Rider:
             known[x.shape[1:]] = latent, noise.to(x.device)
         latent, noise = known[x.shape[1:]]
         if self.noisy:
-            latent = base.model_sampling.noise_scaling(sigma[:1], noise.clone(), latent)
+            latent = base.model_sampling.noise_scaling(sigma[:1], noise, latent)
         return latent.to(x.dtype)
 
     def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):

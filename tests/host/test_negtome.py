@@ -9,7 +9,9 @@ import torch
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.host.attention import replace_self_attention
 from guidekit.nodes.host.attention_output import AttentionOutput
+from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.host.families import self_attention_blocks
+from guidekit.nodes.host.weak import WeakBranch
 from guidekit.nodes.negtome import GIVEN, NegToMe, _Merged
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.attention.negtome import REFERENCES
@@ -125,6 +127,22 @@ def test_a_weak_branch_is_treated_as_the_positive_is(family):
     assert probes.distance(changes[0], changes[1]) > 1e-6
 
 
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_two_weak_branches_that_are_resumed_are_no_negatives(family, monkeypatch):
+    """In a call of their own the second one stands where the negative stands else."""
+    if not reaches_unet_layers() and family == "unet":
+        pytest.skip("this host does not let layers of a UNet be replaced")
+    model = merged(tiny.model(family), halves="positive only")
+    for block in ("1", "2"):
+        model = run_node(PAG, model=model, scale=2.0, blocks=block)
+    calls = probes.count_evaluations(model)
+    resumed = tiny.sample(model, family, batch=2, steps=1)
+    assert calls.chunks == [2, 2]
+    monkeypatch.setattr(WeakBranch, "first_block", lambda self, run: None)
+    assert probes.distance(tiny.sample(model, family, batch=2, steps=1), resumed) < 1e-4
+    assert calls.chunks[2:] == [4]
+
+
 # The reference that rides
 
 
@@ -201,6 +219,19 @@ def test_no_latent():
         merged(tiny.model("flux"), reference=GIVEN)
 
 
+@pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
+def test_every_picture_keeps_its_own_prompt_beside_the_rider(family):
+    """A batch of prompts: the rider takes a copy of the first, and nobody else's place."""
+    prompts = [tiny.conditioning(family, seed)[0] for seed in (1, 2)]
+    extra = {key: torch.cat([p[1][key] for p in prompts]) for key in prompts[0][1]}
+    model = merged(tiny.model(family), reference=GIVEN, latent={"samples": tiny.noise(family, seed=60)})
+    together = tiny.sample(model, family, batch=2, positive=[[torch.cat([p[0] for p in prompts]), extra]])
+    alone = tiny.sample(model, family, batch=1, positive=[prompts[0]])
+    assert probes.distance(together[:1], alone) < 1e-3
+    first_prompt_only = tiny.sample(model, family, batch=2, positive=[prompts[0]])
+    assert probes.distance(together[1:], first_prompt_only[1:]) > 1e-4
+
+
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_two_references_ride_side_by_side(family):
     """Each node knows its own row; the pictures of the batch are those behind them."""
@@ -212,6 +243,19 @@ def test_two_references_ride_side_by_side(family):
     assert torch.isfinite(result).all()
     # Samples see the riders and the first picture only.
     assert probes.distance(tiny.sample(model, family, batch=3)[:2], result) < 1e-3
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_a_rider_of_another_node_is_not_taken_for_ones_own(family):
+    """Beside a node that matches nothing, before it and behind it."""
+    latents = [{"samples": tiny.noise(family, seed=seed)} for seed in (60, 61)]
+    settings = [{"latent": latents[0]}, {"latent": latents[1], "threshold": 0.9999999}]
+    alone = tiny.sample(merged(tiny.model(family), reference=GIVEN, **settings[0]), family, batch=2)
+    for order in (settings, settings[::-1]):
+        model = tiny.model(family)
+        for each in order:
+            model = merged(model, reference=GIVEN, **each)
+        assert probes.distance(tiny.sample(model, family, batch=2), alone) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
@@ -300,6 +344,13 @@ def test_a_batch_of_one_is_told_once_and_left_alone(family, caplog):
     caplog.clear()
     tiny.sample(merged(tiny.model(family)), family, batch=2)
     assert "a batch of one" not in caplog.text
+
+
+def test_a_rider_is_no_second_picture(caplog):
+    caplog.set_level("INFO")
+    model = merged(tiny.model("flux"), reference=GIVEN, latent={"samples": tiny.noise("flux", seed=60)})
+    tiny.sample(merged(model), "flux")
+    assert "a batch of one picture has no other to keep away from" in caplog.text
 
 
 def test_a_model_that_it_cannot_reach():
