@@ -1,7 +1,8 @@
 """A latent that rides through the network as a further row of every chunk, so that its features can be looked at.
 
 Relies on: APPLY_MODEL wrappers, which see all rows of a network call and everything that goes with them
-(comfy/model_base.py:191); `process_latent_in` and `model_sampling.noise_scaling` of the model.
+(comfy/model_base.py:191); `process_latent_in` of the model, `noise_scaling` and `calculate_input` of its sampling
+object (comfy/model_sampling.py), the latter being a factor.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _RIDERS = "guidekit_riders"
 @dataclass(frozen=True, eq=False)
 class Rider:
     """`latent`: [1, C, ...] as a VAE gives it. `noisy`: at the noise level of the step, with one noise per run, else
-    clean at every step. `active(run)`: whether it rides in this step."""
+    what the network sees is the clean latent. `active(run)`: whether it rides in this step."""
 
     latent: Tensor
     noisy: bool
@@ -34,8 +35,11 @@ class Rider:
             noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
             known[x.shape[1:]] = latent, noise.to(x.device)
         latent, noise = known[x.shape[1:]]
+        sampling = base.model_sampling
         if self.noisy:
-            latent = base.model_sampling.noise_scaling(sigma[:1], noise, latent)
+            latent = sampling.noise_scaling(sigma[:1], noise, latent)
+        else:  # as the network's input: models of x0 + sigma n scale theirs down, at high noise to nothing
+            latent = latent / sampling.calculate_input(sigma[:1], torch.ones_like(latent))
         return latent.to(x.dtype)
 
     def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
