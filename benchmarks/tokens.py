@@ -132,15 +132,21 @@ def given(family: str) -> None:
     drawn = pictures.draw(demo.scenes)
     latents = demo.vae.encode(drawn.movedim(1, -1))
     wanted = load_judge()(drawn)["features"]
-    settings = {"none": None, "alpha 0.9": 0.9, "alpha 1.9": 1.9, "alpha -0.5": -0.5}
+    rows = {
+        "none": None,
+        "alpha 0.9": {},
+        "alpha 1.9": {"alpha": 1.9},
+        "alpha -0.5": {"alpha": -0.5},
+        "alpha 0.9, renoise": {"renoise": True},
+    }
     reference = None
-    for name, alpha in settings.items():
+    for name, settings in rows.items():
         found = []
         for i in range(PROMPTS):
             model = demo.model
-            if alpha is not None:
+            if settings is not None:
                 latent = {"samples": latents[i : i + 1]}
-                model = run_node(NegToMe, model=model, reference=GIVEN, latent=latent, alpha=alpha)
+                model = run_node(NegToMe, model=model, reference=GIVEN, latent=latent, **settings)
             one = demo.asking([demo.captions[i]] * EACH, 6000 + i)
             found.append(load_judge()(one.sample(model, CFG, batch=EACH))["features"])
         distance = torch.stack([(f - w).norm(dim=1).mean() for f, w in zip(found, wanted)])
