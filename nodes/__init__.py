@@ -11,6 +11,7 @@ from .demo_model import DemoModel
 from .guidance_interval import GuidanceInterval
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
+from .nasa import NASA
 from .negtome import NegToMe
 from .pag import PAG
 from .sampler_cfgpp import SamplerCFGPP
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     LinearAG,
     LinearAGFit,
     NegToMe,
+    NASA,
     DemoModel,
 ]
 

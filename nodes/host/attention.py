@@ -10,6 +10,7 @@ block's name and number in `transformer_options` (see families.py and blocks.py)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,11 @@ from .blocks import reach_blocks
 from .branches import chunks_of
 from .families import Block, family_of, network_of
 from .forward import Forward, current_forward, watch_forward
+from .joint_text import split_attention
+from .layered_text import attend_beside, beside, steer_layer
 from .rider import Rider, riders
 from .run import Run, attach, current_run
+from .texts import TextAttention, second_texts
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,6 @@ class _Placed:
         return self.technique.idle_reason
 
 
-def negative_chunks(run: Run, options: dict) -> tuple[bool, ...]:
-    """Of each chunk of the current network call, whether it is the guider's negative."""
-    extra = {uuid for known in run.branch_uuids.values() for uuid in known.values()}
-    return tuple(place == 1 and uuid not in extra for place, uuid in zip(options["cond_or_uncond"], options["uuids"]))
-
-
 def replace_self_attention(
     model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None, *, last: bool = False
 ) -> None:
@@ -91,6 +89,12 @@ def replace_self_attention(
     if missing or not blocks:
         wrong, right = (", ".join(f"{b.kind} {b.number}" for b in part) for part in (missing, known))
         raise ValueError(f"The model has no self-attention block {wrong or '(none given)'}. It has: {right}.")
+    reach_attention(model)
+    attach(model, "attention", _Placed(technique, frozenset(blocks), branch, last))
+
+
+def reach_attention(model: ModelPatcher) -> None:
+    """Puts the hook on a (cloned) model, once."""
     options = model.model_options["transformer_options"]
     override = options.get("optimized_attention_override")
     if not isinstance(override, _Override):
@@ -98,7 +102,6 @@ def replace_self_attention(
         options["optimized_attention_override"] = _Override(override)
         if family_of(model).name == "SD3":
             reach_blocks(model)  # they do not say their number themselves
-    attach(model, "attention", _Placed(technique, frozenset(blocks), branch, last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,25 +120,52 @@ class _Override:
         place = forward.family.current_block(options) if forward is not None else None
         if place is None:
             return host(q, k, v, mask, **kwargs)
+        if beside(options):
+            apart = _Heads(q, k, v, heads, kwargs)
+            return apart.back(attend_beside(options, apart.attention(host), *apart.qkv))
         call = forward.attention_calls.get(place, 0)
         forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
         placed = [p for p in run.techniques.get("attention", ()) if block in p.blocks]
         placed.sort(key=lambda p: p.last)
-        if call not in forward.family.self_attentions or not placed:
+        texts = second_texts(options) and forward.family.second_text != "cross"
+        if call not in forward.family.self_attentions or not (placed or texts):
             return host(q, k, v, mask, **kwargs)
-        return _replaced(placed, forward, block, run, options, q, k, v, heads, mask, host, kwargs)
+        apart = _Heads(q, k, v, heads, kwargs)
+        scale = kwargs.get("scale") or apart.qkv[0].shape[-1] ** -0.5
+        about = (forward, block, run, options, scale)
+        return apart.back(_replaced(placed, *about, *apart.qkv, mask, apart.attention(host)))
 
 
-def _replaced(placed, forward: Forward, block, run, options, q, k, v, heads, mask, host, kwargs) -> Tensor:
-    merged = not kwargs.pop("skip_reshape", False)  # [rows, tokens, heads * dim] instead of [rows, heads, tokens, dim]
-    keep_heads = kwargs.pop("skip_output_reshape", False)
-    if merged:
-        dim = q.shape[-1] // heads
-        # SD3 hands over merged queries and keys, but values with their heads apart.
-        q, k, v = (t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+class _Heads:
+    """Queries, keys and values as [rows, heads, tokens, dim], and the result in the form that the caller wants."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, heads: int, kwargs: dict):
+        self.rest = {
+            name: value for name, value in kwargs.items() if name not in ("skip_reshape", "skip_output_reshape")
+        }
+        self.keep = kwargs.get("skip_output_reshape", False)
+        self.qkv = q, k, v
+        if not kwargs.get("skip_reshape", False):
+            dim = q.shape[-1] // heads
+            # SD3 hands over merged queries and keys, but values with their heads apart.
+            self.qkv = tuple(t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+
+    def attention(self, host: Callable) -> Callable[..., Tensor]:
+        """`host(q, k, v, mask)` in this form."""
+        return partial(host, skip_reshape=True, skip_output_reshape=True, **self.rest)
+
+    def back(self, out: Tensor) -> Tensor:
+        return out if self.keep else out.transpose(1, 2).flatten(2)
+
+
+def _replaced(placed, forward: Forward, block, run, options, scale, q, k, v, mask, host) -> Tensor:
     chunks = len(options["uuids"])
     rows = q.shape[0] // chunks
+    layout = forward.family.layout(forward.network, forward.latent_shape, q.shape[2], options)
+    negative = run.negative_chunks(options)
+    # An attention without text tokens (SD3.5's second one) has nothing to look at.
+    texts = second_texts(options) if layout.image.start else ()
 
     def mask_of(part: list[int]) -> Tensor | None:
         if mask is not None and mask.ndim > 2 and mask.shape[0] == rows * chunks > 1:
@@ -144,22 +174,21 @@ def _replaced(placed, forward: Forward, block, run, options, q, k, v, heads, mas
 
     def attend(q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
         part_mask = mask_of(part)
+        if texts:
+            call = TextAttention(texts, block, layout.image, run, options, part, [not negative[c] for c in part], host)
+            steer = split_attention if forward.family.second_text == "joint" else steer_layer
+            return steer(call, q, k, v, part_mask)[:, :, queries]
         if part_mask is not None and part_mask.shape[-2] == q.shape[2] > 1:
             part_mask = part_mask[..., queries, :]
-        return host(q[:, :, queries], k, v, part_mask, skip_reshape=True, skip_output_reshape=True, **kwargs)
+        return host(q[:, :, queries], k, v, part_mask)
 
-    layout = forward.family.layout(forward.network, forward.latent_shape, q.shape[2], options)
-    scale = kwargs.get("scale") or q.shape[-1] ** -0.5
     for p in placed:
         mine = set(range(chunks) if p.branch is None else chunks_of(run, p.branch, options))
         if mine:
             run.acted.add(p)
             about = (scale, *layout, block, run)
-            attend = _Layer(
-                p.technique, mine, rows, attend, about, mask_of, negative_chunks(run, options), riders(options)
-            )
-    out = attend(q, k, v, list(range(chunks)), slice(None))
-    return out if keep_heads else out.transpose(1, 2).flatten(2)
+            attend = _Layer(p.technique, mine, rows, attend, about, mask_of, negative, riders(options))
+    return attend(q, k, v, list(range(chunks)), slice(None))
 
 
 @dataclass(frozen=True)

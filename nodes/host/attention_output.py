@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .attention import SelfAttention, negative_chunks, replace_self_attention
+from .attention import SelfAttention, replace_self_attention
 from .families import Block, family_of
 from .rider import Rider, riders
 from .run import Run, attach, current_run
@@ -70,7 +70,7 @@ class _UNetOutput:
         if block not in self.blocks:
             return out
         run = current_run(options)
-        negative = negative_chunks(run, options)
+        negative = run.negative_chunks(options)
         tokens = out.unflatten(0, (len(negative), -1))
         grid = tuple(options["activations_shape"][-2:])
         changed = self.change(AttentionOutput(tokens, grid, block, run, negative, riders(options)))

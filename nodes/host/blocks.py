@@ -108,14 +108,14 @@ def _through(
             if last and (forward.family.name == "UNet" or ahead == 1):
                 prefix.keep(block, uuids, out)
             return out
-    skipping = _skipping(run, block, options) if whole else set()
+    skipping = skipping_chunks(run, block, options) if whole else set()
     if len(skipping) == len(uuids):
         return streams
     came = {name: t.clone() for name, t in streams.items()} if skipping else {}
     return _restored(compute(streams), came, skipping, len(uuids))
 
 
-def _skipping(run: Run, block: Block, options: dict) -> set[int]:
+def skipping_chunks(run: Run, block: Block, options: dict) -> set[int]:
     """The chunks that pass `block` by."""
     chunks = set()
     for skip in run.techniques.get("skips", ()):
@@ -183,10 +183,10 @@ class _Lumina2Block:
         options, number = args["transformer_options"], args["block_index"]
         run, forward, uuids = current_run(options), current_forward(options), options["uuids"]
         streams = {name: args[name] for name in ("img", "txt")}
-        skipping = _skipping(run, Block("double", number), options)
+        skipping = skipping_chunks(run, Block("double", number), options)
         before = forward.left.pop(Block("double", number - 1), {})
         streams = _restored(streams, before, skipping, len(uuids))
-        if _skipping(run, Block("double", number + 1), options):
+        if skipping_chunks(run, Block("double", number + 1), options):
             forward.left[Block("double", number)] = {name: t.clone() for name, t in streams.items()}
         return streams
 

@@ -43,13 +43,16 @@ class Layout(NamedTuple):
 class Family:
     """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
     the image tokens are. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
-    `replaceable`: whether the host lets a block be replaced."""
+    `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
+    first, by "cross" attention, as more tokens of "joint" attention, through the network's own "layers", or not at
+    all."""
 
     name: str
     blocks: Callable[[torch.nn.Module], list[Block]]
     layout: Callable[[torch.nn.Module, tuple[int, ...], int, dict], Layout]
     self_attentions: tuple[int, ...] = (0,)
     replaceable: bool = True
+    second_text: str | None = None
 
     def current_block(self, options: dict) -> tuple[Block, int] | None:
         """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
@@ -128,14 +131,16 @@ def _numbered(attribute: str) -> Callable[[torch.nn.Module], list[Block]]:
 
 
 _FAMILIES = {
-    UNetModel: Family("UNet", _unet_blocks, _unet_layout),
-    MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1)),
-    Chroma: Family("Chroma", _double_single_blocks, _flux_layout),
-    Flux: Family("Flux", _double_single_blocks, _flux_layout),
+    UNetModel: Family("UNet", _unet_blocks, _unet_layout, second_text="cross"),
+    MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1), second_text="joint"),
+    Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
+    Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
     WanModel: Family("Wan", _numbered("blocks"), _wan_layout),
-    QwenImageTransformer2DModel: Family("Qwen-Image", _numbered("transformer_blocks"), _qwen_layout),
-    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout, replaceable=False),
+    QwenImageTransformer2DModel: Family(
+        "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
+    ),
+    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout, replaceable=False, second_text="layers"),
 }
 
 
@@ -163,6 +168,10 @@ def _family_of_network(network: torch.nn.Module) -> Family:
         f"This node changes self-attention, and the model's network {type(network).__name__} is not one it can reach. "
         f"Families that work: {known}."
     )
+
+
+def families_with_second_text() -> list[str]:
+    return [family.name for family in _FAMILIES.values() if family.second_text]
 
 
 def self_attention_blocks(model: ModelPatcher) -> list[Block]:

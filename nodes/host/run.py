@@ -44,6 +44,7 @@ class Run:
     def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list):
         self.model_sampling = guider.model_patcher.get_model_object("model_sampling")
         self._model = guider.model_patcher
+        self._guider = guider
         self.sigmas: list[float] = sigmas.tolist()
         self.latent_shapes = [tuple(shape) for shape in latent_shapes]
         self.techniques: dict[str, list] = guider.model_options[KEY]
@@ -70,6 +71,15 @@ class Run:
     def order(self) -> dict[Block, int]:
         """The place of each of the network's blocks in the order in which they run."""
         return order_of_blocks(network_of(self._model))
+
+    def negative_chunks(self, options: dict) -> tuple[bool, ...]:
+        """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
+        negative, others = set(), set()
+        for name, entries in self._guider.conds.items():
+            (negative if "negative" in name else others).update(entry["uuid"] for entry in entries)
+        # The host gives a negative the areas of the positive in entries with the same uuid; these go by their place.
+        places = zip(options["cond_or_uncond"], options["uuids"])
+        return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in places)
 
     @property
     def descending(self) -> bool:

@@ -12,6 +12,7 @@ from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
@@ -40,6 +41,7 @@ class Product:
     guides_at_cfg_1: bool = False
     needs_second_model: bool = False
     needs_latent: bool = False
+    needs_negative: bool = False
     corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
     in_pairs: bool = True  # False for a second setting of a node that combines in the same way
@@ -48,10 +50,13 @@ class Product:
         others = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
         if self.needs_latent:
             others["latent"] = {"samples": tiny.noise(tiny.family_of(model), seed=60)}
+        if self.needs_negative:
+            others["negative"] = tiny.conditioning(tiny.family_of(model), 33, 5)
         return run_node(self.node, model=model, **others, **{**self.acting, **settings})
 
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
+TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 PRODUCTS = [
     Product("apg", APG, {}, NEUTRAL_APG),
@@ -103,6 +108,27 @@ PRODUCTS = [
         guides_at_cfg_1=True,
         needs_latent=True,
         corrects=False,
+    ),
+    Product(
+        "nasa",
+        NASA,
+        {"alpha": 0.4},
+        {"alpha": 0.0},
+        families=TEXT_IN_ATTENTION,
+        guides_at_cfg_1=True,
+        needs_negative=True,
+        corrects=False,
+    ),
+    Product(
+        "nag",
+        NASA,
+        {"normalised": True},
+        {"normalised": True, "nag_alpha": 0.0},
+        families=TEXT_IN_ATTENTION,
+        guides_at_cfg_1=True,
+        needs_negative=True,
+        corrects=False,
+        in_pairs=False,
     ),
     Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
     Product(

@@ -1,0 +1,68 @@
+"""A second text in the cross-attention of a UNet: its tokens go in front of the context, so that the layer's own
+projections make keys and values of them, and the attention is split behind these.
+
+Relies on: `attn2_patch`, which may lengthen context and value, and `patches_replace["attn2"]`, which is given queries,
+keys and values (comfy/ldm/modules/attention.py:951-975); the rows of chunk i being i * B to (i + 1) * B.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from torch import Tensor
+
+from .families import Block
+from .run import current_run
+from .texts import SecondText, second_texts
+
+
+def _here(options: dict) -> list[SecondText]:
+    block = Block(*options["block"])
+    return [text for text in second_texts(options) if block in text.steering.blocks]
+
+
+def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+    if texts := [text.by_row(context, options) for text in _here(options)]:
+        context, value = torch.cat([*texts, context], 1), torch.cat([*texts, value], 1)
+    return n, context, value
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    inner: Callable | None  # what replaced the layer before
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        texts, run = _here(options), current_run(options)
+        own = sum(text.count for text in texts)
+        if self.inner is not None:
+            out = self.inner(q, k[:, own:], v[:, own:], options)
+        else:
+            out = _attend(q, k[:, own:], v[:, own:], options)
+        steered = ~torch.tensor(run.negative_chunks(options), device=q.device)
+        rows = steered.repeat_interleave(len(q) // len(steered))
+        start = 0
+        for text in texts if steered.any() else ():
+            place = slice(start, start + text.count)
+            negative = _attend(q[rows], k[rows, place], v[rows, place], options)
+            out[rows] = text.steering.combine(out[rows], negative)
+            run.acted.add(text.technique)
+            start = place.stop
+        return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+    precision = options["attn_precision"]
+    return optimized_attention(q, k, v, options["n_heads"], attn_precision=precision, transformer_options=options)
+
+
+def split_cross_attention(transformer_options: dict, network: torch.nn.Module) -> None:
+    """Puts the hooks into the options of a run, around whatever other nodes have put there."""
+    transformer_options.setdefault("patches", {}).setdefault("attn2_patch", []).append(_lengthen)
+    replaced = transformer_options.setdefault("patches_replace", {}).setdefault("attn2", {})
+    parts = [("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks)]
+    for kind, blocks in parts:
+        for number, block in enumerate(blocks):
+            layers = sum(len(layer.transformer_blocks) for layer in block if isinstance(layer, SpatialTransformer))
+            for key in ((kind, number, layer) for layer in range(layers)):
+                replaced[key] = _Split(replaced.get(key, replaced.get(key[:2])))

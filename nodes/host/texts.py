@@ -1,0 +1,88 @@
+"""Texts beside the one that a row of the network call is for: what the ways to put them there share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .families import Block
+from .rider import riders
+from .run import Run
+
+_TEXTS = "guidekit_second_texts"
+
+
+class Steering(Protocol):
+    """What is done with the two attention outputs, in `blocks`."""
+
+    label: str
+    idle_reason: str
+    blocks: frozenset[Block]
+
+    def active(self, run: Run) -> bool:
+        """Whether it acts in this step."""
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[rows, image tokens, channels] of the row's own text and of the second one."""
+
+
+@dataclass(frozen=True)
+class SecondText:
+    """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one picture or each of
+    the batch; `mask` [B, N], 1 where a token counts, None if all do. `technique`: what it was attached to the model
+    as."""
+
+    technique: Any
+    steering: Steering
+    tokens: Tensor
+    mask: Tensor | None
+
+    @property
+    def count(self) -> int:
+        return self.tokens.shape[1]
+
+    def by_row(self, like: Tensor, options: dict) -> Tensor:
+        """[rows, N, C], for the rows, on the device and in the type of `like`, which is of all chunks."""
+        return by_row(self.tokens.to(like), len(like), options)
+
+
+def by_row(value: Tensor, rows: int, options: dict) -> Tensor:
+    """What belongs to the pictures of the batch, for the rows of a network call; what rides along has the first
+    picture's."""
+    chunks, ahead = len(options["cond_or_uncond"]), len(riders(options))
+    each = comfy.utils.repeat_to_batch_size(value, rows // chunks - ahead)
+    return torch.cat([each[:1].expand(ahead, *each.shape[1:]), each]).repeat(chunks, *[1] * (value.ndim - 1))
+
+
+@dataclass(frozen=True)
+class TextAttention:
+    """An attention of `block` in a call that has second texts, over the rows of `chunks`. `steered`: of each of these,
+    whether the texts are for it. `attend(q, k, v, mask)`: the attention itself."""
+
+    texts: tuple[SecondText, ...]
+    block: Block
+    image: slice
+    run: Run
+    options: dict
+    chunks: list[int]
+    steered: list[bool]
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    def combine(self, text: SecondText, positive: Tensor, negative: Tensor) -> Tensor:
+        """What the steering makes of two attention outputs, [rows, heads, image tokens, dim]."""
+        merged = (z.transpose(1, 2).flatten(2) for z in (positive, negative))
+        self.run.acted.add(text.technique)
+        return text.steering.combine(*merged).unflatten(2, (positive.shape[1], -1)).transpose(1, 2)
+
+
+def with_texts(transformer_options: dict, texts: tuple[SecondText, ...]) -> dict:
+    """The options of a network call that has these texts."""
+    return {**transformer_options, _TEXTS: texts}
+
+
+def second_texts(transformer_options: dict) -> tuple[SecondText, ...]:
+    """Those in the current network call."""
+    return transformer_options.get(_TEXTS, ())

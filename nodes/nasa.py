@@ -1,0 +1,145 @@
+"""Negative-Away Steer Attention (Nguyen et al. 2024, arXiv 2412.02687) and Normalized Attention Guidance (Chen et al.
+2025, arXiv 2505.21179): a negative prompt for models that run without CFG."""
+
+from dataclasses import dataclass
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.attention.nasa import nag, nasa
+from .host.choice import choose_blocks
+from .host.families import Block, self_attention_blocks
+from .host.ranges import Range, range_inputs, validate_range
+from .host.run import Run
+from .host.second_text import steer_with_text
+from .host.weak import blocks_input
+
+
+@dataclass(frozen=True, eq=False)
+class _NASA:
+    alpha: float
+    blocks: frozenset[Block]
+    range: Range
+
+    label = "Negative-Away Steer Attention (NASA)"
+    idle_reason = "its range holds no step, or another node has replaced the attention of its blocks."
+
+    def active(self, run: Run) -> bool:
+        return self.range.active(run)
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        return nasa(positive, negative, self.alpha)
+
+
+@dataclass(frozen=True, eq=False)
+class _NAG(_NASA):
+    scale: float
+    tau: float
+
+    label = "Normalized Attention Guidance (NAG)"
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        return nag(positive, negative, self.scale, self.tau, self.alpha)
+
+
+class NASA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitNASA",
+            display_name="Negative-Away Steer Attention (NASA, NAG)",
+            category="guidekit/attention",
+            description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD): inside "
+            "attention, in the same network call.",
+            search_aliases=[
+                "NASA",
+                "NAG",
+                "negative-away steer attention",
+                "normalized attention guidance",
+                "negative prompt at cfg 1",
+                "SNOOPI",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A UNet (SD1, SD2, SDXL), or SD3, Flux, Chroma, Qwen-Image, Lumina2 or Z-Image."
+                ),
+                io.Conditioning.Input(
+                    "negative", tooltip="What shall not be in the picture, from a CLIP Text Encode node."
+                ),
+                io.Float.Input(
+                    "alpha",
+                    default=0.2,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How much of what the negative prompt calls up is taken away. The paper uses 0.1 for "
+                    "models made of SD1.5, 0.2 for SD2.1, 0.5 and more for PixArt. 0 is off. Without normalised only.",
+                ),
+                io.Boolean.Input(
+                    "normalised",
+                    default=False,
+                    tooltip="On: NAG, which extrapolates away from the negative prompt and keeps tokens at their "
+                    "length, by the three inputs below. Off: NASA, by alpha.",
+                ),
+                io.Float.Input(
+                    "nag_scale",
+                    default=5.0,
+                    min=0.0,
+                    max=50.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="With normalised: how far to extrapolate; 1 is off. Published: 5 for Flux and SD3.5, 3 for "
+                    "SDXL and SD1.5.",
+                ),
+                io.Float.Input(
+                    "nag_tau",
+                    default=2.5,
+                    min=1.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.01,
+                    tooltip="With normalised: how many times as long as before a token may become.",
+                ),
+                io.Float.Input(
+                    "nag_alpha",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    round=0.001,
+                    tooltip="With normalised: share of the result; 0 is off. Published: 0.25 for Flux, 0.125 for "
+                    "SD3.5, 0.5 for SDXL, 0.375 for SD1.5.",
+                ),
+                blocks_input(),
+                *range_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        negative,
+        alpha,
+        normalised,
+        nag_scale,
+        nag_tau,
+        nag_alpha,
+        blocks,
+        start_percent,
+        end_percent,
+    ) -> io.NodeOutput:
+        chosen = frozenset(choose_blocks(model, blocks, self_attention_blocks(model)))
+        when = Range(start_percent, end_percent)
+        model = model.clone()
+        if normalised and nag_scale != 1 and nag_alpha != 0:
+            steer_with_text(model, _NAG(nag_alpha, chosen, when, nag_scale, nag_tau), negative)
+        if not normalised and alpha != 0:
+            steer_with_text(model, _NASA(alpha, chosen, when), negative)
+        return io.NodeOutput(model)

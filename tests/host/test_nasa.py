@@ -1,0 +1,365 @@
+"""NASA and NAG in the host: what they are on every family, whom they leave alone, and what prompts they take."""
+
+from types import SimpleNamespace
+
+import comfy.samplers
+import pytest
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+
+from guidekit.benchmarks._nodes import run_node
+from guidekit.nodes.apg import APG
+from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.nasa import NASA
+from guidekit.nodes.negtome import GIVEN, NegToMe
+from guidekit.nodes.pag import PAG
+from guidekit.nodes.slg import SLG
+from guidekit.samplers.attention.nasa import nag
+from guidekit.tests.host import probes, tiny
+from guidekit.tests.host.lockstep import Lockstep
+
+FAMILIES = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
+REFINES = {"lumina2": {"refines": True}}
+# Networks of these families that place or pad their text in another way.
+VARIANTS = {
+    "sdxl-like": ("unet", {"transformer_depth": [2, 1], "transformer_depth_output": [2, 1, 1, 2]}, {}),
+    "sd3.5": ("sd3", {"x_block_self_attn_layers": [0]}, {}),
+    "flux2-like": ("flux", {"txt_ids_dims": [0]}, {}),
+    "z-image": ("lumina2", {"pad_tokens_multiple": 8}, {"refines": True}),
+    "z-image-padded": ("lumina2", {"pad_tokens_multiple": 32}, {"refines": True, "padding": 16}),
+}
+
+
+def steered(model, family, tokens=7, **settings):
+    return run_node(NASA, model=model, **{"negative": tiny.conditioning(family, 33, tokens), "alpha": 0.4, **settings})
+
+
+def one_step(model, family, **options):
+    return tiny.sample(model, family, **{"cfg": 1.0, "steps": 1, **options})
+
+
+@pytest.mark.parametrize("tokens", [4, 7, 12])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_is_two_texts_under_one_picture(family, tokens):
+    """Whatever the length of the two prompts."""
+    prompt = tiny.conditioning(family, 33, tokens)
+    wanted = Lockstep(prompt, lambda p, n: p - 0.4 * n, **REFINES.get(family, {})).on(tiny.model(family))
+    found = one_step(steered(tiny.model(family), family, tokens), family, steps=2, batch=2)
+    assert probes.distance(found, one_step(wanted, family, steps=2, batch=2)) < 2e-6
+    assert probes.distance(found, one_step(tiny.model(family), family, steps=2, batch=2)) > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [4, 12])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_is_two_texts_under_one_picture_in_relatives(name, tokens):
+    family, settings, about = VARIANTS[name]
+    model = tiny.build({**tiny.FAMILIES[family].network, **settings}, family)
+    prompt = tiny.conditioning(family, 33, tokens)
+    wanted = Lockstep(prompt, lambda p, n: p - 0.4 * n, **about).on(model)
+    found = one_step(steered(model, family, tokens), family)
+    assert probes.distance(found, one_step(wanted, family)) < 2e-6
+    assert probes.distance(found, one_step(model, family)) > 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_normalised_is_nag(family):
+    settings = {"normalised": True, "nag_scale": 4.0, "nag_tau": 1.5, "nag_alpha": 0.5}
+    found = one_step(steered(tiny.model(family), family, **settings), family)
+    lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: nag(p, n, 4.0, 1.5, 0.5), **REFINES.get(family, {}))
+    assert probes.distance(found, one_step(lockstep.on(tiny.model(family)), family)) < 1e-5
+    # The same text on both sides pushes nowhere.
+    same = steered(tiny.model(family), family, negative=tiny.conditioning(family, 11), **settings)
+    assert probes.distance(one_step(same, family), one_step(tiny.model(family), family)) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_some_blocks_only(family):
+    """In the others the texts stay apart."""
+    model = tiny.model(family)
+    blocks = {"unet": ("middle", ("middle", 0)), "flux": ("single 1", ("single", 1)), "chroma": ("2", ("single", 0))}
+    text, block = blocks.get(family, ("1", ("double", 1)))
+    options = REFINES.get(family, {})
+    if family == "sd3":  # whose blocks do not say their number
+        calls = iter(range(1000))
+        lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: p - 0.4 * n, lambda _: next(calls) // 2 % 2)
+    else:
+        lockstep = Lockstep(
+            tiny.conditioning(family, 33), lambda p, n: p - 0.4 * n, lambda where: where == block, **options
+        )
+    found = one_step(steered(model, family, blocks=text), family)
+    assert probes.distance(found, one_step(lockstep.on(model), family)) < 2e-6
+    assert probes.distance(found, one_step(steered(model, family), family)) > 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_negative_of_cfg_is_left_alone(family, batch):
+    """The positive is what it is at cfg 1, and costs no evaluation more."""
+    model, plain, alone = (steered(tiny.model(family), family), tiny.model(family), steered(tiny.model(family), family))
+    steps = []
+    for m, cfg in ((model, 4.0), (plain, 4.0), (alone, 1.0)):
+        calls, seen = probes.count_evaluations(m), probes.record_predictions(m)
+        one_step(m, family, cfg=cfg, batch=batch)
+        steps.append(seen.steps[0])
+        assert calls.total == (1 if cfg == 1 else 2)
+    with_cfg, without, at_cfg_1 = steps
+    assert probes.distance(with_cfg["uncond_denoised"], without["uncond_denoised"]) < 1e-6
+    assert probes.distance(with_cfg["cond_denoised"], at_cfg_1["cond_denoised"]) < 1e-6
+    assert probes.distance(with_cfg["cond_denoised"], without["cond_denoised"]) > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_positive_with_its_area(family):
+    """Several prompts, each for its part of the picture and of another length."""
+    left, right = ({"area": (8, 4, 0, x), "strength": 1.0} for x in (0, 4))
+    prompts = [(tiny.conditioning(family, 11, 5)[0], left), (tiny.conditioning(family, 12, 9)[0], right)]
+    model, plain = steered(tiny.model(family), family), tiny.model(family)
+    whole = [[tokens, {**options, **area}] for (tokens, options), area in prompts]
+    both, without = (one_step(m, family, positive=whole) for m in (model, plain))
+    for i in range(2):
+        half = slice(4 * i, 4 * i + 4)
+        single = one_step(model, family, positive=[whole[i]])
+        assert probes.distance(both[..., half], single[..., half]) < 1e-5
+        assert probes.distance(both[..., half], without[..., half]) > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_prompts(family):
+    """A negative for each picture, with another reference riding along."""
+    (one, extra), (two, _) = (tiny.conditioning(family, seed, 5)[0] for seed in (41, 42))
+    latent = {"samples": tiny.noise(family, seed=60)}
+
+    def model(negative):
+        rider = run_node(NegToMe, model=tiny.model(family), reference=GIVEN, latent=latent, threshold=-1.0, alpha=0.1)
+        return steered(rider, family, negative=negative)
+
+    both = one_step(model([[torch.cat([one, two]), extra]]), family, batch=2)
+    first, second = (one_step(model([[tokens, extra]]), family, batch=2) for tokens in (one, two))
+    assert probes.distance(both[0], first[0]) < 1e-5
+    # What rides along has the first one's.
+    assert probes.distance(both[1], second[1]) < 0.2 * probes.distance(both[1], first[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_entries_are_one_text(family):
+    """As Conditioning (Concat) makes of them."""
+    one, two = (tiny.conditioning(family, seed, 5) for seed in (41, 42))
+    joined = [[torch.cat([one[0][0], two[0][0]], 1), one[0][1]]]
+    found = one_step(steered(tiny.model(family), family, negative=one + two), family)
+    assert probes.distance(found, one_step(steered(tiny.model(family), family, negative=joined), family)) < 1e-6
+
+
+def masked(prompt, keep, kind=torch.long):
+    tokens, options = prompt[0]
+    tokens = torch.cat([tokens, 5 * torch.ones_like(tokens)], 1)
+    mask = torch.zeros(tokens.shape[:2])
+    mask[:, :keep] = 1
+    return [[tokens, {**options, "attention_mask": mask.to(kind)}]]
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("negative", [False, True])
+def test_masked_tokens_do_not_count(positive, negative):
+    """Padding of a prompt is out of the attention that the prompt is in."""
+    prompts = [tiny.conditioning("qwen_image", seed) for seed in (11, 33)]
+    padded = [masked(p, 7) if wanted else p for p, wanted in zip(prompts, (positive, negative))]
+    found, wanted = (
+        one_step(steered(tiny.model("qwen_image"), "qwen_image", negative=n), "qwen_image", positive=p)
+        for p, n in (padded, prompts)
+    )
+    assert probes.distance(found, wanted) < 1e-6
+
+
+def test_two_of_them_add_up():
+    for family in FAMILIES:
+        first, second = (
+            {"negative": tiny.conditioning(family, seed, n), "alpha": a} for seed, n, a in ((41, 5, 0.3), (42, 9, 0.5))
+        )
+        one = steered(steered(tiny.model(family), family, **first), family, **second)
+        other = steered(steered(tiny.model(family), family, **second), family, **first)
+        outs = [one_step(m, family) for m in (one, other, steered(tiny.model(family), family, **first))]
+        assert probes.distance(outs[0], outs[1]) < 1e-5
+        assert probes.distance(outs[0], outs[2]) > 1e-5
+
+
+@pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
+@pytest.mark.parametrize("node", [PAG, Autoguidance])
+def test_weak_branches_have_it_too(family, node):
+    """Or their guidance would push along it. The order of the nodes does not matter."""
+    settings = {"scale": 2.0, "blocks": "1"} if node is PAG else {"scale": 2.0, "weakness": "token noise"}
+    one = run_node(node, model=steered(tiny.model(family), family), **settings)
+    other = steered(run_node(node, model=tiny.model(family), **settings), family)
+    outs = [one_step(m, family, batch=2) for m in (one, other)]
+    assert probes.distance(outs[0], outs[1]) < 1e-5
+    seen = probes.record_predictions(one)
+    one_step(one, family)
+    guidance = seen.steps[0]["denoised"] - seen.steps[0]["cond_denoised"]
+    plain = run_node(node, model=tiny.model(family), **settings)
+    seen = probes.record_predictions(plain)
+    one_step(plain, family)
+    alone = seen.steps[0]["denoised"] - seen.steps[0]["cond_denoised"]
+    assert 0.2 < guidance.norm() / alone.norm() < 5
+
+
+def test_a_branch_that_skips_a_layer_skips_it_for_the_text_too():
+    """In Lumina2 the text goes beside the layers that the host runs."""
+    whole_run = {"scale": 1.0, "blocks": "1", "start_percent": 0.0, "end_percent": 1.0}
+    model = steered(run_node(SLG, model=tiny.model("lumina2"), **whole_run), "lumina2")
+    seen = probes.record_predictions(model)
+    one_step(model, "lumina2")
+    weak = 2 * seen.steps[0]["cond_denoised"] - seen.steps[0]["denoised"]
+
+    short = tiny.build({**tiny.FAMILIES["lumina2"].network, "n_layers": 1}, "lumina2")
+    short.model.diffusion_model.load_state_dict(tiny.model("lumina2").model.diffusion_model.state_dict(), strict=False)
+    short = steered(short, "lumina2")
+    whole = probes.record_predictions(short)
+    one_step(short, "lumina2")
+    assert probes.distance(weak, whole.steps[0]["denoised"]) < 1e-5
+    assert probes.distance(weak, seen.steps[0]["cond_denoised"]) > 1e-4
+
+
+def test_around_what_replaced_the_layer_before_and_after():
+    """Another pack's cross-attention (IP-Adapter) is kept, for the positive, in either order; it never sees the text."""
+    seen = []
+
+    def doubled(q, k, v, options):
+        seen.append(k.shape[1])
+        return 2 * optimized_attention(q, k, v, options["n_heads"])
+
+    def replaced(model):
+        model = model.clone()
+        model.set_model_patch_replace(doubled, "attn2", "middle", 0)
+        model.set_model_patch_replace(doubled, "attn2", "input", 1, 0)
+        return model
+
+    outs = [
+        one_step(m, "unet")
+        for m in (replaced(steered(tiny.model("unet"), "unet")), steered(replaced(tiny.model("unet")), "unet"))
+    ]
+    assert torch.equal(*outs)
+    assert set(seen) == {7}
+    assert probes.distance(outs[0], one_step(steered(tiny.model("unet"), "unet"), "unet")) > 1e-5
+    assert probes.distance(outs[0], one_step(replaced(tiny.model("unet")), "unet")) > 1e-5
+
+
+def test_behind_a_context_that_another_node_made_longer():
+    def longer(n, context, value, options):
+        more = torch.ones_like(context[:, :3])
+        return n, torch.cat([context, more], 1), torch.cat([value, more], 1)
+
+    outs = []
+    for first in (True, False):
+        model = tiny.model("unet").clone()
+        if first:
+            model.set_model_attn2_patch(longer)
+        model = steered(model, "unet")
+        if not first:
+            model.set_model_attn2_patch(longer)
+        outs.append(one_step(model, "unet"))
+    assert torch.equal(*outs)
+    assert probes.distance(outs[0], one_step(steered(tiny.model("unet"), "unet"), "unet")) > 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_outside_its_range_are_untouched(family):
+    model, plain = steered(tiny.model(family), family, end_percent=0.5), tiny.model(family)
+    steps = []
+    for m in (model, plain):
+        seen = probes.record_predictions(m)
+        one_step(m, family, steps=4)
+        steps.append(seen.steps)
+    sampling = plain.get_model_object("model_sampling")
+    for ours, theirs in zip(*steps):
+        inside = not probes.at_or_below(ours, sampling.percent_to_sigma(0.5))
+        # From the first steered step on, x is another one.
+        if inside:
+            assert probes.distance(ours["denoised"], theirs["denoised"]) > 1e-5
+    late = steered(tiny.model(family), family, start_percent=0.5)
+    seen = probes.record_predictions(late)
+    one_step(late, family, steps=4)
+    before = [i for i, s in enumerate(seen.steps) if not probes.at_or_below(s, sampling.percent_to_sigma(0.5))]
+    assert before
+    assert all(torch.equal(seen.steps[i]["denoised"], steps[1][i]["denoised"]) for i in before)
+
+
+class _ThreePrompts(comfy.samplers.CFGGuider):
+    """A guider that evaluates its prompts in an order of its own, as DualCFGGuider does."""
+
+    def set_conds(self, positive, middle, negative):
+        self.inner_set_conds({"positive": positive, "middle": middle, "negative": negative})
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        order = [self.conds[name] for name in ("negative", "middle", "positive")]
+        self.seen = comfy.samplers.calc_cond_batch(self.inner_model, order, x, timestep, model_options)
+        return self.seen[2]
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_a_guider_with_three_prompts(family):
+    """The negative is known by its name, not by its place."""
+    seen = []
+    for model in (steered(tiny.model(family), family), tiny.model(family)):
+        guider = _ThreePrompts(model)
+        guider.set_conds(*(tiny.conditioning(family, seed) for seed in (11, 44, 22)))
+        noise = tiny.noise(family)
+        sigmas = torch.tensor([1.0, 0.0])
+        guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas)
+        seen.append(guider.seen)
+    distances = [probes.distance(a, b) for a, b in zip(*seen)]
+    assert distances[0] < 1e-6
+    assert min(distances[1:]) > 1e-5
+
+
+def test_apg_sees_the_steered_positive():
+    model = run_node(APG, model=steered(tiny.model("unet"), "unet"))
+    plain = run_node(APG, model=tiny.model("unet"))
+    outs = [tiny.sample(m, "unet", steps=2) for m in (model, plain)]
+    assert probes.distance(*outs) > 1e-5
+
+
+BAD = [
+    ([], "is empty"),
+    ([[None, {}]], "no text"),
+    ([[torch.zeros(1, 4, 12), {"area": (8, 8, 0, 0)}]], "an area"),
+    ([[torch.zeros(1, 4, 12), {"mask": torch.ones(1, 8, 8)}]], "a mask"),
+    ([[torch.zeros(1, 4, 12), {"start_percent": 0.2, "end_percent": 1.0}]], "a time range"),
+    ([[torch.zeros(1, 4, 12), {"hooks": SimpleNamespace()}]], "hooks"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "words"), BAD, ids=[words for _, words in BAD])
+def test_prompts_that_are_not_text(prompt, words):
+    with pytest.raises(ValueError, match=words):
+        steered(tiny.model("flux"), "flux", negative=prompt)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_of_another_text_encoder(family):
+    other = [[torch.zeros(1, 4, 5), tiny.conditioning(family, 33)[0][1]]]
+    model = steered(tiny.model(family), family, negative=other)
+    with pytest.raises(ValueError, match="5 channels per token, and the positive prompt"):
+        one_step(model, family)
+
+
+@pytest.mark.parametrize("family", sorted(set(tiny.FAMILIES) - set(FAMILIES)))
+def test_models_that_it_cannot_work_on(family):
+    with pytest.raises(ValueError, match="It works on UNet, SD3, Chroma, Flux, Qwen-Image, Lumina2 and Z-Image"):
+        steered(tiny.model(family), family)
+
+
+def test_reference_pictures_of_z_image():
+    positive = tiny.conditioning("lumina2", 11)
+    positive[0][1]["reference_latents"] = [tiny.noise("lumina2")]
+    with pytest.raises(ValueError, match="together with reference pictures"):
+        one_step(steered(tiny.model("lumina2"), "lumina2"), "lumina2", positive=positive)
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_reference_pictures_keep_their_own_attention(family):
+    """Behind the picture, in Flux and Qwen-Image: only the picture is steered."""
+    positive = tiny.conditioning(family, 11)
+    positive[0][1]["reference_latents"] = [tiny.noise(family, seed=70)]
+    lockstep = Lockstep(tiny.conditioning(family, 33, 5), lambda p, n: p - 0.4 * n, padding=16)
+    found = one_step(steered(tiny.model(family), family, 5), family, positive=positive)
+    assert probes.distance(found, one_step(lockstep.on(tiny.model(family)), family, positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(tiny.model(family), family, positive=positive)) > 1e-5
