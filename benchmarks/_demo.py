@@ -23,6 +23,7 @@ class Demo:
         self.scenes = pictures.random_scenes(count, torch.Generator().manual_seed(seed))
         self.captions = [pictures.caption(self.scenes, i) for i in range(count)]
         self.seed = seed
+        self.negative = ""
 
     def asking(self, captions: list[str], seed: int) -> "Demo":
         """The same model for other prompts, from other noise."""
@@ -57,9 +58,8 @@ class Demo:
         return torch.cat(done)
 
     def guider(self, model: ModelPatcher, cfg: float, captions: list[str]) -> comfy.samplers.CFGGuider:
-        """The negative prompt is empty."""
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(self.encode(captions), self.encode([""] * len(captions)))
+        guider.set_conds(self.encode(captions), self.encode([self.negative] * len(captions)))
         guider.set_cfg(cfg)
         return guider
 

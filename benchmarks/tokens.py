@@ -1,4 +1,5 @@
-"""Guidance between tokens: how different the pictures of a batch are with NegToMe: `python dev.py bench tokens`."""
+"""Guidance between tokens: how different the pictures of a batch are with NegToMe, and what a negative prompt inside
+attention keeps out of them: `python dev.py bench tokens`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES
 from ._demo import Demo
 from ._nodes import run_node
+from ._removal import removal
 
 PROMPTS, EACH = 25, 8  # a batch of pictures for each prompt
 CFG = 3.0
@@ -175,6 +177,7 @@ def main() -> None:
         print("| model | NegToMe | distance to the picture | change |\n|---|---|---|---|")
         for family in FAMILIES:
             given(family)
+        removal(FAMILIES)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ class _NASA:
     blocks: frozenset[Block]
     range: Range
 
+    # The paper changes cross-attention; in joint attention, that is what the picture takes from the text.
+    text_share = True
     label = "Negative-Away Steer Attention (NASA)"
     idle_reason = "its range holds no step, or another node has replaced the attention of its blocks."
 
@@ -36,6 +38,7 @@ class _NAG(_NASA):
     scale: float
     tau: float
 
+    text_share = False
     label = "Normalized Attention Guidance (NAG)"
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ class NASA(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "alpha",
-                    default=0.2,
+                    default=0.5,
                     min=-2.0,
                     max=2.0,
                     step=0.05,

@@ -23,17 +23,13 @@ def split_attention(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: 
         for text in call.texts:
             own = slice(begin, begin + text.count)
             begin = own.stop
-            acts = call.block in text.steering.blocks
-            asking, keys = [own, call.image] if acts else [own], [own, slice(call.image.start, None)]
-            got = call.attend(
-                _tokens(q[part], asking),
-                _tokens(k[part], keys),
-                _tokens(v[part], keys),
-                _cut(mask if mask is None or len(mask) == 1 else mask[part], asking, keys),
-            )
-            out[part, :, own] = got[:, :, : text.count]
-            if acts:
-                out[part, :, call.image] = call.combine(text, out[part, :, call.image], got[:, :, text.count :])
+            places = [own, slice(call.image.start, None)]
+            keys, values = _tokens(k[part], places), _tokens(v[part], places)
+            rows_mask = mask if mask is None or len(mask) == 1 else mask[part]
+            out[part, :, own] = call.attend(q[part, :, own], keys, values, _cut(rows_mask, [own], places))
+            if call.block in text.steering.blocks:
+                asking = q[part, :, call.image], keys, values, text.count, _cut(rows_mask, [call.image], places)
+                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
     return out
 
 

@@ -87,8 +87,8 @@ def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tens
             if chunk not in passing:
                 stream[call.block.number + 1] = goes
             if call.block in text.steering.blocks:
-                negative = call.attend(q[part, :, call.image], *beside.own, None)
-                out[part, :, call.image] = call.combine(text, out[part, :, call.image], negative)
+                asking = q[part, :, call.image], *beside.own, came.shape[1], None
+                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
     return out
 
 

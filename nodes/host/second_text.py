@@ -74,15 +74,16 @@ class _Prompt:
         entries = comfy.samplers.encode_model_conds(base.extra_conds, entries, x, x.device, "negative", latent_image=x)
         found = [entry["model_conds"] for entry in entries]
         tokens = [each["c_crossattn"].cond.to(x.device) for each in found]
-        masks = [_of_tokens(each.get("attention_mask")) for each in found]
+        conds = [each.get("attention_mask") for each in found]
+        masks = [None if c is None or not _is_of_tokens(c.cond, t) else c.cond for c, t in zip(conds, tokens)]
         batch = max(map(len, tokens))
         joined = torch.cat([comfy.utils.repeat_to_batch_size(t, batch) for t in tokens], 1)
         return joined, _side_by_side([(mask, t.shape[1]) for mask, t in zip(masks, tokens)], batch)
 
 
-def _of_tokens(cond) -> Tensor | None:
-    """[B, N], 1 where a token counts; other attention masks of a prompt are for pictures."""
-    return cond.cond if cond is not None and cond.cond.ndim == 2 else None
+def _is_of_tokens(mask: Tensor, tokens: Tensor) -> bool:
+    """[B, N], 1 where a token counts; other masks of a prompt are for attention, of text and picture."""
+    return mask.ndim == 2 and mask.shape[1] == tokens.shape[1]
 
 
 def _side_by_side(masks: list[tuple[Tensor | None, int]], rows: int) -> Tensor | None:
@@ -150,7 +151,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
         options = with_layers(options)
     if way == "joint":
         own = kwargs.get("attention_mask")
-        if own is None or own.ndim == 2:
+        if own is None or _is_of_tokens(own, c_crossattn):
             masks = [
                 (None if m is None else by_row(m, len(x), options), n) for m, n in ((t.mask, t.count) for t in texts)
             ]

@@ -16,11 +16,13 @@ _TEXTS = "guidekit_second_texts"
 
 
 class Steering(Protocol):
-    """What is done with the two attention outputs, in `blocks`."""
+    """What is done with the two attention outputs, in `blocks`. `text_share`: of the second one, what comes from the
+    text is meant, where text and picture share an attention; else all of it."""
 
     label: str
     idle_reason: str
     blocks: frozenset[Block]
+    text_share: bool
 
     def active(self, run: Run) -> bool:
         """Whether it acts in this step."""
@@ -71,8 +73,14 @@ class TextAttention:
     steered: list[bool]
     attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-    def combine(self, text: SecondText, positive: Tensor, negative: Tensor) -> Tensor:
-        """What the steering makes of two attention outputs, [rows, heads, image tokens, dim]."""
+    def steer(
+        self, text: SecondText, positive: Tensor, q: Tensor, k: Tensor, v: Tensor, count: int, mask: Tensor | None
+    ) -> Tensor:
+        """What becomes of the image tokens' attention output `positive`, [rows, heads, tokens, dim]: `q` are their
+        queries; keys and values begin with the `count` of the text."""
+        if text.steering.text_share:
+            v = torch.cat([v[:, :, :count], torch.zeros_like(v[:, :, count:])], 2)
+        negative = self.attend(q, k, v, mask)
         merged = (z.transpose(1, 2).flatten(2) for z in (positive, negative))
         self.run.acted.add(text.technique)
         return text.steering.combine(*merged).unflatten(2, (positive.shape[1], -1)).transpose(1, 2)

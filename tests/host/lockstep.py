@@ -18,11 +18,14 @@ _SIDE = "lockstep_side"
 
 class Lockstep:
     """`combine(positive, negative)`: of [rows, tokens, channels]. `where(block)`: in which blocks; in the others the
-    picture is the positive's, and so is what stands behind it everywhere. `image` tokens, with `padding` behind them;
-    `refines`: whether there is attention outside the blocks. For runs at cfg 1."""
+    picture is the positive's, and so is what stands behind it everywhere. `text_share`: of the negative's, what comes
+    from the text. `image` tokens, with `padding` behind them; `refines`: whether there is attention outside the blocks.
+    For runs at cfg 1."""
 
-    def __init__(self, negative: list, combine, where=lambda block: True, image=16, padding=0, refines=False):
-        self.negative, self.combine, self.where = negative, combine, where
+    def __init__(
+        self, negative, combine, where=lambda block: True, text_share=False, image=16, padding=0, refines=False
+    ):
+        self.negative, self.combine, self.where, self.text_share = negative, combine, where, text_share
         self.image, self.padding, self.refines = image, padding, refines
         self.barrier = threading.Barrier(2, timeout=60)
         self.found = {}
@@ -59,6 +62,10 @@ class Lockstep:
         if image is None:
             return out
         self.found[options[_SIDE]] = out[:, image.start :]
+        if options[_SIDE] and self.text_share and "block" not in options:
+            v = v.clone()
+            v[(slice(None),) * (2 if kwargs.get("skip_reshape") else 1) + (slice(image.start, None),)] = 0
+            self.found[1] = backend(q, k, v, heads, mask=mask, **kwargs)[:, image.start :]
         self.barrier.wait()
         positive, negative = self.found[0], self.found[1]
         self.barrier.wait()

@@ -30,6 +30,12 @@ VARIANTS = {
 }
 
 
+def lockstep(family, tokens=7, **about):
+    """What `steered` should be, of two calls side by side."""
+    prompt = tiny.conditioning(family, 33, tokens)
+    return Lockstep(prompt, lambda p, n: p - 0.4 * n, text_share=True, **{**REFINES.get(family, {}), **about})
+
+
 def steered(model, family, tokens=7, **settings):
     return run_node(NASA, model=model, **{"negative": tiny.conditioning(family, 33, tokens), "alpha": 0.4, **settings})
 
@@ -42,8 +48,7 @@ def one_step(model, family, **options):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_is_two_texts_under_one_picture(family, tokens):
     """Whatever the length of the two prompts."""
-    prompt = tiny.conditioning(family, 33, tokens)
-    wanted = Lockstep(prompt, lambda p, n: p - 0.4 * n, **REFINES.get(family, {})).on(tiny.model(family))
+    wanted = lockstep(family, tokens).on(tiny.model(family))
     found = one_step(steered(tiny.model(family), family, tokens), family, steps=2, batch=2)
     assert probes.distance(found, one_step(wanted, family, steps=2, batch=2)) < 2e-6
     assert probes.distance(found, one_step(tiny.model(family), family, steps=2, batch=2)) > 1e-4
@@ -54,8 +59,7 @@ def test_is_two_texts_under_one_picture(family, tokens):
 def test_is_two_texts_under_one_picture_in_relatives(name, tokens):
     family, settings, about = VARIANTS[name]
     model = tiny.build({**tiny.FAMILIES[family].network, **settings}, family)
-    prompt = tiny.conditioning(family, 33, tokens)
-    wanted = Lockstep(prompt, lambda p, n: p - 0.4 * n, **about).on(model)
+    wanted = lockstep(family, tokens, **about).on(model)
     found = one_step(steered(model, family, tokens), family)
     assert probes.distance(found, one_step(wanted, family)) < 2e-6
     assert probes.distance(found, one_step(model, family)) > 1e-4
@@ -78,16 +82,13 @@ def test_in_some_blocks_only(family):
     model = tiny.model(family)
     blocks = {"unet": ("middle", ("middle", 0)), "flux": ("single 1", ("single", 1)), "chroma": ("2", ("single", 0))}
     text, block = blocks.get(family, ("1", ("double", 1)))
-    options = REFINES.get(family, {})
-    if family == "sd3":  # whose blocks do not say their number
-        calls = iter(range(1000))
-        lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: p - 0.4 * n, lambda _: next(calls) // 2 % 2)
-    else:
-        lockstep = Lockstep(
-            tiny.conditioning(family, 33), lambda p, n: p - 0.4 * n, lambda where: where == block, **options
-        )
+    calls = iter(range(1000))
+
+    def there(where):  # SD3's blocks do not say their number; each has a call on either side
+        return next(calls) // 2 % 2 == 1 if family == "sd3" else where == block
+
     found = one_step(steered(model, family, blocks=text), family)
-    assert probes.distance(found, one_step(lockstep.on(model), family)) < 2e-6
+    assert probes.distance(found, one_step(lockstep(family, where=there).on(model), family)) < 2e-6
     assert probes.distance(found, one_step(steered(model, family), family)) > 1e-6
 
 
@@ -130,7 +131,7 @@ def test_batched_prompts(family):
     latent = {"samples": tiny.noise(family, seed=60)}
 
     def model(negative):
-        rider = run_node(NegToMe, model=tiny.model(family), reference=GIVEN, latent=latent, threshold=-1.0, alpha=0.1)
+        rider = run_node(NegToMe, model=tiny.model(family), reference=GIVEN, latent=latent, threshold=-1.0, alpha=0.01)
         return steered(rider, family, negative=negative)
 
     both = one_step(model([[torch.cat([one, two]), extra]]), family, batch=2)
@@ -168,6 +169,18 @@ def test_masked_tokens_do_not_count(positive, negative):
         for p, n in (padded, prompts)
     )
     assert probes.distance(found, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_mask_for_the_attention_of_the_positive(batch):
+    """As a style model makes one, over text and picture: it says nothing of the second text."""
+    positive, bias = tiny.conditioning("flux", 11), torch.zeros(7 + 16, 7 + 16)
+    bias[7:, 3:7] = -2.0
+    positive[0][1] |= {"attention_mask": bias[None], "attention_mask_img_shape": (4, 4)}
+    found = one_step(steered(tiny.model("flux"), "flux", 5), "flux", positive=positive, batch=batch)
+    wanted = one_step(lockstep("flux", 5).on(tiny.model("flux")), "flux", positive=positive, batch=batch)
+    assert probes.distance(found, wanted) < 2e-6
+    assert probes.distance(found, one_step(steered(tiny.model("flux"), "flux", 5), "flux", batch=batch)) > 1e-6
 
 
 def test_two_of_them_add_up():
@@ -219,7 +232,7 @@ def test_a_branch_that_skips_a_layer_skips_it_for_the_text_too():
 
 
 def test_around_what_replaced_the_layer_before_and_after():
-    """Another pack's cross-attention (IP-Adapter) is kept, for the positive, in either order; it never sees the text."""
+    """Another pack's attention (IP-Adapter) is kept, for the positive, in either order; it does not see the text."""
     seen = []
 
     def doubled(q, k, v, options):
@@ -359,7 +372,11 @@ def test_reference_pictures_keep_their_own_attention(family):
     """Behind the picture, in Flux and Qwen-Image: only the picture is steered."""
     positive = tiny.conditioning(family, 11)
     positive[0][1]["reference_latents"] = [tiny.noise(family, seed=70)]
-    lockstep = Lockstep(tiny.conditioning(family, 33, 5), lambda p, n: p - 0.4 * n, padding=16)
     found = one_step(steered(tiny.model(family), family, 5), family, positive=positive)
-    assert probes.distance(found, one_step(lockstep.on(tiny.model(family)), family, positive=positive)) < 2e-6
+    assert (
+        probes.distance(
+            found, one_step(lockstep(family, 5, padding=16).on(tiny.model(family)), family, positive=positive)
+        )
+        < 2e-6
+    )
     assert probes.distance(found, one_step(tiny.model(family), family, positive=positive)) > 1e-5
