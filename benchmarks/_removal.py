@@ -84,6 +84,20 @@ def _table(family: str, case: Open) -> None:
         row(name, STEPS, STEPS, look(model, 1.0, STEPS))
 
 
+def _source(family: str) -> None:
+    """Where a model takes the colour from: attention sees the tokens only."""
+    demo = Demo(family, 50, seed=7000)
+    scenes = demo.scenes
+    other = (scenes.colour + 2) % len(pictures.COLOURS)
+    [[tokens, pooled]], [[_, others]] = (
+        demo.encode([pictures.caption(scenes._replace(colour=c), i) for i in range(50)]) for c in (scenes.colour, other)
+    )
+    demo.encode = lambda captions: [[tokens, others]]
+    found = load_judge()(demo.sample(demo.model, 1.0))["colour"].argmax(1)
+    shares = (100 * (found == c).float().mean() for c in (scenes.colour, other))
+    print(f"| {family} | " + " | ".join(f"{share:.0f} %" for share in shares) + " |", flush=True)
+
+
 def _cost(family: str) -> None:
     demo = Demo(family, 8, seed=7000)
     negative = demo.encode([CASES[0].negative])
@@ -113,6 +127,10 @@ def removal(families: list[str]) -> None:
     for family in families:
         for case in CASES:
             _table(family, case)
+    print("\nA prompt whose pooled text is that of another colour: colours drawn.\n")
+    print("| model | of the tokens | of the pooled text |\n|---|---|---|")
+    for family in families:
+        _source(family)
     print("\nTime of a run beside one without a negative prompt, 8 pictures, 10 steps:\n")
     print("| model | none | CFG | NASA | NAG |\n|---|---|---|---|---|")
     for family in families:

@@ -1,5 +1,6 @@
 """NASA and NAG in the host: what they are on every family, whom they leave alone, and what prompts they take."""
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import comfy.samplers
@@ -250,7 +251,7 @@ def test_around_what_replaced_the_layer_before_and_after():
         for m in (replaced(steered(tiny.model("unet"), "unet")), steered(replaced(tiny.model("unet")), "unet"))
     ]
     assert torch.equal(*outs)
-    assert set(seen) == {7}
+    assert seen == [7] * 4  # two runs, two layers
     assert probes.distance(outs[0], one_step(steered(tiny.model("unet"), "unet"), "unet")) > 1e-5
     assert probes.distance(outs[0], one_step(replaced(tiny.model("unet")), "unet")) > 1e-5
 
@@ -328,6 +329,15 @@ def test_apg_sees_the_steered_positive():
     plain = run_node(APG, model=tiny.model("unet"))
     outs = [tiny.sample(m, "unet", steps=2) for m in (model, plain)]
     assert probes.distance(*outs) > 1e-5
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_core_s_node_evaluates_the_negative_for_it(family):
+    core = import_module("comfy_extras.nodes_nag").NAGuidance.execute(tiny.model(family), 5.0, 0.25, 2.5)[0]
+    for model, per_step in ((core, 2), (steered(tiny.model(family), family, normalised=True), 1)):
+        calls = probes.count_evaluations(model)
+        one_step(model, family, steps=4)
+        assert calls.total == 4 * per_step
 
 
 BAD = [
