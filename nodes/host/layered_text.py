@@ -99,8 +99,7 @@ def _refined(network: torch.nn.Module, text: SecondText, rows: slice, state: Lay
     (stream,), (places,), _ = network.embed_cap(
         tokens, offset=state.before_image - count, device=tokens.device, dtype=tokens.dtype
     )
-    outside = {name: value for name, value in options.items() if name not in ("block_type", "block_index")}
     for layer in network.context_refiner:
-        stream = layer(stream, None, places, transformer_options=outside)
+        stream = layer(stream, None, places, transformer_options=options)
     state.places[text] = places
     return stream

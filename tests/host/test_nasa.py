@@ -194,6 +194,8 @@ def test_two_of_them_add_up():
         outs = [one_step(m, family) for m in (one, other, steered(tiny.model(family), family, **first))]
         assert probes.distance(outs[0], outs[1]) < 1e-5
         assert probes.distance(outs[0], outs[2]) > 1e-5
+        twice = steered(steered(tiny.model(family), family, alpha=0.3), family, alpha=0.1)
+        assert probes.distance(one_step(twice, family), one_step(steered(tiny.model(family), family), family)) < 1e-6
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
@@ -217,14 +219,16 @@ def test_weak_branches_have_it_too(family, node):
 
 def test_a_branch_that_skips_a_layer_skips_it_for_the_text_too():
     """In Lumina2 the text goes beside the layers that the host runs."""
+    long, short = (tiny.build({**tiny.FAMILIES["lumina2"].network, "n_layers": n}, "lumina2") for n in (3, 2))
+    weights = long.model.diffusion_model.state_dict()
+    weights |= {name.replace("layers.2.", "layers.1."): w for name, w in weights.items() if "layers.2." in name}
+    short.model.diffusion_model.load_state_dict(weights, strict=False)
+
     whole_run = {"scale": 1.0, "blocks": "1", "start_percent": 0.0, "end_percent": 1.0}
-    model = steered(run_node(SLG, model=tiny.model("lumina2"), **whole_run), "lumina2")
+    model = steered(run_node(SLG, model=long, **whole_run), "lumina2")
     seen = probes.record_predictions(model)
     one_step(model, "lumina2")
     weak = 2 * seen.steps[0]["cond_denoised"] - seen.steps[0]["denoised"]
-
-    short = tiny.build({**tiny.FAMILIES["lumina2"].network, "n_layers": 1}, "lumina2")
-    short.model.diffusion_model.load_state_dict(tiny.model("lumina2").model.diffusion_model.state_dict(), strict=False)
     short = steered(short, "lumina2")
     whole = probes.record_predictions(short)
     one_step(short, "lumina2")
