@@ -5,7 +5,8 @@ A technique is called in place of the attention of the blocks it was given to, s
 hears of a family.
 
 Relies on: `optimized_attention_override`, which every backend honours (comfy/ldm/modules/attention.py:148-166); the
-block's name and number in `transformer_options` (see families.py and blocks.py).
+block's name and number in `transformer_options` (see families.py and blocks.py); `attn2_patch` being called between the
+two attentions of a UNet's layer (attention.py:951).
 """
 
 from collections.abc import Callable
@@ -102,6 +103,17 @@ def reach_attention(model: ModelPatcher) -> None:
         options["optimized_attention_override"] = _Override(override)
         if family_of(model).name == "SD3":
             reach_blocks(model)  # they do not say their number themselves
+        if family_of(model).name == "UNet":
+            model.set_model_attn2_patch(_before_cross_attention)
+
+
+def _before_cross_attention(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention calls of a layer are counted, and another node may have replaced the first one, self-attention, by
+    something that the override never sees."""
+    forward = current_forward(options)
+    place = forward.family.current_block(options)
+    forward.attention_calls.setdefault(place, 1)
+    return n, context, value
 
 
 @dataclass(frozen=True, eq=False)

@@ -215,6 +215,19 @@ def test_an_override_that_was_there_is_kept():
     assert len(calls) == 4
 
 
+def test_cross_attention_is_not_taken_for_self_attention():
+    """Where another node has replaced the latter by something of its own, as core's SAG does."""
+
+    def own(q, k, v, options):
+        return v
+
+    spy = Spy()
+    model = patched("unet", spy)
+    model.set_model_attn1_replace(own, "middle", 0)
+    tiny.sample(model, "unet", steps=1)
+    assert [a.block for a in spy.seen] == [block for block in BLOCKS["unet"] if block[0] != "middle"]
+
+
 def test_a_replaced_sd3_block_stays_replaced():
     calls = []
 

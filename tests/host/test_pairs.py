@@ -8,6 +8,7 @@ from comfy_extras import (
     nodes_freelunch,
     nodes_model_advanced,
     nodes_pag,
+    nodes_sag,
     nodes_slg,
 )
 
@@ -27,9 +28,10 @@ CORE = {
     "EasyCache": lambda model: nodes_easycache.EasyCacheNode.execute(model, 0.2, 0.1, 0.95, False)[0],
     "SLG": lambda model: nodes_slg.SkipLayerGuidanceDiT.execute(model, 3.0, 0.0, 1.0, "1", "1", 0.0)[0],
     "PAG": lambda model: nodes_pag.PerturbedAttentionGuidance.execute(model, 3.0)[0],
+    "SAG": lambda model: nodes_sag.SelfAttentionGuidance.execute(model, 0.5, 2.0)[0],
     "FreeU_V2": lambda model: nodes_freelunch.FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2)[0],
 }
-UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG"}, {"SLG"}
+UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG", "SAG"}, {"SLG"}
 FAMILIES = ["unet", "flux"]
 
 OURS = {p.name: p for p in PRODUCTS if p.in_pairs}
