@@ -1,0 +1,82 @@
+"""What the exact inverters share: a state of two latents, and steps that have an inverse in closed form.
+
+All is written with the drift f(x, sigma) = (x - D(x, sigma)) / sigma of the denoiser D, which is the noise estimate of
+models whose latents are x0 + sigma n, and the velocity of rectified flows, where sigma = t; in both dx / dsigma = f.
+The inverse of a step evaluates f at the very points at which the step did, so that whatever f is, a network in low
+precision too, the way there and back agree to the rounding of the latents.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+Drift = Callable[[Tensor, float], Tensor]
+
+
+class Pair(NamedTuple):
+    """The state; the picture, at the clean end, is `x`."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Falling noise levels sigma_0 > ... > sigma_N of a generation. `scale(sigma)`: the factor with which the network
+    takes its input: 1 / sqrt(1 + sigma^2) in variance-preserving models, 1 in flows."""
+
+    sigmas: tuple[float, ...]
+    scale: Callable[[float], float]
+
+    def __post_init__(self):
+        if len(self.sigmas) < 2 or any(a <= b for a, b in zip(self.sigmas, self.sigmas[1:])) or self.sigmas[-1] < 0:
+            raise ValueError(
+                f"The noise levels are {list(self.sigmas)}. Give at least two, falling, down to 0 or above."
+            )
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+
+class Method(Protocol):
+    """A way to step. `evaluations` of f in each step; `first`: the index of the step from which a state goes on, 1
+    where it is made of two levels; `to_zero`: whether the last level may be 0."""
+
+    evaluations: int
+    first: int
+    to_zero: bool
+
+    def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
+        """The state at the clean end, of a picture."""
+
+    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+        """From level i to level i + 1."""
+
+    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+        """The inverse of `forward`."""
+
+
+def sample(
+    method: Method, f: Drift, pair: Pair, levels: Levels, after: Callable[[int, Pair], Pair] = lambda i, pair: pair
+) -> Pair:
+    """From the noisy end to the clean one; `after(i, pair)` may change the state that level i is reached with."""
+    for i in range(method.first, levels.steps):
+        pair = after(i + 1, method.forward(f, pair, levels, i))
+    return pair
+
+
+def invert(
+    method: Method, f: Drift, x: Tensor, levels: Levels, after: Callable[[int, Pair], Pair] = lambda i, pair: pair
+) -> Pair:
+    """From a picture `x` to the noisy end."""
+    if levels.sigmas[-1] == 0 and not method.to_zero:
+        raise ValueError(
+            f"{type(method).__name__} evaluates the model at both ends of a step. End above noise level 0."
+        )
+    pair = after(levels.steps, method.clean(f, x, levels))
+    for i in reversed(range(method.first, levels.steps)):
+        pair = after(i, method.backward(f, pair, levels, i))
+    return pair

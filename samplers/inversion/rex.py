@@ -1,0 +1,48 @@
+"""Rex (Blasingame and Liu: "Reversible Solvers for Diffusion Models", ICML 2026, arXiv 2502.08834) with Euler steps:
+the coupling of McCallum and Foster, in terms of the denoiser.
+
+With D(x, sigma) = x - sigma f(x, sigma) and w = 1 - sigma' / sigma:
+
+    x' = (1 - w) (zeta x + (1 - zeta) y) + w D(y, sigma),   y' = (1 - w) y + w D(x', sigma')
+
+Both ends of a step are evaluated, so that the last level lies above 0.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .pairs import Drift, Levels, Pair
+
+
+@dataclass(frozen=True)
+class Rex:
+    """`zeta` in (0, 1]: how little the second latent is mixed into the first."""
+
+    zeta: float = 0.999
+
+    evaluations, first, to_zero = 2, 0, False
+
+    def __post_init__(self):
+        if not 0 < self.zeta <= 1:
+            raise ValueError(f"zeta is {self.zeta:g}. It lies above 0 and is at most 1; the paper uses 0.999.")
+
+    def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
+        return Pair(x, x)
+
+    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+        sigma, target = levels.sigmas[i : i + 2]
+        keep = target / sigma
+        x = keep * (self.zeta * pair.x + (1 - self.zeta) * pair.y) + (1 - keep) * _denoised(f, pair.y, sigma)
+        return Pair(x, keep * pair.y + (1 - keep) * _denoised(f, x, target))
+
+    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+        sigma, target = levels.sigmas[i : i + 2]
+        keep = target / sigma
+        y = (pair.y - (1 - keep) * _denoised(f, pair.x, target)) / keep
+        mixed = (pair.x - (1 - keep) * _denoised(f, y, sigma)) / keep
+        return Pair((mixed - (1 - self.zeta) * y) / self.zeta, y)
+
+
+def _denoised(f: Drift, x: Tensor, sigma: float) -> Tensor:
+    return x - sigma * f(x, sigma)
