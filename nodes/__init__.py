@@ -8,6 +8,8 @@ from .autoguidance import Autoguidance
 from .cfgpp import CFGPP
 from .cfgpp_inversion import CFGPPInversion
 from .demo_model import DemoModel
+from .exact_invert import ExactInvert
+from .exact_sample import ExactSample
 from .guidance_interval import GuidanceInterval
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
@@ -33,6 +35,8 @@ NODES: list[type[io.ComfyNode]] = [
     LinearAGFit,
     NegToMe,
     NASA,
+    ExactInvert,
+    ExactSample,
     DemoModel,
 ]
 

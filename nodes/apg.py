@@ -43,14 +43,14 @@ class _Correction:
 
     def _guided(self, run: Run, cond: list[Tensor], uncond: list[Tensor], scale: float) -> list[Tensor]:
         """Each stream of a packed latent by itself: audio has another norm than video."""
-        memory = run.memory(self)
-        running = memory.read() or [None] * len(cond)
+        memory = run.memory(self) if self.momentum != 0 else None
+        running = (memory.read() if memory else None) or [None] * len(cond)
         out = []
         for c, u, previous in zip(cond, uncond, running):
             threshold = self.norm_threshold * (c[0].numel() ** 0.5 if self.norm_unit == "rms" else 1)
             settings = {"eta": self.eta, "norm_threshold": threshold, "momentum": self.momentum}
             out.append(apg(c, u, scale, **settings, running=previous))
-        if self.momentum != 0:
+        if memory is not None:
             memory.write([buffer for _, buffer in out])
         return [guided for guided, _ in out]
 

@@ -62,7 +62,9 @@ class Run:
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
         self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+        self._exact = getattr(sampler, "exact", False)
         self._second_at_next_sigma = any(part in self.sampler_name for part in _SECOND_AT_NEXT_SIGMA)
+        self._told = False
         self._last_callback = -1
         self._evaluations = 0  # since the last callback
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
@@ -96,9 +98,17 @@ class Run:
         """Whether the sampler is one of the host's CFG++ samplers, which take the guider's cfg as CFG++'s lambda."""
         return "cfg_pp" in self.sampler_name
 
+    def enter_step(self, step: int) -> None:
+        """For samplers that say themselves where they are: all evaluations from now on are of the step from
+        `sigmas[step]` to the next one, in whichever direction."""
+        self.step, self.step_sigma = step, self.sigmas[step]
+        self._told = True
+
     def begin_evaluation(self, sigma: float) -> None:
         self._evaluations += 1
         self.predictions.clear()
+        if self._told:
+            return
         step = self._step_of(sigma)
         if step != self.step or self._evaluations == 1 and self._last_callback < 0:
             self.step, self.step_sigma = step, sigma
@@ -130,7 +140,16 @@ class Run:
         self._last_callback, self._evaluations = step, 0
 
     def memory(self, owner) -> "StepMemory":
-        """What `owner` (a technique on this model) remembers between steps."""
+        """What `owner` (a technique on this model) remembers between steps.
+
+        Raises:
+            ValueError: an exact inversion, the steps of which are undone in reverse order.
+        """
+        if self._exact:
+            raise ValueError(
+                f"{owner.label} remembers earlier steps, so that exact inversion cannot undo them. Take it off the "
+                "model, or set it so that it does not (APG: momentum 0)."
+            )
         return self._memories.setdefault(owner, StepMemory(self))
 
     def all_techniques(self) -> list:
@@ -200,6 +219,11 @@ def current_run(model_options: dict) -> Run:
             "(CFGGuider.sample). Use KSampler, SamplerCustom or SamplerCustomAdvanced."
         )
     return options[_RUN]
+
+
+def find_run(model_options: dict) -> Run | None:
+    """`current_run`, or None if no Guidekit node is on the model."""
+    return model_options.get("transformer_options", model_options).get(_RUN)
 
 
 def attach(model: ModelPatcher, kind: str, technique: Any) -> None:

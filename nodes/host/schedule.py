@@ -9,6 +9,7 @@ import json
 import math
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .run import Run
@@ -19,15 +20,21 @@ _TOLERANCE = 0.01  # other devices and precisions give text embeddings that diff
 
 def describe(run: Run, guider) -> dict:
     """The run in words and numbers, ready for JSON."""
-    model = guider.model_patcher.model
     return {
-        "model": type(model).__name__,
-        "network": _digest(model.model_config.unet_config),
-        "parameterisation": _prediction(run.model_sampling),
+        **describe_model(guider.model_patcher),
         "sampler": run.sampler_name,
         "sigmas": [round(sigma, 6) for sigma in run.sigmas],
         "cfg": float(guider.cfg),
         "negative": _sketch(guider.original_conds.get("negative") or []),
+    }
+
+
+def describe_model(model: ModelPatcher) -> dict:
+    """Its architecture and what it predicts; not its weights."""
+    return {
+        "model": type(model.model).__name__,
+        "network": _digest(model.model.model_config.unet_config),
+        "parameterisation": _prediction(model.get_model_object("model_sampling")),
     }
 
 

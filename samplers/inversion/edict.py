@@ -11,6 +11,7 @@ phi1(v) = f(v, sigma), and phi2(v) = f(rho v, sigma) with rho = scale(sigma') / 
 and it is its variance-preserving form that the network is given.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,22 +42,22 @@ class Edict:
             raise ValueError(f"p is {self.p:g}. It lies above 0 and is at most 1; the paper uses 0.93.")
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        return Pair(x, x)
+        return Pair(levels.snap(x), levels.snap(x))
 
     def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]
         u = list(pair)
         a, b = i % 2, 1 - i % 2  # counted from the noisy end in both directions, or odd numbers of steps do not invert
-        u[a] = u[a] + h * f(u[b], levels.sigmas[i])
-        u[b] = u[b] + h * self._second(f, u[a], levels, i)
-        return self._mixed(*u)
+        u[a] = u[a] + levels.snap(h * f(u[b], levels.sigmas[i]))
+        u[b] = u[b] + levels.snap(h * self._second(f, u[a], levels, i))
+        return self._mixed(*u, levels.snap)
 
     def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]
-        u = list(self._unmixed(*pair))
+        u = list(self._unmixed(*pair, levels.snap))
         a, b = i % 2, 1 - i % 2
-        u[b] = u[b] - h * self._second(f, u[a], levels, i)
-        u[a] = u[a] - h * f(u[b], levels.sigmas[i])
+        u[b] = u[b] - levels.snap(h * self._second(f, u[a], levels, i))
+        u[a] = u[a] - levels.snap(h * f(u[b], levels.sigmas[i]))
         return Pair(*u)
 
     def _second(self, f: Drift, v: Tensor, levels: Levels, i: int) -> Tensor:
@@ -65,10 +66,10 @@ class Edict:
             return f(v, target if target > 0 else sigma)
         return f(levels.scale(target) / levels.scale(sigma) * v, sigma)
 
-    def _mixed(self, x: Tensor, y: Tensor) -> Pair:
-        x = self.p * x + (1 - self.p) * y
-        return Pair(x, self.p * y + (1 - self.p) * x)
+    def _mixed(self, x: Tensor, y: Tensor, snap: Callable[[Tensor], Tensor]) -> Pair:
+        x = snap(self.p * x + (1 - self.p) * y)
+        return Pair(x, snap(self.p * y + (1 - self.p) * x))
 
-    def _unmixed(self, x: Tensor, y: Tensor) -> Pair:
-        y = (y - (1 - self.p) * x) / self.p
-        return Pair((x - (1 - self.p) * y) / self.p, y)
+    def _unmixed(self, x: Tensor, y: Tensor, snap: Callable[[Tensor], Tensor]) -> Pair:
+        y = snap((y - (1 - self.p) * x) / self.p)
+        return Pair(snap((x - (1 - self.p) * y) / self.p), y)

@@ -25,10 +25,17 @@ class Pair(NamedTuple):
 @dataclass(frozen=True)
 class Levels:
     """Falling noise levels sigma_0 > ... > sigma_N of a generation. `scale(sigma)`: the factor with which the network
-    takes its input: 1 / sqrt(1 + sigma^2) in variance-preserving models, 1 in flows."""
+    takes its input: 1 / sqrt(1 + sigma^2) in variance-preserving models, 1 in flows.
+
+    `unit`: if not 0, latents are multiples of it. What a step undone makes longer, the step then makes as much shorter
+    and rounds to where it was: from a picture to noise and back nothing is left of rounding, and the network is asked
+    the very same questions. It has to be well above the rounding of the latents. The other way, from noise to a picture
+    and back, the unit is lost.
+    """
 
     sigmas: tuple[float, ...]
     scale: Callable[[float], float]
+    unit: float = 0.0
 
     def __post_init__(self):
         if len(self.sigmas) < 2 or any(a <= b for a, b in zip(self.sigmas, self.sigmas[1:])) or self.sigmas[-1] < 0:
@@ -39,6 +46,10 @@ class Levels:
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    def snap(self, x: Tensor) -> Tensor:
+        """The nearest multiples of the unit."""
+        return (x / self.unit).round() * self.unit if self.unit else x
 
 
 class Method(Protocol):

@@ -28,20 +28,22 @@ class Rex:
             raise ValueError(f"zeta is {self.zeta:g}. It lies above 0 and is at most 1; the paper uses 0.999.")
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        return Pair(x, x)
+        return Pair(levels.snap(x), levels.snap(x))
 
     def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         sigma, target = levels.sigmas[i : i + 2]
-        keep = target / sigma
-        x = keep * (self.zeta * pair.x + (1 - self.zeta) * pair.y) + (1 - keep) * _denoised(f, pair.y, sigma)
-        return Pair(x, keep * pair.y + (1 - keep) * _denoised(f, x, target))
+        keep, snap = target / sigma, levels.snap
+        x = snap(keep * (self.zeta * pair.x + (1 - self.zeta) * pair.y)) + snap(
+            (1 - keep) * _denoised(f, pair.y, sigma)
+        )
+        return Pair(x, snap(keep * pair.y) + snap((1 - keep) * _denoised(f, x, target)))
 
     def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         sigma, target = levels.sigmas[i : i + 2]
-        keep = target / sigma
-        y = (pair.y - (1 - keep) * _denoised(f, pair.x, target)) / keep
-        mixed = (pair.x - (1 - keep) * _denoised(f, y, sigma)) / keep
-        return Pair((mixed - (1 - self.zeta) * y) / self.zeta, y)
+        keep, snap = target / sigma, levels.snap
+        y = snap((pair.y - snap((1 - keep) * _denoised(f, pair.x, target))) / keep)
+        mixed = (pair.x - snap((1 - keep) * _denoised(f, y, sigma))) / keep
+        return Pair(snap((mixed - (1 - self.zeta) * y) / self.zeta), y)
 
 
 def _denoised(f: Drift, x: Tensor, sigma: float) -> Tensor:

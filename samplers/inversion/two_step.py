@@ -12,6 +12,7 @@ sigma_t; its local error is of third order.
 A state is (x_t, x_p). The picture's neighbour comes from an Euler step back, with the drift at the neighbour's level.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,15 +29,24 @@ class _TwoStep:
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
         before, last = levels.sigmas[-2:]
-        return Pair(x, x + (before - last) * f(x, before))
+        snap = self._snap(levels)
+        x = snap(x)
+        return Pair(x, snap(x + (before - last) * f(x, before)))
 
     def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         k, c = self.coefficients(levels, i)
-        return Pair(k * pair.y + (1 - k) * pair.x + c * f(pair.x, levels.sigmas[i]), pair.x)
+        snap = self._snap(levels)
+        return Pair(snap(k * pair.y) + snap((1 - k) * pair.x + c * f(pair.x, levels.sigmas[i])), pair.x)
 
     def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         k, c = self.coefficients(levels, i)
-        return Pair(pair.y, (pair.x - (1 - k) * pair.y - c * f(pair.y, levels.sigmas[i])) / k)
+        snap = self._snap(levels)
+        return Pair(pair.y, snap((pair.x - snap((1 - k) * pair.y + c * f(pair.y, levels.sigmas[i]))) / k))
+
+    def _snap(self, levels: Levels) -> Callable[[Tensor], Tensor]:
+        """Multiples of the unit come back where no step makes latents longer."""
+        shortens = all(self.coefficients(levels, i)[0] <= 1 for i in range(1, levels.steps))
+        return levels.snap if shortens else lambda x: x
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""Exact inversion: EDICT (Wallace et al., CVPR 2023, arXiv 2211.12446), BDIA (Zhang et al., ECCV 2024, arXiv
+2307.10829), O-BELM (Wang et al., NeurIPS 2024, arXiv 2410.07273), Rex (Blasingame and Liu, ICML 2026, arXiv
+2502.08834)."""
+
+import torch
+from comfy_api.latest import io
+
+from ..samplers.inversion.pairs import Levels, Pair
+from .host.exact import ToNoise, run_exact
+from .host.inverted import METHODS, Inverted, method_of
+from .host.schedule import describe_model
+from .host.tell import node_id_of, tell
+
+_GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
+
+
+class ExactInvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitExactInvert",
+            display_name="Exact Inversion",
+            category="guidekit/inversion",
+            description="From a picture to the noise that it comes from, without an error: Exact Inversion Sampling "
+            "makes the same picture of it again, or, with another prompt, an edited one.",
+            search_aliases=[
+                "EDICT",
+                "BDIA",
+                "BELM",
+                "O-BELM",
+                "Rex",
+                "exact inversion",
+                "invert",
+                "unsampler",
+                "edit a picture",
+                "noise inversion",
+            ],
+            inputs=[
+                io.Guider.Input(
+                    "guider",
+                    tooltip="With the prompt that describes the picture, such as from CFGGuider. A cfg of 1 to 3.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
+                    "deep to go: below 1 keeps more of the picture.",
+                ),
+                io.Latent.Input("latent", tooltip="The picture, from VAE Encode."),
+                io.Combo.Input(
+                    "method",
+                    options=METHODS,
+                    default="edict",
+                    tooltip="edict and rex: two evaluations per step; bdia and o-belm: one. All are exact; they differ "
+                    "in what another prompt makes of the noise.",
+                ),
+                io.Float.Input(
+                    "p",
+                    default=0.93,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    round=0.0001,
+                    tooltip="Of edict: how little its two latents are mixed. The paper's 0.93 is for 40 to 50 steps; 0 "
+                    "takes what suits the number of steps.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "gamma",
+                    default=0.96,
+                    min=0.5,
+                    max=1.0,
+                    step=0.005,
+                    round=0.0001,
+                    tooltip="Of bdia: how much of the latent before goes into a step.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "keep_trajectory",
+                    default=False,
+                    tooltip="Keep the latents of every step, for sampling with a mask: two per step, in float64.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="inverted",
+                    tooltip="The noise, with what Exact Inversion Sampling needs. Connect it directly.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory) -> io.NodeOutput:
+        model, samples = guider.model_patcher, latent["samples"]
+        _check(latent)
+        sigmas = _levels(sigmas, method, model.get_model_object("model_sampling"))
+        inverter = method_of(method, p, gamma, len(sigmas) - 1)
+        kept: list[Pair] = []
+
+        def keep(i: int, pair: Pair) -> Pair:
+            kept.append(Pair(*(part.cpu() for part in pair)))
+            return pair
+
+        raw = model.model.process_latent_in(samples.double())
+        walk = ToNoise(inverter, (raw,), keep) if keep_trajectory else ToNoise(inverter, (raw,))
+        pair = run_exact(guider, walk, sigmas, samples)
+        shown = model.model.process_latent_out(pair.x).float()
+        trajectory = torch.stack([torch.stack(list(each)) for each in reversed(kept)]) if kept else None
+        state = Inverted(pair, sigmas, method, p, gamma, describe_model(model), trajectory, samples, shown)
+        tell(node_id_of(cls), _report(inverter, state))
+        return io.NodeOutput(state.latent())
+
+
+def _check(latent: dict) -> None:
+    if latent.get("noise_mask") is not None:
+        raise ValueError(
+            "The latent has a mask, and a picture cannot be inverted in part. Take the mask off; for edits in part "
+            "give it to Exact Inversion Sampling."
+        )
+    if latent["samples"].is_nested:
+        raise ValueError("The latent holds picture and sound. Invert latents of one kind.")
+
+
+def _levels(sigmas: torch.Tensor, method: str, model_sampling) -> torch.Tensor:
+    """The schedule that the method can walk.
+
+    Raises:
+        ValueError: it does not fall, or has too few levels.
+    """
+    sigmas = sigmas.float().cpu()
+    Levels(tuple(sigmas.tolist()), lambda sigma: 1.0)
+    inverter = method_of(method, 0.0, 1.0, 1)
+    if len(sigmas) - 1 <= inverter.first:
+        raise ValueError(f"{method} steps over two levels and needs at least two steps; the sigmas have one.")
+    if not inverter.to_zero and sigmas[-1] == 0:
+        smallest = min(float(model_sampling.sigma_min), sigmas[-2].item() / 2)
+        sigmas = torch.cat([sigmas[:-1], sigmas.new_tensor([smallest])])
+    return sigmas
+
+
+def _report(inverter, state: Inverted) -> str:
+    steps = len(state.sigmas) - 1
+    spread = (state.pair.x.std() / state.sigmas[0]).item()
+    text = (
+        f"{state.method}: {steps} steps, {steps * inverter.evaluations} evaluations for each prediction. The noise has "
+        f"a standard deviation of {spread:.2f} (1 is usual at full depth)."
+    )
+    p = getattr(inverter, "p", 1.0)
+    if p ** (-2 * steps) * torch.finfo(state.pair.x.dtype).eps > _GROWTH:
+        text += f" With p {p:g} and so many steps rounding grows too much; use p 0."
+    return text

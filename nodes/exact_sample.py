@@ -1,0 +1,59 @@
+"""Sampling from an exact inversion (see exact_invert.py)."""
+
+import comfy.sampler_helpers
+import torch
+from comfy_api.latest import io
+
+from ..samplers.inversion.pairs import Pair
+from .host.exact import FromNoise, run_exact
+from .host.inverted import Inverted, inverted_of
+
+
+class ExactSample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitExactSample",
+            display_name="Exact Inversion Sampling",
+            category="guidekit/inversion",
+            description="From the noise of Exact Inversion back to the picture: with the same guider as it was, with "
+            "another prompt edited. Schedule and method are those of the inversion.",
+            search_aliases=["EDICT", "BELM", "exact inversion", "edit a picture", "reconstruct", "resample"],
+            inputs=[
+                io.Guider.Input(
+                    "guider", tooltip="The guider of the inversion to reconstruct; one with another prompt to edit."
+                ),
+                io.Latent.Input("inverted", tooltip="From Exact Inversion."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the picture may change; outside it stays as it was. Needs "
+                    "keep_trajectory in Exact Inversion.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The picture, for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(cls, guider, inverted, mask=None) -> io.NodeOutput:
+        model = guider.model_patcher
+        state = inverted_of(inverted, model)
+        changes = () if mask is None else (_Outside(state, mask),)
+        walk = FromNoise(state.make_method(), state.pair, *changes)
+        pair = run_exact(guider, walk, state.sigmas, state.picture)
+        return io.NodeOutput({"samples": model.model.process_latent_out(pair.x).float()})
+
+
+class _Outside:
+    """Puts the source's latents outside a mask, at every level."""
+
+    def __init__(self, state: Inverted, mask: torch.Tensor):
+        if state.trajectory is None:
+            raise ValueError("A mask needs the latents of every step. Switch keep_trajectory on in Exact Inversion.")
+        self.trajectory, self.first = state.trajectory, state.make_method().first
+        self.mask = comfy.sampler_helpers.prepare_mask(mask, state.shown.shape, torch.device("cpu")).double()
+
+    def __call__(self, i: int, pair: Pair) -> Pair:
+        source = self.trajectory[i - self.first]
+        mask = self.mask.to(pair.x)
+        return Pair(*(torch.where(mask == 0, s.to(x), mask * x + (1 - mask) * s.to(x)) for s, x in zip(source, pair)))
