@@ -168,6 +168,22 @@ def test_guidance_is_the_same_there_and_back(name, method):
     assert probes.distance(*pairs) > 1e-6
 
 
+def test_steps_are_those_of_the_schedule():
+    """An interval guides the same steps as in any sampler of that schedule."""
+    model = PURE["interval"](tiny.model("unet"))
+    calls, levels = probes.count_evaluations(model), sigmas(model, 9)
+    zeros = torch.zeros_like(picture("unet"))
+    euler = comfy.samplers.sampler_object("euler")
+    guider(model, "unet").sample(tiny.noise("unet"), zeros, euler, levels, disable_pbar=True, seed=0)
+    wanted = calls.total
+    state = inverted(model, "unet", 9)
+    before = calls.total
+    sampled(model, "unet", state)
+    assert 9 < wanted < 18
+    assert calls.total - before == 2 * wanted  # EDICT evaluates every prediction twice
+    assert before - wanted in (2 * wanted + 1, 2 * wanted + 2)  # and asks one thing again
+
+
 IMPURE = {
     "APG": lambda m: run_node(APG, model=m, momentum=-0.5),
     "Adaptive guidance": lambda m: run_node(AdaptiveGuidance, model=m),

@@ -133,6 +133,32 @@ def test_with_a_unit_nothing_is_left_of_rounding(name, model, steps):
     assert error(noise.x, invert(method, f, x, exact).x) < 1e-5
 
 
+def test_no_unit_where_steps_grow():
+    """O-BELM makes latents longer there, and rounding to multiples of a unit would not come back."""
+    f, exact = drift("flow", 1.0), schedule("flow", 11)
+    levels = Levels(exact.sigmas, exact.scale, 2.0**-20)
+    assert error(sample(OBelm(), f, invert(OBelm(), f, start(), levels), levels).x, start()) < 1e-11
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_level_has_one_state(name):
+    """What `after` is told, there and back."""
+    method, f, seen = methods(6)[name], drift("flow"), {}
+    levels = levels_for(method, "flow", 6)
+
+    def there(i, pair):
+        seen[i] = pair
+        return pair
+
+    def back(i, pair):
+        assert max(error(a, b) for a, b in zip(pair, seen[i])) < 1e-9
+        return pair
+
+    noise = invert(method, f, start(), levels, there)
+    assert list(seen) == list(reversed(range(method.first, 7)))
+    sample(method, f, noise, levels, back)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_states_in_single_precision(name):
     method, f = methods(50)[name], drift("variance preserving", 3.0)
