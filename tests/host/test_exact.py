@@ -184,6 +184,19 @@ def test_steps_are_those_of_the_schedule():
     assert before - wanted in (2 * wanted + 1, 2 * wanted + 2)  # and asks one thing again
 
 
+def test_the_step_before_a_picture_is_the_last_one():
+    """Where a method of two levels makes the picture's neighbour. An interval of the first half does not guide it."""
+    model = run_node(GuidanceInterval, model=tiny.model("unet"), limits="percent", start_percent=0.0, end_percent=0.5)
+    calls, levels = probes.count_evaluations(model), sigmas(model, 9)
+    zeros = torch.zeros_like(picture("unet"))
+    euler = comfy.samplers.sampler_object("euler")
+    guider(model, "unet").sample(tiny.noise("unet"), zeros, euler, levels, disable_pbar=True, seed=0)
+    guided = calls.total - 9
+    inverted(model, "unet", 9, method="o-belm")
+    # Nine evaluations, those of steps 1 to 8 as guided as Euler's, and the one of step 1 again.
+    assert calls.total - (9 + guided) == 9 + (guided - 1) + 2
+
+
 IMPURE = {
     "APG": lambda m: run_node(APG, model=m, momentum=-0.5),
     "Adaptive guidance": lambda m: run_node(AdaptiveGuidance, model=m),

@@ -36,6 +36,8 @@ FAMILIES = ["unet", "flux"]
 
 OURS = {p.name: p for p in PRODUCTS if p.in_pairs}
 PAIRS = [(a, b) for a in [*OURS, *CORE] for b in [*OURS, *CORE] if a in OURS or b in OURS]
+# SAG replaces the attention that these work in, the middle block's; they say so in the log.
+REPLACED = {("SAG", ours) for ours in ("pag", "seg", "autoguidance")}
 # Said on its help page: this node means "before", so its place counts.
 ORDERED = {"apg_everything"}
 
@@ -58,6 +60,8 @@ def test_two_nodes_run_together(pair, family):
     first = tiny.sample(model, family, steps=6)
     assert torch.isfinite(first).all()
     assert torch.equal(tiny.sample(model, family, steps=6), first)
+    if {pair, pair[::-1]} & REPLACED:
+        return
     ours = [name for name in pair if name in OURS]
     rest = [name for name in pair if name not in OURS]
     assert probes.distance(first, tiny.sample(applied(rest, family), family, steps=6)) > 1e-7, f"{ours} did nothing"
