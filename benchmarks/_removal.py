@@ -1,7 +1,7 @@
 """What a negative prompt inside attention (NASA, NAG) keeps out of pictures at cfg 1, and what it costs."""
 
-import time
 from dataclasses import dataclass
+from functools import partial
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -11,9 +11,9 @@ from ..demo.judge import load_judge
 from ..nodes.nasa import NASA
 from ._demo import Demo
 from ._nodes import run_node
+from ._timing import medians
 
 COUNT, STEPS = 200, 25
-ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -100,18 +100,11 @@ def _source(family: str) -> None:
 
 def _cost(family: str) -> None:
     demo = Demo(family, 8, seed=7000)
-    negative = demo.encode([CASES[0].negative])
-    found = methods(demo, negative)
+    found = methods(demo, demo.encode([CASES[0].negative]))
     runs = {"none": (demo.model, 1.0), "CFG": (demo.model, 3.0)}
     runs |= {name: (found[name], 1.0) for name in ("NASA, alpha 0.5 (default)", "NAG (default)")}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _round in range(ROUNDS + 1):  # the first warms up
-        for name, (model, cfg) in runs.items():
-            start = time.perf_counter()
-            demo.sample(model, cfg, steps=10)
-            times[name].append(time.perf_counter() - start)
-    middle = {name: sorted(each[1:])[ROUNDS // 2] for name, each in times.items()}
-    shares = " | ".join(f"{middle[name] / middle['none']:.2f}" for name in runs)
+    times = medians({name: partial(demo.sample, *run, steps=10) for name, run in runs.items()})
+    shares = " | ".join(f"{seconds / times['none']:.2f}" for seconds in times.values())
     print(f"| {family} | {shares} |", flush=True)
 
 

@@ -1,6 +1,6 @@
 """From drawn pictures to noise and back, and with one word of the caption changed: `python dev.py bench inversion`."""
 
-import time
+from functools import partial
 
 import comfy.samplers
 import torch
@@ -15,10 +15,10 @@ from ..nodes.host.inverted import METHODS
 from . import FAMILIES
 from ._demo import Demo
 from ._nodes import run_node
+from ._timing import medians
 
 COUNT, EVALUATIONS, STRENGTH, CFG = 40, 50, 0.8, 3.0
 WORDS = {"colour": pictures.COLOURS, "shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
-BASELINE = "DDIM"
 
 
 class Pictures:
@@ -35,9 +35,9 @@ class Pictures:
         old = getattr(self.scenes, what)
         return self.scenes._replace(**{what: (old + 1) % len(WORDS[what])})
 
-    def guider(self, scenes: pictures.Scenes, cfg: float = CFG) -> comfy.samplers.CFGGuider:
+    def guider(self, scenes: pictures.Scenes) -> comfy.samplers.CFGGuider:
         captions = [pictures.caption(scenes, i) for i in range(COUNT)]
-        return self.demo.guider(self.demo.model, cfg, captions)
+        return self.demo.guider(self.demo.model, CFG, captions)
 
     def spread(self, latent: Tensor, sigmas: Tensor) -> float:
         """Standard deviation of the noise beside that of its level."""
@@ -65,7 +65,7 @@ class Exact:
 class Ddim:
     """Euler backwards, with the prediction at the level that is stepped to, and Euler forwards."""
 
-    name = BASELINE
+    name = "DDIM"
 
     def __init__(self, data: Pictures):
         self.data, self.sigmas = data, data.sigmas(1)
@@ -134,18 +134,10 @@ def cost(data: Pictures) -> None:
     small = data.demo.asking([pictures.caption(data.scenes, i) for i in range(8)], 0)
     sigmas, latent = data.sigmas(1), data.latent[:8]
     guider = small.guider(small.model, CFG, small.captions)
-    times: dict[str, list[float]] = {"euler": [], "o-belm": []}
-    for _round in range(4):
-        for name in times:
-            start = time.perf_counter()
-            if name == "euler":
-                sampler = comfy.samplers.sampler_object("euler")
-                guider.sample(torch.randn(latent.shape), latent, sampler, sigmas, disable_pbar=True, seed=0)
-            else:
-                run_node(ExactInvert, guider=guider, sigmas=sigmas, latent={"samples": latent}, method=name)
-            times[name].append(time.perf_counter() - start)
-    steps = len(sigmas) - 1
-    euler, exact = sorted(times["euler"])[1] / steps, sorted(times["o-belm"])[1] / (steps + 1)
+    euler = partial(guider.sample, torch.randn(latent.shape), latent, comfy.samplers.sampler_object("euler"), sigmas)
+    exact = partial(run_node, ExactInvert, guider=guider, sigmas=sigmas, latent={"samples": latent}, method="o-belm")
+    times, steps = medians({"euler": partial(euler, disable_pbar=True, seed=0), "o-belm": exact}), len(sigmas) - 1
+    euler, exact = times["euler"] / steps, times["o-belm"] / (steps + 1)
     print(f"| {data.family} | {1000 * euler:.1f} ms | {exact / euler:.2f} |", flush=True)
 
 

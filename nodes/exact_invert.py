@@ -5,7 +5,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Levels, Pair
+from ..samplers.inversion.pairs import Levels, Method, Pair
 from .host.exact import ToNoise, run_exact
 from .host.inverted import METHODS, Inverted, method_of
 from .host.schedule import describe_model
@@ -93,19 +93,13 @@ class ExactInvert(io.ComfyNode):
     def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory) -> io.NodeOutput:
         model, samples = guider.model_patcher, latent["samples"]
         _check(latent)
-        sigmas = _levels(sigmas, method, model.get_model_object("model_sampling"))
-        inverter = method_of(method, p, gamma, len(sigmas) - 1)
-        kept: list[Pair] = []
-
-        def keep(i: int, pair: Pair) -> Pair:
-            kept.append(Pair(*(part.cpu() for part in pair)))
-            return pair
-
+        inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
+        kept = _Trajectory() if keep_trajectory else None
         raw = model.model.process_latent_in(samples.double())
-        walk = ToNoise(inverter, (raw,), keep) if keep_trajectory else ToNoise(inverter, (raw,))
+        walk = ToNoise(inverter, (raw,), kept) if kept else ToNoise(inverter, (raw,))
         pair = run_exact(guider, walk, sigmas, samples)
         shown = model.model.process_latent_out(pair.x).float()
-        trajectory = torch.stack([torch.stack(list(each)) for each in reversed(kept)]) if kept else None
+        trajectory = kept.stacked() if kept else None
         state = Inverted(pair, sigmas, method, p, gamma, describe_model(model), trajectory, samples, shown)
         tell(node_id_of(cls), _report(inverter, state))
         return io.NodeOutput(state.latent())
@@ -121,24 +115,39 @@ def _check(latent: dict) -> None:
         raise ValueError("The latent holds picture and sound. Invert latents of one kind.")
 
 
-def _levels(sigmas: torch.Tensor, method: str, model_sampling) -> torch.Tensor:
-    """The schedule that the method can walk.
+class _Trajectory:
+    """The states of an inversion, as it comes by them."""
+
+    def __init__(self):
+        self._pairs: list[torch.Tensor] = []
+
+    def __call__(self, i: int, pair: Pair) -> Pair:
+        self._pairs.append(torch.stack(list(pair)).cpu())
+        return pair
+
+    def stacked(self) -> torch.Tensor:
+        """[levels, 2, B, ...], from the noisy end."""
+        return torch.stack(self._pairs[::-1])
+
+
+def _plan(sigmas: torch.Tensor, method: str, p: float, gamma: float, model_sampling) -> tuple[Method, torch.Tensor]:
+    """The method, and the schedule that it can walk.
 
     Raises:
         ValueError: it does not fall, or has too few levels.
     """
     sigmas = sigmas.float().cpu()
     Levels(tuple(sigmas.tolist()), lambda sigma: 1.0)
-    inverter = method_of(method, 0.0, 1.0, 1)
+    inverter = method_of(method, p, gamma, len(sigmas) - 1)
     if len(sigmas) - 1 <= inverter.first:
         raise ValueError(f"{method} steps over two levels and needs at least two steps; the sigmas have one.")
     if not inverter.to_zero and sigmas[-1] == 0:
         smallest = min(float(model_sampling.sigma_min), sigmas[-2].item() / 2)
         sigmas = torch.cat([sigmas[:-1], sigmas.new_tensor([smallest])])
-    return sigmas
+    return inverter, sigmas
 
 
-def _report(inverter, state: Inverted) -> str:
+def _report(inverter: Method, state: Inverted) -> str:
     steps = len(state.sigmas) - 1
     spread = (state.pair.x.std() / state.sigmas[0]).item()
     text = (

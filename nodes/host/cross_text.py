@@ -39,15 +39,16 @@ class _Split:
             out = self.inner(q, k[:, own:], v[:, own:], options)
         else:
             out = _attend(q, k[:, own:], v[:, own:], options)
-        steered = ~torch.tensor(run.negative_chunks(options), device=q.device)
-        rows = steered.repeat_interleave(len(q) // len(steered))
-        start = 0
-        for text in texts if steered.any() else ():
-            place = slice(start, start + text.count)
-            negative = _attend(q[rows], k[rows, place], v[rows, place], options)
-            out[rows] = text.steering.combine(out[rows], negative)
-            run.acted.add(text.technique)
-            start = place.stop
+        negative = run.negative_chunks(options)
+        rows = len(q) // len(negative)
+        for part in (slice(i * rows, (i + 1) * rows) for i, skipped in enumerate(negative) if not skipped):
+            start = 0
+            for text in texts:
+                place = slice(start, start + text.count)
+                found = _attend(q[part], k[part, place], v[part, place], options)
+                out[part] = text.steering.combine(out[part], found)
+                run.acted.add(text.technique)
+                start = place.stop
         return out
 
 

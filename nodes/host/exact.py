@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...samplers.inversion.pairs import Drift, Levels, Method, Pair, invert, sample
+from ...samplers.inversion.pairs import After, Levels, Method, Pair, invert, sample
 from .run import find_run
 
 log = logging.getLogger(__name__)
 _SAME = 1e-3  # relative; what rounding may do to two answers to one question
 _UNIT = 2.0**-36  # of latents in double precision, which are below 2^12, so that their rounding is 2^-41 and less
-After = Callable[[int, Pair], Pair]
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -77,35 +76,6 @@ class _Asked:
         return ((self._denoised(x, sigma) - before).norm() <= _SAME * before.norm()).item()
 
 
-@dataclass(frozen=True)
-class _Stepwise:
-    """`method`, telling `drift` which step of the generation it is asked in."""
-
-    method: Method
-    drift: _Asked
-
-    @property
-    def first(self) -> int:
-        return self.method.first
-
-    @property
-    def to_zero(self) -> bool:
-        return self.method.to_zero
-
-    def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        if self.method.first:
-            self.drift.enter(levels.steps - 1)
-        return self.method.clean(f, x, levels)
-
-    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
-        self.drift.enter(i)
-        return self.method.forward(f, pair, levels, i)
-
-    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
-        self.drift.enter(i)
-        return self.method.backward(f, pair, levels, i)
-
-
 class _Exact(comfy.samplers.Sampler):
     """Walks from `start`, and leaves `pair`."""
 
@@ -125,13 +95,13 @@ class _Exact(comfy.samplers.Sampler):
         with comfy.utils.model_trange(self.steps(levels), disable=disable_pbar) as bar:
             drift = _Asked(guider, extra_args, callback, bar)
             start = [part.to(dtype).to(noise.device) for part in self.start]
-            self.pair = self.walk(_Stepwise(self.method, drift), drift, levels, *start)
+            self.pair = self.walk(drift, levels, *start)
         return self.pair.x
 
     def steps(self, levels: Levels) -> int:
         raise NotImplementedError
 
-    def walk(self, method: _Stepwise, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
+    def walk(self, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
         raise NotImplementedError
 
 
@@ -141,9 +111,9 @@ class ToNoise(_Exact):
     def steps(self, levels: Levels) -> int:
         return levels.steps
 
-    def walk(self, method: _Stepwise, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
-        pair = invert(method, drift, *start, levels, self.after)
-        if drift.last is not None and not drift.is_pure():
+    def walk(self, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
+        pair = invert(self.method, drift, *start, levels, self.after, drift.enter)
+        if not drift.is_pure():
             raise ValueError(
                 "The model gives two answers to one question, so that its steps cannot be undone. Take nodes off it "
                 "that cache, or draw random numbers, or remember earlier steps."
@@ -157,8 +127,8 @@ class FromNoise(_Exact):
     def steps(self, levels: Levels) -> int:
         return levels.steps - self.method.first
 
-    def walk(self, method: _Stepwise, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
-        return sample(method, drift, Pair(*start), levels, self.after)
+    def walk(self, drift: _Asked, levels: Levels, *start: Tensor) -> Pair:
+        return sample(self.method, drift, Pair(*start), levels, self.after, drift.enter)
 
 
 def run_exact(guider, sampler: _Exact, sigmas: Tensor, latent: Tensor) -> Pair:

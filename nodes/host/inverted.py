@@ -66,7 +66,8 @@ def inverted_of(latent: dict, model: ModelPatcher) -> Inverted:
             "The latent was changed after its inversion, but what is sampled from is what it was before. Connect the "
             "Exact Inversion node directly."
         )
+    given = describe_model(model)
     for what, wanted in state.model.items():
-        if (given := describe_model(model)[what]) != wanted:
-            raise ValueError(f"The latent was inverted with {what} {wanted}, and the guider's model has {given}.")
+        if given[what] != wanted:
+            raise ValueError(f"The latent was inverted with {what} {wanted}, and the guider's model has {given[what]}.")
     return state

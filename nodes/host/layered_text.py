@@ -79,15 +79,15 @@ def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tens
             if stream is None:
                 stream = state.streams[text, chunk] = {0: _refined(network, text, of_all, state, call.options)}
             came = stream[max(layer for layer in stream if layer <= call.block.number)]
-            beside = _Beside(k[part, :, rest], v[part, :, rest])
-            options = {**call.options, _BESIDE: beside}
+            alone = _Beside(k[part, :, rest], v[part, :, rest])
+            options = {**call.options, _BESIDE: alone}
             goes = network.layers[call.block.number](
                 came, None, state.places[text], modulation, transformer_options=options
             )
             if chunk not in passing:
                 stream[call.block.number + 1] = goes
             if call.block in text.steering.blocks:
-                asking = q[part, :, call.image], *beside.own, came.shape[1], None
+                asking = q[part, :, call.image], *alone.own, came.shape[1], None
                 out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
     return out
 

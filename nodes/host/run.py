@@ -74,11 +74,17 @@ class Run:
         """The place of each of the network's blocks in the order in which they run."""
         return order_of_blocks(network_of(self._model))
 
-    def negative_chunks(self, options: dict) -> tuple[bool, ...]:
-        """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
+    @cached_property
+    def _prompts(self) -> tuple[set[UUID], set[UUID]]:
+        """Of the guider's negative prompts, however it calls them, and of the others. Known once the run samples."""
         negative, others = set(), set()
         for name, entries in self._guider.conds.items():
             (negative if "negative" in name else others).update(entry["uuid"] for entry in entries)
+        return negative, others
+
+    def negative_chunks(self, options: dict) -> tuple[bool, ...]:
+        """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
+        negative, others = self._prompts
         # The host gives a negative the areas of the positive in entries with the same uuid; these go by their place.
         places = zip(options["cond_or_uncond"], options["uuids"])
         return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in places)
@@ -212,13 +218,13 @@ class StepMemory:
 
 def current_run(model_options: dict) -> Run:
     """The run that `model_options` (or the `transformer_options` inside it) belongs to."""
-    options = model_options.get("transformer_options", model_options)
-    if _RUN not in options:
+    run = find_run(model_options)
+    if run is None:
         raise RuntimeError(
             "A Guidekit node is on this model, but the sampler in use evaluates the model outside ComfyUI's guider "
             "(CFGGuider.sample). Use KSampler, SamplerCustom or SamplerCustomAdvanced."
         )
-    return options[_RUN]
+    return run
 
 
 def find_run(model_options: dict) -> Run | None:

@@ -66,7 +66,7 @@ class _Prompt:
                 f"The negative prompt of {self.label} has {tokens.shape[2]} channels per token, and the positive "
                 f"prompt {width}. Encode both with the CLIP of this model."
             )
-        return SecondText(self, self.steering, tokens, mask)
+        return SecondText(self, tokens, mask)
 
     def _encoded(self, base: BaseModel, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens [B, N, C] and mask [B, N] or None; the texts of several entries side by side."""
@@ -152,9 +152,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
     if way == "joint":
         own = kwargs.get("attention_mask")
         if own is None or _is_of_tokens(own, c_crossattn):
-            masks = [
-                (None if m is None else by_row(m, len(x), options), n) for m, n in ((t.mask, t.count) for t in texts)
-            ]
+            masks = [(t.mask if t.mask is None else by_row(t.mask, len(x), options), t.count) for t in texts]
             kwargs["attention_mask"] = _side_by_side([*masks, (own, c_crossattn.shape[1])], len(x))
         c_crossattn = torch.cat([*(text.by_row(c_crossattn, options) for text in texts), c_crossattn], 1)
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
@@ -164,10 +162,7 @@ def _place_tokens(args: dict) -> dict:
     """Every text of joint attention begins at the same place, as if it were the only one."""
     texts = second_texts(args["transformer_options"])
     if texts:
-        ids, begin = args["txt_ids"].clone(), 0
-        for count in [*(text.count for text in texts), None]:
-            end = ids.shape[1] if count is None else begin + count
-            ids[:, begin:end] = args["txt_ids"][:, : end - begin]
-            begin = end
-        args = {**args, "txt_ids": ids}
+        ids, counts = args["txt_ids"], [text.count for text in texts]
+        counts.append(ids.shape[1] - sum(counts))
+        args = {**args, "txt_ids": torch.cat([ids[:, :count] for count in counts], 1)}
     return args

@@ -35,12 +35,15 @@ class Steering(Protocol):
 class SecondText:
     """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one picture or each of
     the batch; `mask` [B, N], 1 where a token counts, None if all do. `technique`: what it was attached to the model
-    as."""
+    as, with its `steering`."""
 
     technique: Any
-    steering: Steering
     tokens: Tensor
     mask: Tensor | None
+
+    @property
+    def steering(self) -> Steering:
+        return self.technique.steering
 
     @property
     def count(self) -> int:

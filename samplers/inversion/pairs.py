@@ -52,6 +52,18 @@ class Levels:
         return (x / self.unit).round() * self.unit if self.unit else x
 
 
+After = Callable[[int, Pair], Pair]
+Before = Callable[[int], None]
+
+
+def _unchanged(i: int, pair: Pair) -> Pair:
+    return pair
+
+
+def _silent(i: int) -> None:
+    pass
+
+
 class Method(Protocol):
     """A way to step. `evaluations` of f in each step; `first`: the index of the step from which a state goes on, 1
     where it is made of two levels; `to_zero`: whether the last level may be 0."""
@@ -71,23 +83,28 @@ class Method(Protocol):
 
 
 def sample(
-    method: Method, f: Drift, pair: Pair, levels: Levels, after: Callable[[int, Pair], Pair] = lambda i, pair: pair
+    method: Method, f: Drift, pair: Pair, levels: Levels, after: After = _unchanged, before: Before = _silent
 ) -> Pair:
-    """From the noisy end to the clean one; `after(i, pair)` may change the state that level i is reached with."""
+    """From the noisy end to the clean one. `after(i, pair)` may change the state that level i is reached with;
+    `before(i)` is told that f is asked for step i from now on."""
     for i in range(method.first, levels.steps):
+        before(i)
         pair = after(i + 1, method.forward(f, pair, levels, i))
     return pair
 
 
 def invert(
-    method: Method, f: Drift, x: Tensor, levels: Levels, after: Callable[[int, Pair], Pair] = lambda i, pair: pair
+    method: Method, f: Drift, x: Tensor, levels: Levels, after: After = _unchanged, before: Before = _silent
 ) -> Pair:
-    """From a picture `x` to the noisy end."""
+    """From a picture `x` to the noisy end; steps are those of `sample`, in reverse."""
     if levels.sigmas[-1] == 0 and not method.to_zero:
         raise ValueError(
             f"{type(method).__name__} evaluates the model at both ends of a step. End above noise level 0."
         )
+    if method.first:  # the picture's neighbour has to be found
+        before(levels.steps - 1)
     pair = after(levels.steps, method.clean(f, x, levels))
     for i in reversed(range(method.first, levels.steps)):
+        before(i)
         pair = after(i, method.backward(f, pair, levels, i))
     return pair

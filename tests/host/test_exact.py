@@ -168,13 +168,17 @@ def test_guidance_is_the_same_there_and_back(name, method):
     assert probes.distance(*pairs) > 1e-6
 
 
+def sample_euler(model, levels):
+    start, zeros = tiny.noise("unet"), torch.zeros_like(picture("unet"))
+    euler = comfy.samplers.sampler_object("euler")
+    guider(model, "unet").sample(start, zeros, euler, levels, disable_pbar=True, seed=0)
+
+
 def test_steps_are_those_of_the_schedule():
     """An interval guides the same steps as in any sampler of that schedule."""
     model = PURE["interval"](tiny.model("unet"))
     calls, levels = probes.count_evaluations(model), sigmas(model, 9)
-    zeros = torch.zeros_like(picture("unet"))
-    euler = comfy.samplers.sampler_object("euler")
-    guider(model, "unet").sample(tiny.noise("unet"), zeros, euler, levels, disable_pbar=True, seed=0)
+    sample_euler(model, levels)
     wanted = calls.total
     state = inverted(model, "unet", 9)
     before = calls.total
@@ -188,9 +192,7 @@ def test_the_step_before_a_picture_is_the_last_one():
     """Where a method of two levels makes the picture's neighbour. An interval of the first half does not guide it."""
     model = run_node(GuidanceInterval, model=tiny.model("unet"), limits="percent", start_percent=0.0, end_percent=0.5)
     calls, levels = probes.count_evaluations(model), sigmas(model, 9)
-    zeros = torch.zeros_like(picture("unet"))
-    euler = comfy.samplers.sampler_object("euler")
-    guider(model, "unet").sample(tiny.noise("unet"), zeros, euler, levels, disable_pbar=True, seed=0)
+    sample_euler(model, levels)
     guided = calls.total - 9
     inverted(model, "unet", 9, method="o-belm")
     # Nine evaluations, those of steps 1 to 8 as guided as Euler's, and the one of step 1 again.

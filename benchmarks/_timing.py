@@ -1,0 +1,17 @@
+"""Times to be compared: of several things, in turns, in one run."""
+
+import time
+from collections.abc import Callable
+
+ROUNDS = 5
+
+
+def medians(things: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each, the median of some rounds; one more round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in things}
+    for _round in range(ROUNDS + 1):
+        for name, thing in things.items():
+            start = time.perf_counter()
+            thing()
+            times[name].append(time.perf_counter() - start)
+    return {name: sorted(each[1:])[ROUNDS // 2] for name, each in times.items()}
