@@ -12,12 +12,17 @@ from ..demo.judge import load_judge
 from ..nodes.exact_invert import ExactInvert
 from ..nodes.exact_sample import ExactSample
 from ..nodes.host.inverted import METHODS
+from ..nodes.negtome import NegToMe
+from ..nodes.trajectory_record import TrajectoryRecord
+from ..nodes.trajectory_replay import TrajectoryReplay
 from . import FAMILIES
 from ._demo import Demo
 from ._nodes import run_node
 from ._timing import medians
 
 COUNT, EVALUATIONS, STRENGTH, CFG = 40, 50, 0.8, 3.0
+PULL = {"threshold": -1.0, "steps": "start to end", "blocks": "all", "end_percent": 0.5}  # all tokens, half of the run
+PULLS = (0.0, -0.3)
 WORDS = {"colour": pictures.COLOURS, "shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
 
 
@@ -94,13 +99,43 @@ class Ddim:
         return guider.sample(raw, torch.zeros_like(raw), Walk(), self.sigmas, disable_pbar=True, seed=0)
 
 
+class Replay:
+    """Direct Inversion, one picture after the other: recorded at cfg 1, sampled beside itself with NegToMe pulling
+    towards it."""
+
+    def __init__(self, data: Pictures, alpha: float):
+        self.data, self.sigmas, self.name = data, data.sigmas(1), f"replay, NegToMe {alpha:g}"
+        pulled = run_node(NegToMe, model=data.demo.model, alpha=alpha, **PULL)
+        self.model = pulled if alpha else data.demo.model
+        self.kept = [self._record(i) for i in range(COUNT)]
+
+    def _record(self, i: int) -> dict:
+        guider = self.data.demo.guider(self.data.demo.model, 1.0, [pictures.caption(self.data.scenes, i)])
+        latent = {"samples": self.data.latent[i : i + 1]}
+        return run_node(TrajectoryRecord, guider=guider, sigmas=self.sigmas, latent=latent)
+
+    def sample(self, scenes: pictures.Scenes) -> Tensor:
+        edited = []
+        for i, kept in enumerate(self.kept):
+            guider = self.data.demo.guider(self.model, CFG, [pictures.caption(scenes, i)])
+            source = self.data.demo.encode([pictures.caption(self.data.scenes, i)])
+            edited.append(run_node(TrajectoryReplay, guider=guider, trajectory=kept, source_prompt=source)["samples"])
+        return torch.cat(edited)
+
+    def spread(self) -> float:
+        return self.data.spread(torch.cat([kept["samples"] for kept in self.kept]), self.sigmas)
+
+
 def object_of(scenes: pictures.Scenes) -> Tensor:
     """[n, 1, H, W]: where the object is: what another colour would change."""
     other = scenes._replace(colour=(scenes.colour + 3) % len(pictures.COLOURS))
     return ((pictures.draw(scenes) - pictures.draw(other)).abs().amax(1, keepdim=True) > 1e-4).float()
 
 
-def edits(data: Pictures, way: Exact | Ddim) -> str:
+Way = Exact | Ddim | Replay
+
+
+def edits(data: Pictures, way: Way) -> str:
     """For each word: share of pictures that have the new one, share of those whose other two are as they were, and the
     mean error of the pixels that should not have changed."""
     cells = []
@@ -122,7 +157,7 @@ def edits(data: Pictures, way: Exact | Ddim) -> str:
     return " | ".join(cells)
 
 
-def row(data: Pictures, way: Exact | Ddim) -> None:
+def row(data: Pictures, way: Way) -> None:
     again = way.sample(data.scenes)
     error = ((again - data.latent).abs().max() / data.latent.abs().max()).item()
     about = f"{data.family} | {way.name} | {len(way.sigmas) - 1} | {error:.1e} | {way.spread():.2f}"
@@ -159,6 +194,8 @@ def main() -> None:
             row(data, Ddim(data))
             for method in METHODS:
                 row(data, Exact(data, method))
+            for alpha in PULLS:
+                row(data, Replay(data, alpha))
         print("\nTime of an evaluation, 8 pictures: Euler's, and that of o-belm beside it.\n")
         print("| model | euler | o-belm |\n|---|---|---|")
         for family in FAMILIES:

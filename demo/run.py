@@ -28,10 +28,14 @@ THUMBNAIL_SCALE = 8  # of apg.json
 METHODS = {"cfg": "CFG", "apg": "APG"}  # the file names apg.json gives its pictures begin with these
 
 
+_LOADS_WHAT_IT_SAVED = {"GuidekitLoadInversion"}
+
+
 def needs_only_demo_models(prompt: Prompt, known: set[str]) -> bool:
     """Whether the demo can run a workflow without files from the user; `known` are the server's node classes."""
     classes = {node["class_type"] for node in prompt.values()}
-    return classes <= known and "GuidekitDemoModel" in classes and not any("Load" in name for name in classes)
+    foreign = any("Load" in name for name in classes - _LOADS_WHAT_IT_SAVED)
+    return classes <= known and "GuidekitDemoModel" in classes and not foreign
 
 
 def at_scale(prompt: Prompt, scale: float) -> Prompt:

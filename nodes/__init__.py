@@ -13,12 +13,16 @@ from .exact_sample import ExactSample
 from .guidance_interval import GuidanceInterval
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
+from .load_inversion import LoadInversion
 from .nasa import NASA
 from .negtome import NegToMe
 from .pag import PAG
 from .sampler_cfgpp import SamplerCFGPP
+from .save_inversion import SaveInversion
 from .seg import SEG
 from .slg import SLG
+from .trajectory_record import TrajectoryRecord
+from .trajectory_replay import TrajectoryReplay
 
 NODES: list[type[io.ComfyNode]] = [
     APG,
@@ -37,6 +41,10 @@ NODES: list[type[io.ComfyNode]] = [
     NASA,
     ExactInvert,
     ExactSample,
+    TrajectoryRecord,
+    TrajectoryReplay,
+    SaveInversion,
+    LoadInversion,
     DemoModel,
 ]
 

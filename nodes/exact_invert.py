@@ -5,11 +5,12 @@
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Levels, Method, Pair
-from .host.exact import ToNoise, run_exact
+from ..samplers.inversion.pairs import Method, Pair, check_falling
+from .host.exact import ToNoise
 from .host.inverted import METHODS, Inverted, method_of
 from .host.schedule import describe_model
 from .host.tell import node_id_of, tell
+from .host.walk import check_picture, run_walk
 
 _GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
 
@@ -92,27 +93,17 @@ class ExactInvert(io.ComfyNode):
     @classmethod
     def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory) -> io.NodeOutput:
         model, samples = guider.model_patcher, latent["samples"]
-        _check(latent)
+        check_picture(latent)
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
         kept = _Trajectory() if keep_trajectory else None
         raw = model.model.process_latent_in(samples.double())
         walk = ToNoise(inverter, (raw,), kept) if kept else ToNoise(inverter, (raw,))
-        pair = run_exact(guider, walk, sigmas, samples)
+        pair = run_walk(guider, walk, sigmas, samples)
         shown = model.model.process_latent_out(pair.x).float()
         trajectory = kept.stacked() if kept else None
-        state = Inverted(pair, sigmas, method, p, gamma, describe_model(model), trajectory, samples, shown)
+        state = Inverted(sigmas, describe_model(model), samples, shown, pair, method, p, gamma, trajectory)
         tell(node_id_of(cls), _report(inverter, state))
         return io.NodeOutput(state.latent())
-
-
-def _check(latent: dict) -> None:
-    if latent.get("noise_mask") is not None:
-        raise ValueError(
-            "The latent has a mask, and a picture cannot be inverted in part. Take the mask off; for edits in part "
-            "give it to Exact Inversion Sampling."
-        )
-    if latent["samples"].is_nested:
-        raise ValueError("The latent holds picture and sound. Invert latents of one kind.")
 
 
 class _Trajectory:
@@ -137,7 +128,7 @@ def _plan(sigmas: torch.Tensor, method: str, p: float, gamma: float, model_sampl
         ValueError: it does not fall, or has too few levels.
     """
     sigmas = sigmas.float().cpu()
-    Levels(tuple(sigmas.tolist()), lambda sigma: 1.0)
+    check_falling(sigmas.tolist())
     inverter = method_of(method, p, gamma, len(sigmas) - 1)
     if len(sigmas) - 1 <= inverter.first:
         raise ValueError(f"{method} steps over two levels and needs at least two steps; the sigmas have one.")

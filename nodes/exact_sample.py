@@ -5,8 +5,9 @@ import torch
 from comfy_api.latest import io
 
 from ..samplers.inversion.pairs import Pair
-from .host.exact import FromNoise, run_exact
-from .host.inverted import Inverted, inverted_of
+from .host.exact import FromNoise
+from .host.inverted import Inverted
+from .host.walk import run_walk
 
 
 class ExactSample(io.ComfyNode):
@@ -37,10 +38,10 @@ class ExactSample(io.ComfyNode):
     @classmethod
     def execute(cls, guider, inverted, mask=None) -> io.NodeOutput:
         model = guider.model_patcher
-        state = inverted_of(inverted, model)
+        state = Inverted.of(inverted, model)
         changes = () if mask is None else (_Outside(state, mask),)
         walk = FromNoise(state.make_method(), state.pair, *changes)
-        pair = run_exact(guider, walk, state.sigmas, state.picture)
+        pair = run_walk(guider, walk, state.sigmas, state.picture)
         return io.NodeOutput({"samples": model.model.process_latent_out(pair.x).float()})
 
 

@@ -104,7 +104,7 @@ class LinearAG(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that the coefficients were fitted for."),
                 io.Combo.Input(
                     "file",
-                    options=files.names(),
+                    options=files.MODELS.names(),
                     tooltip="A file in models/guidekit, made by LinearAG Fit; or connect that node's output.",
                 ),
                 io.Combo.Input(
@@ -122,12 +122,12 @@ class LinearAG(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
         """A file that was fitted anew is another input."""
-        path = file and files.path_of(file)
+        path = file and files.MODELS.path_of(file)
         return os.path.getmtime(path) if path else None
 
     @classmethod
     def execute(cls, model, file, on_mismatch) -> io.NodeOutput:
-        tensors, fitted = files.load(file, ("cond", "uncond"))
+        tensors, fitted = files.MODELS.load(file, ("cond", "uncond"))
         steps = len(fitted.get("sigmas", ())) - 1
         for name, tensor in tensors.items():
             if tensor.shape != (steps, steps):

@@ -181,7 +181,7 @@ class LinearAGFit(io.ComfyNode):
             products = products + inner
         coefficients = linear_ag.fit(products, ridge)
         tensors = {"cond": coefficients.cond, "uncond": coefficients.uncond}
-        file = files.save(name, tensors, description)
+        file = files.MODELS.save(name, tensors, description)
         left = linear_ag.unexplained(products, coefficients).tolist()
         steps = ", ".join(f"{i + 1}: {value:.4f}" for i, value in enumerate(left))
         report = (

@@ -1,18 +1,16 @@
-"""What an exact inversion leaves, in a LATENT: with it, sampling makes the same picture again."""
+"""What an exact inversion leaves: with it, sampling makes the same picture again."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...samplers.inversion.edict import Edict, mixing
 from ...samplers.inversion.pairs import Method, Pair
 from ...samplers.inversion.rex import Rex
 from ...samplers.inversion.two_step import Bdia, OBelm
-from .schedule import describe_model
+from .carried import Carried, check_file, check_shape, number
 
-_KEY = "guidekit_inversion"
 METHODS = ["edict", "edict own level", "bdia", "o-belm", "rex"]
 
 
@@ -24,50 +22,43 @@ def method_of(name: str, p: float, gamma: float, steps: int) -> Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Inverted:
-    """`pair`: raw, as the sampler sees latents; `sigmas` of the generation, falling; `method` by name, with `p` and
-    `gamma`; `model`: of `describe_model`; `trajectory`: [levels, 2, B, ...] if it was kept, from the noisy end, its
-    first entry being `pair`; `picture`: the latent that was inverted, as a VAE gives it, which inpainting models look
-    at in both directions; `shown`: the `samples` of the
-    LATENT that carries this."""
+class Inverted(Carried):
+    """`pair`: raw, as the sampler sees latents; `method` by name, with `p` and `gamma`; `trajectory`: [levels, 2, B,
+    ...] if it was kept, from the noisy end, its first entry being `pair`."""
 
     pair: Pair
-    sigmas: Tensor
     method: str
     p: float
     gamma: float
-    model: dict
     trajectory: Tensor | None
-    picture: Tensor
-    shown: Tensor
+
+    maker: ClassVar[str] = "Exact Inversion"
+    tensors: ClassVar[tuple[str, ...]] = (*Carried.tensors, "x", "y")
+    optional: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     def make_method(self) -> Method:
         return method_of(self.method, self.p, self.gamma, len(self.sigmas) - 1)
 
-    def latent(self) -> dict:
-        return {"samples": self.shown, _KEY: self}
+    def to_file(self) -> tuple[dict[str, Tensor], dict]:
+        tensors, description = super().to_file()
+        tensors |= {"x": self.pair.x, "y": self.pair.y}
+        if self.trajectory is not None:
+            tensors["trajectory"] = self.trajectory
+        return tensors, description | {"method": self.method, "p": self.p, "gamma": self.gamma}
 
-
-def inverted_of(latent: dict, model: ModelPatcher) -> Inverted:
-    """What a LATENT carries.
-
-    Raises:
-        ValueError: it carries none, or is not as it was, or it was made with another model.
-    """
-    state = latent.get(_KEY)
-    if state is None:
-        raise ValueError(
-            "The latent carries no inversion. Connect the output of an Exact Inversion node directly: nodes in "
-            "between, Save Latent and Load Latent too, keep only what can be seen."
-        )
-    samples = latent["samples"]
-    if samples.shape != state.shown.shape or not torch.equal(samples, state.shown):
-        raise ValueError(
-            "The latent was changed after its inversion, but what is sampled from is what it was before. Connect the "
-            "Exact Inversion node directly."
-        )
-    given = describe_model(model)
-    for what, wanted in state.model.items():
-        if given[what] != wanted:
-            raise ValueError(f"The latent was inverted with {what} {wanted}, and the guider's model has {given[what]}.")
-    return state
+    @classmethod
+    def from_file(cls, tensors: dict[str, Tensor], description: dict) -> "Inverted":
+        common = check_file(tensors, description)
+        method, p, gamma = description.get("method"), number(description, "p"), number(description, "gamma")
+        if method not in METHODS:
+            raise ValueError(f"its method is {method!r}, not one of {', '.join(METHODS)}")
+        steps, trajectory = len(common["sigmas"]) - 1, tensors.get("trajectory")
+        first = method_of(method, p, gamma, steps).first
+        if steps <= first:
+            raise ValueError(f"{method} needs more steps than its {steps}")
+        for name in ("x", "y"):
+            check_shape(name, tensors[name], common["shown"].shape)
+        if trajectory is not None:
+            check_shape("trajectory", trajectory, (steps + 1 - first, 2, *common["shown"].shape))
+        pair = Pair(tensors["x"], tensors["y"])
+        return cls(**common, pair=pair, method=method, p=p, gamma=gamma, trajectory=trajectory)

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -62,7 +63,7 @@ class Run:
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
         self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
-        self._exact = getattr(sampler, "exact", False)
+        self._undone = getattr(sampler, "undoes", False)
         self._second_at_next_sigma = any(part in self.sampler_name for part in _SECOND_AT_NEXT_SIGMA)
         self._told = False
         self._last_callback = -1
@@ -88,6 +89,23 @@ class Run:
         # The host gives a negative the areas of the positive in entries with the same uuid; these go by their place.
         places = zip(options["cond_or_uncond"], options["uuids"])
         return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in places)
+
+    @property
+    def latent_format(self):
+        return self._model.get_model_object("latent_format")
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """From raw latents, as samplers see them, to those of a VAE."""
+        return self._model.model.process_latent_out(latent)
+
+    def reload(self) -> None:
+        """Puts the network back where it samples, if something has taken its place."""
+        comfy.model_management.load_model_gpu(self._model)
+
+    @property
+    def prompts(self) -> dict[str, list[dict]]:
+        """The guider's, by name, as the host has prepared them for this run."""
+        return self._guider.conds
 
     @property
     def descending(self) -> bool:
@@ -149,11 +167,11 @@ class Run:
         """What `owner` (a technique on this model) remembers between steps.
 
         Raises:
-            ValueError: an exact inversion, the steps of which are undone in reverse order.
+            ValueError: an inversion, which goes through the steps in reverse, or the way back from it.
         """
-        if self._exact:
+        if self._undone:
             raise ValueError(
-                f"{owner.label} remembers earlier steps, so that exact inversion cannot undo them. Take it off the "
+                f"{owner.label} remembers earlier steps, and an inversion goes through them backwards. Take it off the "
                 "model, or set it so that it does not (APG: momentum 0)."
             )
         return self._memories.setdefault(owner, StepMemory(self))

@@ -6,13 +6,19 @@ The inverse of a step evaluates f at the very points at which the step did, so t
 precision too, the way there and back agree to the rounding of the latents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 Drift = Callable[[Tensor, float], Tensor]
+
+
+def check_falling(sigmas: Sequence[float]) -> None:
+    """Raises ValueError for levels that cannot be walked."""
+    if len(sigmas) < 2 or any(a <= b for a, b in zip(sigmas, sigmas[1:])) or sigmas[-1] < 0:
+        raise ValueError(f"The noise levels are {list(sigmas)}. Give at least two, falling, down to 0 or above.")
 
 
 class Pair(NamedTuple):
@@ -38,10 +44,7 @@ class Levels:
     unit: float = 0.0
 
     def __post_init__(self):
-        if len(self.sigmas) < 2 or any(a <= b for a, b in zip(self.sigmas, self.sigmas[1:])) or self.sigmas[-1] < 0:
-            raise ValueError(
-                f"The noise levels are {list(self.sigmas)}. Give at least two, falling, down to 0 or above."
-            )
+        check_falling(self.sigmas)
 
     @property
     def steps(self) -> int:

@@ -26,10 +26,8 @@ EULER = comfy.samplers.sampler_object("euler")
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     """models/guidekit of this test."""
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, files.FOLDER, ([str(tmp_path / "guidekit")], set()))
-    folder_paths.filename_list_cache.pop(files.FOLDER, None)
-    yield tmp_path / "guidekit"
-    folder_paths.filename_list_cache.pop(files.FOLDER, None)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "guidekit", ([str(tmp_path / "guidekit")], set()))
+    return tmp_path / "guidekit"
 
 
 class Words:
@@ -130,7 +128,7 @@ def test_an_estimate_is_what_the_file_says():
     """Row 3 of the file over the outputs seen so far, an earlier estimate among them."""
     model = toy.model(4, "flow")
     fit(model)
-    with safe_open(files.path_of("linear_ag.safetensors"), "pt") as file:
+    with safe_open(files.MODELS.path_of("linear_ag.safetensors"), "pt") as file:
         a, b = file.get_tensor("cond"), file.get_tensor("uncond")
     model = applied(model)
     seen = probes.record_predictions(model)
@@ -151,7 +149,7 @@ def test_an_estimate_is_what_the_file_says():
 def test_cond_alone_makes_an_estimated_step_conditional(folder):
     model = toy.model()
     fit(model)
-    path = files.path_of("linear_ag.safetensors")
+    path = files.MODELS.path_of("linear_ag.safetensors")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     eye = {"cond": torch.eye(STEPS, dtype=torch.float64), "uncond": torch.zeros(STEPS, STEPS, dtype=torch.float64)}
@@ -369,7 +367,7 @@ def test_the_file_says_what_it_is_for(folder):
     assert description["cfg"] == 4.0
     assert description["parameterisation"] == "EPS"
     assert len(description["sigmas"]) == STEPS + 1
-    assert files.names() == ["my run.1.safetensors"]
+    assert files.MODELS.names() == ["my run.1.safetensors"]
     [listed] = [i for i in LinearAG.define_schema().inputs if i.id == "file"]
     assert listed.options == ["my run.1.safetensors"]
 
@@ -395,7 +393,9 @@ def test_prompts_and_noise_change_from_run_to_run():
     assert not torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
     again = fit(toy.model(), random_seed=7, name="again", trajectories=5)
-    assert not torch.equal(*(files.load(f, ("cond", "uncond"))[0]["cond"] for f in ("linear_ag.safetensors", again)))
+    assert not torch.equal(
+        *(files.MODELS.load(f, ("cond", "uncond"))[0]["cond"] for f in ("linear_ag.safetensors", again))
+    )
 
 
 def test_an_old_file_is_replaced_and_the_node_notices(folder):

@@ -1,0 +1,59 @@
+"""Inversions from files."""
+
+import os
+
+from comfy_api.latest import io
+
+from .host import files
+from .host.carried import Carried
+from .host.inverted import Inverted
+from .host.trajectory import Trajectory
+
+_KINDS: tuple[type[Carried], ...] = (Inverted, Trajectory)
+_REQUIRED = Carried.tensors
+_OTHERS = tuple(name for kind in _KINDS for name in (*kind.tensors, *kind.optional) if name not in _REQUIRED)
+
+
+class LoadInversion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitLoadInversion",
+            display_name="Load Inversion",
+            category="guidekit/inversion",
+            description="Loads a file of Save Inversion: the latent is what the inverting node gave.",
+            search_aliases=["load latent", "load inversion", "load noise", "safetensors"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=files.INVERSIONS.names(),
+                    tooltip="A file in output/guidekit or input/guidekit, made by Save Inversion.",
+                )
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="inverted",
+                    tooltip="For Exact Inversion Sampling or Trajectory Replay, with the model it was made with.",
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file=None, **_) -> float | None:
+        """A file that was saved anew is another input."""
+        path = file and files.INVERSIONS.path_of(file)
+        return os.path.getmtime(path) if path else None
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        tensors, description = files.INVERSIONS.load(file, _REQUIRED, _OTHERS)
+        kind = {kind.maker: kind for kind in _KINDS}.get(description.get("made by"))
+        try:
+            if kind is None:
+                raise ValueError(f"it was made by {description.get('made by')!r}")
+            if missing := set(kind.tensors) - set(tensors):
+                raise ValueError(f"it has no {' and '.join(sorted(missing))}")
+            state = kind.from_file(tensors, description)
+        except ValueError as error:
+            raise ValueError(f"{file} is not a file of Save Inversion: {error}. Save it again.") from error
+        return io.NodeOutput(state.latent())

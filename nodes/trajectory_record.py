@@ -1,0 +1,59 @@
+"""The recording half of Direct Inversion (Ju et al., ICLR 2024, arXiv 2310.01506)."""
+
+from comfy_api.latest import io
+
+from ..samplers.inversion.pairs import check_falling
+from .host.schedule import describe_model
+from .host.trajectory import Recorder, Trajectory
+from .host.walk import check_picture, run_walk
+
+
+class TrajectoryRecord(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitTrajectoryRecord",
+            display_name="Trajectory Record",
+            category="guidekit/inversion",
+            description="From a picture to noise by DDIM inversion, with every step kept: Trajectory Replay samples "
+            "beside the picture itself, so that nodes like NegToMe can take from it.",
+            search_aliases=[
+                "Direct Inversion",
+                "PnP Inversion",
+                "DDIM inversion",
+                "unsampler",
+                "invert",
+                "feature injection",
+                "edit a picture",
+            ],
+            inputs=[
+                io.Guider.Input(
+                    "guider", tooltip="With the prompt that describes the picture. The paper inverts at cfg 1."
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
+                    "deep to go: below 1 keeps more of the picture.",
+                ),
+                io.Latent.Input("latent", tooltip="One picture, from VAE Encode."),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="trajectory",
+                    tooltip="The noise, with the latents of every step. Connect it directly.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, guider, sigmas, latent) -> io.NodeOutput:
+        model, samples, sigmas = guider.model_patcher, latent["samples"], sigmas.float().cpu()
+        check_picture(latent)
+        if len(samples) != 1:
+            raise ValueError(f"The latent has {len(samples)} pictures. Give one (Latent From Batch).")
+        check_falling(sigmas.tolist())
+        raw = model.model.process_latent_in(samples.float())
+        latents = run_walk(guider, Recorder(raw), sigmas, samples)
+        shown = model.model.process_latent_out(latents[0])
+        state = Trajectory(sigmas, describe_model(model), samples, shown, latents)
+        return io.NodeOutput(state.latent())

@@ -1,0 +1,50 @@
+"""The sampling half of Direct Inversion (see trajectory_record.py)."""
+
+from comfy_api.latest import io
+
+from .host.rows import with_first_prompt
+from .host.trajectory import Replayer, Trajectory
+from .host.walk import run_walk
+
+
+class TrajectoryReplay(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitTrajectoryReplay",
+            display_name="Trajectory Replay",
+            category="guidekit/inversion",
+            description="Samples from the noise of Trajectory Record, in a batch whose first picture is the recorded "
+            "one at every step. Nodes that let the pictures of a batch see each other make the result keep what they "
+            "take from it; without one this is plain DDIM editing.",
+            search_aliases=["Direct Inversion", "PnP Inversion", "DDIM", "feature injection", "edit a picture"],
+            inputs=[
+                io.Guider.Input(
+                    "guider",
+                    tooltip="With the prompt of the edited picture, and a node that takes from the batch's first "
+                    "picture, such as NegToMe with a negative alpha.",
+                ),
+                io.Latent.Input("trajectory", tooltip="From Trajectory Record."),
+                io.Conditioning.Input(
+                    "source_prompt",
+                    optional=True,
+                    tooltip="The prompt of the recording, for the recorded picture; without it the guider's prompt is "
+                    "for both.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="edited", tooltip="The picture, for VAE Decode."),
+                io.Latent.Output(display_name="source", tooltip="The batch's first picture: the recorded one."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, guider, trajectory, source_prompt=None) -> io.NodeOutput:
+        model = guider.model_patcher
+        state = Trajectory.of(trajectory, model)
+        if source_prompt is not None:
+            guider = with_first_prompt(guider, source_prompt)
+        picture = state.picture.repeat(2, *[1] * (state.picture.dim() - 1))
+        batch = run_walk(guider, Replayer(state.latents), state.sigmas, picture)
+        batch = model.model.process_latent_out(batch)
+        return io.NodeOutput({"samples": batch[1:]}, {"samples": batch[:1]})
