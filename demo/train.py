@@ -1,4 +1,4 @@
-"""Trains a demo model or the judge: `python dev.py python -m guidekit.demo.train NAME [--steps N]`.
+"""Trains a demo model, the judge or the classifier: `python dev.py python -m guidekit.demo.train NAME [--steps N]`.
 
 Fixed seed, CPU or GPU, resumes from the last saved state after an interruption. Writes `<name>.safetensors` (fp16)
 and `<name>.log` beside this file. The state for resuming lies in the user's temporary folder.
@@ -8,13 +8,16 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..samplers.classifiers.resnet import ResNet
 from . import pictures
+from .classifier import CLASSES, METADATA, SIZE, shapes
 from .judge import Judge
 from .vocabulary import VOCABULARY
 
@@ -162,18 +165,55 @@ def judge_loss(judge: Judge, generator: torch.Generator) -> Tensor:
     return sum(nn.functional.cross_entropy(out[k], v) for k, v in classes.items())
 
 
-def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    halves = {k: v.half().contiguous().cpu() for k, v in weights.items()}
-    save_file(halves, path, metadata={"vocabulary": " ".join(VOCABULARY)})
+class Classifier(ResNet):
+    """The small network that guides, as it is trained."""
+
+    def __init__(self):
+        super().__init__(shapes())
+        reset_parameters(self)
+
+
+def half_done(images: Tensor, generator: torch.Generator) -> Tensor:
+    """What denoised estimates of early steps look like: coarse, and grey where nothing is decided."""
+    coarse = images
+    for scale in (2, 4):
+        small = nn.functional.avg_pool2d(images, scale)
+        small = nn.functional.interpolate(small, images.shape[-1], mode="bilinear")
+        chosen = torch.rand((len(images), 1, 1, 1), generator=generator) < 0.3
+        coarse = torch.where(chosen, small, coarse)
+    mean = images.mean((2, 3), keepdim=True)
+    share = 0.5 * torch.rand((len(images), 1, 1, 1), generator=generator)
+    return torch.lerp(coarse, mean, share)
+
+
+def classifier_loss(classifier: Classifier, generator: torch.Generator) -> Tensor:
+    scenes = pictures.random_scenes(2 * BATCH, generator)
+    images = spoil(half_done(pictures.draw(scenes), generator), generator)
+    out = classifier(nn.functional.interpolate(images * 2 - 1, SIZE, mode="bilinear"))
+    classes = (scenes.shape, scenes.colour, scenes.background)
+    return sum(nn.functional.cross_entropy(o, c) for o, c in zip(out.split(list(map(len, CLASSES)), 1), classes))
+
+
+def save_weights(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    halves = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
+    save_file(halves, path, metadata=metadata)
+
+
+_VOCABULARY = {"vocabulary": " ".join(VOCABULARY)}
+# Networks that are trained on drawn pictures with labels: what makes one, its loss, what its file says.
+LABELLED = {
+    "judge": (Judge, judge_loss, _VOCABULARY),
+    "classifier": (Classifier, classifier_loss, METADATA),
+}
 
 
 def train(name: str, steps: int, state_file: Path, device: str) -> None:
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
-    model = Judge() if name == "judge" else Diffusion(name).to(device)
-    loss_of = judge_loss if name == "judge" else diffusion_loss
+    make, loss_of, metadata = LABELLED.get(name) or (partial(Diffusion, name), diffusion_loss, _VOCABULARY)
+    model = make().to(device)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    optimizer = Optimizer(model, muon=name != "judge")
+    optimizer = Optimizer(model, muon=name not in LABELLED)
     first, running, seconds = 0, 0.0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
@@ -219,21 +259,21 @@ def train(name: str, steps: int, state_file: Path, device: str) -> None:
                 state_file.with_suffix(".part").replace(state_file)
                 model_now = {k: v.clone() for k, v in model.state_dict().items()}
                 model.load_state_dict(ema)
-                weights = model.state_dict() if name == "judge" else model.checkpoint()
-                save_weights(weights, HERE / f"{name}.safetensors")
+                weights = model.state_dict() if name in LABELLED else model.checkpoint()
+                save_weights(weights, HERE / f"{name}.safetensors", metadata)
                 model.load_state_dict(model_now)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("unet", "unet_early", "dit", "judge"))
+    parser.add_argument("name", choices=("unet", "unet_early", "dit", *LABELLED))
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--threads", type=int, help="processor threads to use")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() and options.name != "judge" else "cpu"
-    if options.name != "judge":
+    device = "cuda" if torch.cuda.is_available() and options.name not in LABELLED else "cpu"
+    if options.name not in LABELLED:
         import comfy.cli_args
 
         comfy.cli_args.args.cpu = device == "cpu"

@@ -5,12 +5,18 @@ from comfy_api.latest import ComfyExtension, io
 from .adaptive_guidance import AdaptiveGuidance
 from .apg import APG
 from .autoguidance import Autoguidance
+from .candidate import Candidate
+from .candidates import Candidates
 from .cfgpp import CFGPP
 from .cfgpp_inversion import CFGPPInversion
+from .clip_classifier import CLIPClassifier
 from .demo_model import DemoModel
+from .elucd import EluCD
 from .exact_invert import ExactInvert
 from .exact_sample import ExactSample
+from .gfcg import GFCG
 from .guidance_interval import GuidanceInterval
+from .image_classifier import ImageClassifier
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
 from .load_inversion import LoadInversion
@@ -37,6 +43,12 @@ NODES: list[type[io.ComfyNode]] = [
     AdaptiveGuidance,
     LinearAG,
     LinearAGFit,
+    GFCG,
+    Candidates,
+    Candidate,
+    EluCD,
+    CLIPClassifier,
+    ImageClassifier,
     NegToMe,
     NASA,
     ExactInvert,

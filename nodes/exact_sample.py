@@ -57,4 +57,4 @@ class _Outside:
     def __call__(self, i: int, pair: Pair) -> Pair:
         source = self.trajectory[i - self.first]
         mask = self.mask.to(pair.x)
-        return Pair(*(torch.where(mask == 0, s.to(x), mask * x + (1 - mask) * s.to(x)) for s, x in zip(source, pair)))
+        return Pair(*(mask * x + (1 - mask) * s.to(x) for s, x in zip(source, pair)))

@@ -21,27 +21,49 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .references import References
 from .run import KEY, Run, attach
 
 
 @dataclass(frozen=True, eq=False)
 class SecondModel:
-    """`predict(run, x, sigma)` is its denoised prediction for the positive conditioning."""
+    """`predict(run, x, sigma)` is its denoised prediction for the positive conditioning. `references`: of which it can
+    predict too."""
 
     model: ModelPatcher
     label: str
     idle_reason: str
+    references: References | None = None
 
     def predict(self, run: Run, x: Tensor, sigma: Tensor) -> Tensor:
         guider, extra_args, _ = run.guests[self]
         run.acted.add(self)
         return guider(x, sigma, **extra_args)
 
+    def predict_chosen(self, run: Run, x: Tensor, sigma: Tensor, chosen: list[int]) -> Tensor:
+        """For picture b of the batch, with prompt `chosen[b]` of the references."""
+        guider, _, _ = run.guests[self]
+        positive = guider.conds["positive"]
+
+        def evaluate(prompts: list[list[dict]]) -> list[Tensor]:
+            found = []
+            for prompt in prompts:
+                guider.conds["positive"] = prompt
+                found.append(self.predict(run, x, sigma))
+            return found
+
+        try:
+            return self.references.pick(run, guider.conds, chosen, evaluate)
+        finally:
+            guider.conds["positive"] = positive
+
     def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = comfy.samplers.CFGGuider(self.model)
         guest.original_conds = {"positive": guider.original_conds["positive"]}
+        if self.references is not None:
+            guest.original_conds |= self.references.prompts()
         inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
         if len(latent_shapes) > 1:
             noise, latent = (

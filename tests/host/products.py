@@ -10,6 +10,8 @@ from guidekit.nodes.adaptive_guidance import AdaptiveGuidance
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.cfgpp import CFGPP
+from guidekit.nodes.elucd import EluCD
+from guidekit.nodes.gfcg import GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.nasa import NASA
@@ -17,7 +19,7 @@ from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
-from guidekit.tests.host import tiny
+from guidekit.tests.host import guides, tiny
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class Product:
     needs_second_model: bool = False
     needs_latent: bool = False
     needs_negative: bool = False
+    needs_classifier: bool = False
+    needs_candidates: bool = False
+    asks_twice: bool = False  # the network, in every step, without a further prediction
     corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
     in_pairs: bool = True  # False for a second setting of a node that combines in the same way
@@ -52,10 +57,15 @@ class Product:
             others["latent"] = {"samples": tiny.noise(tiny.family_of(model), seed=60)}
         if self.needs_negative:
             others["negative"] = tiny.conditioning(tiny.family_of(model), 33, 5)
+        if self.needs_classifier:
+            others["classifier"] = guides.classifier()
+        if self.needs_candidates:
+            others["candidates"] = guides.candidates(tiny.family_of(model))
         return run_node(self.node, model=model, **others, **{**self.acting, **settings})
 
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
+PICTURES = tuple(f for f, t in tiny.FAMILIES.items() if len(t.latent) == 3 or t.latent[1] == 1)  # not videos
 TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 PRODUCTS = [
@@ -129,6 +139,48 @@ PRODUCTS = [
         needs_negative=True,
         corrects=False,
         in_pairs=False,
+    ),
+    Product(
+        "gfcg",
+        GFCG,
+        {"measure": "const"},
+        {"scale": 0.0},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+        needs_classifier=True,
+        needs_candidates=True,
+    ),
+    Product(
+        "gfcg_lag",
+        GFCG,
+        {"measure": "const", "lag": True},
+        {"scale": 0.0},
+        evaluations=4 * 2 + 3,
+        evaluations_at_cfg_1=4 + 3,
+        guides_at_cfg_1=True,
+        needs_classifier=True,
+        needs_candidates=True,
+        leaves_the_rest=False,  # its first step has none before it
+        in_pairs=False,
+    ),
+    Product(
+        "gfcg_swap",
+        GFCG,
+        {"measure": "const", "combination": "in place of the negative"},
+        None,
+        needs_classifier=True,
+        needs_candidates=True,
+        asks_twice=True,
+        corrects=False,
+    ),
+    Product(
+        "elucd",
+        EluCD,
+        {"target": "dog", "scale": 0.2},
+        {"target": "dog", "scale": 0.0},
+        families=PICTURES,
+        guides_at_cfg_1=True,
+        needs_classifier=True,
     ),
     Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
     Product(

@@ -306,6 +306,17 @@ def test_a_latent_with_a_mask():
         inverted(tiny.model("unet"), "unet", latent=latent)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_last_level(method):
+    """0, but for a method that asks the model there: half the level before, or the model's smallest."""
+    model = tiny.model("flux")
+    found = inverted(model, "flux", 5, method=method)["guidekit_inversion"].sigmas
+    given = sigmas(model, 5)
+    smallest = min(float(model.get_model_object("model_sampling").sigma_min), given[-2].item() / 2)
+    assert torch.equal(found[:-1], given[:-1])
+    assert found[-1].item() == pytest.approx(smallest if method == "rex" else 0.0)
+
+
 def test_automatic_p():
     """The paper's p would let rounding grow without bound in many steps."""
     model = tiny.model("flux")

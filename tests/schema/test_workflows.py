@@ -173,6 +173,8 @@ def test_prompts_are_in_the_demo_models_words(name):
     prompt = read(TWINS[name])
     if any(node["class_type"] == "GuidekitDemoModel" for node in prompt.values()):
         texts = [node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"]
+        for slots in (node["inputs"] for node in prompt.values() if node["class_type"] == "GuidekitCandidates"):
+            texts += [slots["prompt"].replace("{slot}", word) for word in slots["words"].splitlines()]
         assert any(texts)
         assert not {word for text in texts for word in re.findall(r"\w+|,", text)} - set(VOCABULARY)
 

@@ -1,0 +1,133 @@
+"""Gradient-Free Classifier Guidance beside CFG: `python dev.py bench gfcg`.
+
+At the same effective scale, and at the same number of evaluations; what decoding costs. The judge has never guided:
+the classifier that does is another network (demo/classifier.py).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..demo import measures, pictures
+from ..demo.judge import load_judge
+from ..nodes.gfcg import GFCG, SWAP
+from ..nodes.host.labels import Candidates, Label
+from ..nodes.image_classifier import ImageClassifier
+from ._demo import Demo, count_evaluations, diversity, measure_scale
+from ._nodes import run_node
+
+COUNT, STEPS = 2000, 15
+BATCH = 100
+RIVALS = (2.0, 3.0)  # of CFG, for models that are guided by nothing else
+# Of each model the word that it gets wrong most, and a scale of CFG at which it does.
+CASES = {"unet_early": ("shape", 3.0), "unet": ("background", 1.0), "dit": ("shape", 1.0)}
+WORDS = {"shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
+SOME = {
+    "GFCG 5": {"scale": 5.0},
+    "GFCG 10": {"scale": 10.0},
+    "GFCG 5, lag": {"scale": 5.0, "lag": True},
+}
+MORE = {
+    "GFCG 2": {"scale": 2.0},
+    "GFCG 5": {"scale": 5.0},
+    "GFCG 5, every 3rd step": {"scale": 5.0, "every": 3},
+    "GFCG 5, lag": {"scale": 5.0, "lag": True},
+    "GFCG for the negative": {"combination": SWAP},
+}
+
+
+@cache
+def drawn_features() -> Tensor:
+    scenes = pictures.random_scenes(2000, torch.Generator().manual_seed(123))
+    return load_judge()(pictures.draw(scenes))["features"]
+
+
+@dataclass
+class Result:
+    """Of one setting; `scale` is omega_e, `evaluations` are per picture."""
+
+    name: str
+    right: Tensor
+    others: Tensor
+    frechet: float
+    diversity: float
+    scale: float
+    evaluations: float
+
+    def row(self, model: str) -> str:
+        low, high = measures.bootstrap(self.right.float())
+        right, others = (100 * each.float().mean() for each in (self.right, self.others))
+        return (
+            f"| {model} | {self.name} | {self.scale:.2f} | {self.evaluations:.1f} | {right:.1f} % ({100 * low:.1f} to "
+            f"{100 * high:.1f}) | {others:.1f} % | {self.frechet:.2f} | {self.diversity:.2f} |"
+        )
+
+
+class Bench:
+    def __init__(self, model: str, count: int = COUNT):
+        self.name, (self.word, self.cfg) = model, CASES[model]
+        self.demo = Demo(model, count, seed=4000)
+        self.scenes = self.demo.scenes
+        self.classifier = run_node(ImageClassifier, file="demo")
+
+    def run(self, name: str, cfg: float, steps: int = STEPS, settings: dict | None = None) -> Result:
+        """All captions, those of one word together: they have the same candidates."""
+        target = getattr(self.scenes, self.word)
+        images = torch.zeros(len(target), 3, pictures.SIZE, pictures.SIZE)
+        along, square, evaluations = 0.0, 0.0, 0
+        for word in range(len(WORDS[self.word])):
+            mine = (target == word).nonzero()[:, 0]
+            for some in mine.split(BATCH):
+                model = self.demo.model.clone()
+                if settings is not None:
+                    given = {"classifier": self.classifier, "candidates": self.candidates(word, some), **settings}
+                    model = run_node(GFCG, model=model, **given)
+                counted, measured = count_evaluations(model), measure_scale(model)
+                images[some] = self.sample(model, cfg, steps, some)
+                along, square = along + sum(measured.along), square + sum(measured.square)
+                evaluations += counted.count
+        scale = (along / square).item() if isinstance(square, Tensor) else cfg
+        return self.judged(name, images, scale, evaluations / len(target))
+
+    def candidates(self, word: int, some: Tensor) -> Candidates:
+        """The target word and the others, in the captions of some pictures."""
+        words = WORDS[self.word]
+        order = [word, *(i for i in range(len(words)) if i != word)]
+        labels = tuple(Label(words[i], words[i]) for i in order)
+        scenes = [self.scenes._replace(**{self.word: torch.full_like(self.scenes.shape, i)}) for i in order]
+        captions = [[pictures.caption(s, i) for i in some.tolist()] for s in scenes]
+        return Candidates(labels, tuple(map(self.demo.encode, captions)))
+
+    def sample(self, model, cfg: float, steps: int, some: Tensor) -> Tensor:
+        asked = self.demo.asking([self.demo.captions[i] for i in some.tolist()], 0)
+        noise = self.demo.noise()[some]
+        asked.noise = lambda: noise
+        return asked.sample(model, cfg, steps, batch=BATCH)
+
+    def judged(self, name: str, images: Tensor, scale: float, evaluations: float) -> Result:
+        said = load_judge()(images)
+        right = {k: said[k].argmax(1) == getattr(self.scenes, k) for k in ("shape", "colour", "background")}
+        others = torch.stack([v for k, v in right.items() if k != self.word]).all(0)
+        frechet = measures.frechet(said["features"], drawn_features())
+        spread = diversity(said["features"], self.scenes)
+        return Result(name, right[self.word], others, frechet, spread, scale, evaluations)
+
+
+def table(model: str, count: int = COUNT) -> None:
+    bench = Bench(model, count)
+    plain = bench.run(f"CFG {bench.cfg:g}", bench.cfg)
+    print(plain.row(model), flush=True)
+    rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
+    done = set()
+    for name, settings in (SOME if bench.cfg == 1 else MORE).items():
+        found = bench.run(name, bench.cfg, settings=settings)
+        print(found.row(model), flush=True)
+        if abs(found.scale - bench.cfg) > 0.1:
+            print(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(model), flush=True)
+        for cfg in rivals:
+            steps = round(found.evaluations / 2)
+            if steps != STEPS and (cfg, steps) not in done:
+                done.add((cfg, steps))
+                print(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model), flush=True)

@@ -1,0 +1,303 @@
+"""Gradient-Free Classifier Guidance (Shenoy, Pan, Balakrishnan et al., WACV 2026, arXiv 2411.15393): a classifier says
+what a picture is mistaken for, and guidance leads away from that.
+
+That a classifier is used in inference only, that a reference class adapted to the step takes the place of the
+unconditional prediction, and that the scale follows the confusion is the paper's; the formulas are this pack's (see
+samplers/guidance/gfcg.py).
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..samplers.guidance.gfcg import MEASURES, push
+from .host.branches import Branch, add_branch
+from .host.confusion import Confusion, Said, said
+from .host.corrections import add_correction
+from .host.decode import Decoder
+from .host.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
+from .host.negative import Negative, watch_negative
+from .host.ranges import Range, range_inputs, validate_range
+from .host.references import References
+from .host.run import Run
+from .host.second import SecondModel, add_second_model
+from .host.tell import node_id_of
+
+LABEL = "Gradient-Free Classifier Guidance (GFCG)"
+ADD, SWAP, AUTOGUIDANCE = "add to CFG", "in place of the negative", "autoguidance"
+
+
+@dataclass
+class _Notes:
+    """Of one run: how often which candidate was led away from, and evaluations beyond those of the guider."""
+
+    against: Counter = field(default_factory=Counter)
+    evaluations: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _GFCG:
+    """What the three ways to combine share."""
+
+    candidates: Candidates
+    references: References
+    confusion: Confusion
+    scale: float
+    threshold: float
+    lag: bool
+    range: Range
+    node_id: str | None
+
+    label = LABEL
+    idle_reason = (
+        "its range holds no step, the classifier was never in doubt, or there was no negative prompt to take the "
+        "place of (cfg 1)."
+    )
+
+    def begin(self, run: Run, guider) -> None:
+        self.confusion.decoder.check(run, LABEL)
+        guider.conds |= self.references.prompts()
+
+    def look(self, run: Run, denoised: Tensor) -> tuple[Said, list[int]]:
+        """What is said of this step, and the prompt that each picture is led away from, 0 for none. With lag the
+        prompts are those that the step before has found, and what is said is of them."""
+        now = self.confusion(run, denoised)
+        if not self.lag:
+            return now, now.chosen(self.threshold)
+        before, chosen = run.memory(self).read(), self.foreseen(run)
+        run.memory(self).write(now)
+        if not chosen:
+            return now, [0] * len(denoised)
+        return said(now.p, self.confusion.measure, before.reference), chosen
+
+    def foreseen(self, run: Run) -> list[int] | None:
+        """With lag, the prompts that this step will want, if any."""
+        before = run.memory(self).read() if self.lag and self.range.active(run) else None
+        chosen = before.chosen(self.threshold) if before else []
+        return chosen if any(chosen) else None
+
+    def note(self, run: Run, chosen: list[int], evaluations: int) -> None:
+        notes = run.notes.setdefault(self, _Notes())
+        notes.against.update(self.candidates.labels[k].word for k in chosen if k)
+        notes.evaluations += evaluations
+
+    def summary(self, run: Run) -> str:
+        notes = run.notes.get(self, _Notes())
+        against = ", ".join(f"{word} {count}" for word, count in notes.against.most_common(5)) or "nothing"
+        asked = self.confusion.asked(run)
+        return (
+            f"led away from {against} (pictures and steps); {notes.evaluations} more evaluations, classifier asked "
+            f"{asked} times."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Add(_GFCG, Branch):
+    """D = D_cfg + scale confusion (D_c - D_k)."""
+
+    def conds(self, run: Run, conds: list) -> list[dict] | None:
+        chosen = self.foreseen(run)
+        return chosen and self.references.together(run, run.prompts, _filled(chosen))
+
+    def __call__(self, run: Run, args: dict) -> Tensor | None:
+        if not self.range.active(run):
+            return None
+        cond = args["cond_denoised"]
+        said, chosen = self.look(run, cond)
+        if not any(chosen):
+            return None
+        reference = run.predictions.get(self)
+        if reference is None:
+            reference = self.references.predict(run, args, _filled(chosen))
+        self.note(run, chosen, evaluations=1)
+        strength = self.scale * said.confusion * torch.tensor(chosen).bool()
+        return push(cond, reference, strength)
+
+
+@dataclass(frozen=True, eq=False)
+class _Swap(_GFCG, Negative):
+    """CFG away from the most confusing candidate where there is confusion, from the negative elsewhere."""
+
+    evaluates = True
+
+    def replaces(self, run: Run) -> bool:
+        """Not where one prompt can be evaluated in the negative's place, which with lag is known beforehand."""
+        chosen = self.foreseen(run)
+        return self.range.active(run) and (not self.lag or bool(chosen) and self._prompt(run, chosen) is None)
+
+    def instead(self, run: Run) -> list[dict] | None:
+        chosen = self.foreseen(run)
+        return chosen and self._prompt(run, chosen)
+
+    def _prompt(self, run: Run, chosen: list[int]) -> list[dict] | None:
+        return self.references.together(run, run.prompts, chosen)
+
+    def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
+        _, chosen = self.look(run, cond)
+        self.note(run, chosen, evaluations=0)
+        return self.references.predict(run, args, chosen, place=1)
+
+    def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
+        if self.lag and self.range.active(run) and uncond is not None:
+            _, chosen = self.look(run, cond)
+            self.note(run, chosen, evaluations=0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Auto(_GFCG):
+    """D = D_cfg + scale (D_c - W_k): autoguidance by a worse model that is shown the most confusing candidate, or the
+    positive where there is no confusion."""
+
+    second: SecondModel
+
+    def __call__(self, run: Run, args: dict) -> Tensor | None:
+        if not self.range.active(run):
+            return None
+        _, chosen = self.look(run, args["cond_denoised"])
+        self.note(run, chosen, evaluations=0)
+        weak = self.second.predict_chosen(run, args["input"], args["sigma"], chosen)
+        return self.scale * (args["cond_denoised"] - weak)
+
+
+def _filled(chosen: list[int]) -> list[int]:
+    """Pictures without a reference take that of another one, which is evaluated anyway."""
+    some = next(k for k in chosen if k)
+    return [k or some for k in chosen]
+
+
+class GFCG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitGFCG",
+            display_name=LABEL,
+            category="guidekit/guidance",
+            description="A classifier looks at every step's picture and says what it could be mistaken for; guidance "
+            "leads away from that, as far as the classifier is in doubt. For prompts that models confuse.",
+            search_aliases=["GFCG", "classifier guidance", "gradient-free", "confusion", "CLIP guidance", "class"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any model that makes pictures or videos."),
+                ClassifierType.Input("classifier", tooltip="From CLIP Classifier or Image Classifier."),
+                CandidatesType.Input("candidates", tooltip="From Candidates: what the picture shall be first."),
+                io.Float.Input(
+                    "scale",
+                    default=2.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="How far to go away from the confusing candidate where confusion is 1. 0 is off and costs "
+                    "nothing.",
+                ),
+                io.Combo.Input(
+                    "combination",
+                    options=[ADD, SWAP, AUTOGUIDANCE],
+                    default=ADD,
+                    tooltip="add to CFG: beside it. in place of the negative: CFG itself leads away from the "
+                    "candidate, at the guider's cfg. autoguidance: a worse model is shown the candidate.",
+                ),
+                io.Combo.Input(
+                    "measure",
+                    options=list(MEASURES),
+                    default="miss",
+                    tooltip="Of confusion, from the classifier's probabilities. miss: 1 - that of the target. margin: "
+                    "the wrong one's share of both. max: that of the wrong one. const: always 1.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Of the classifier's softmax: above 1 makes it less sure of itself.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=0.02,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.0001,
+                    tooltip="Confusion up to this counts as none, and costs no evaluation.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "every",
+                    default=1,
+                    min=1,
+                    max=100,
+                    step=1,
+                    tooltip="Ask the classifier in every so manyth step only; in between its last word holds.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "lag",
+                    default=False,
+                    tooltip="Take the candidate that the step before has found, so that all is one network call.",
+                    advanced=True,
+                ),
+                *range_inputs(),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Makes the pictures that the classifier sees; a TAESD from VAELoader is fast. Not "
+                    "connected: ComfyUI's preview colours, fast and rough.",
+                ),
+                io.Model.Input("weak_model", optional=True, tooltip="For autoguidance: a worse model of the family."),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with GFCG.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        classifier: Classifier,
+        candidates: Candidates,
+        scale,
+        combination,
+        measure,
+        temperature,
+        threshold,
+        every,
+        lag,
+        start_percent,
+        end_percent,
+        vae=None,
+        weak_model=None,
+    ) -> io.NodeOutput:
+        candidates.check()
+        if combination == AUTOGUIDANCE and weak_model is None:
+            raise ValueError(
+                "combination is 'autoguidance', but nothing is connected to weak_model. Connect a worse model."
+            )
+        logits = classifier.among(candidates.labels)
+        model = model.clone()
+        if scale == 0 and combination != SWAP:
+            return io.NodeOutput(model)
+        references = References(candidates.conditionings[1:], "positive" if combination == AUTOGUIDANCE else "negative")
+        asked = Confusion(logits, Decoder(vae), measure, temperature, every)
+        settings = (candidates, references, asked, scale, threshold, lag, Range(start_percent, end_percent))
+        load_beside(model, classifier, vae)
+        if combination == SWAP:
+            watch_negative(model, _Swap(*settings, node_id_of(cls)))
+        elif combination == AUTOGUIDANCE:
+            second = SecondModel(weak_model, LABEL, _GFCG.idle_reason, references)
+            add_second_model(model, second)
+            add_correction(model, _Auto(*settings, node_id_of(cls), second))
+        else:
+            technique = _Add(*settings, node_id_of(cls))
+            if lag:
+                add_branch(model, technique)
+            add_correction(model, technique)
+        return io.NodeOutput(model)

@@ -1,0 +1,76 @@
+"""Classifying by CLIP (Radford et al., ICML 2021, arXiv 2103.00020): how near a picture is to each of some texts.
+
+Relies on: the host's text encoders being SDClipModels in attributes `clip_l`, `clip_g`, `clip_h`, each with a
+`transformer` that ends in `text_projection` (comfy/clip_model.py:198), and reading tokens under `l`, `g`, `h`
+(comfy/sd1_clip.py, sdxl_clip.py); CLIPVision.encode_image giving `image_embeds` (comfy/clip_vision.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from .labels import Label, Logits
+
+_SCALE = 100.0  # of cosines, as CLIP was trained
+_READERS = ("l", "g", "h")
+
+
+@dataclass(frozen=True, eq=False)
+class ClipClassifier:
+    """Of a host's CLIP_VISION and CLIP; every text is a class."""
+
+    vision: Any
+    clip: Any
+
+    @property
+    def patchers(self) -> tuple[ModelPatcher, ...]:
+        return (self.vision.patcher,)
+
+    def among(self, labels: Sequence[Label]) -> Logits:
+        texts = [_features(self.clip, label.text, self._width()) for label in labels]
+        return _Near(self.vision, torch.nn.functional.normalize(torch.cat(texts), dim=1))
+
+    def _width(self) -> int:
+        projection = getattr(self.vision.model, "visual_projection", None)
+        if projection is None or not hasattr(projection, "out_features"):
+            raise ValueError(
+                "This CLIP vision model has no projection into a space that it shares with texts. Use one of CLIP "
+                "(ViT-L, ViT-H, ViT-bigG)."
+            )
+        return projection.out_features
+
+
+@dataclass(frozen=True)
+class _Near:
+    vision: Any
+    texts: Tensor  # [labels, width], of length 1
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        seen = self.vision.encode_image(pictures.movedim(1, -1))["image_embeds"].float()
+        return _SCALE * torch.nn.functional.normalize(seen, dim=1) @ self.texts.to(seen).T
+
+
+def _features(clip, text: str, width: int) -> Tensor:
+    """[1, width] of a text, in the space that it shares with pictures."""
+    model, tokens = clip.cond_stage_model, clip.tokenize(text)
+    for name in _READERS:
+        reader = getattr(model, f"clip_{name}", None)
+        projection = getattr(getattr(reader, "transformer", None), "text_projection", None)
+        if projection is None or name not in tokens or projection.out_features != width:
+            continue
+        clip.load_model()
+        model.reset_clip_options()
+        reader.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
+        found = reader.encode_token_weights(tokens[name])[1]
+        model.reset_clip_options()
+        if found is not None and found.isfinite().all() and found.norm() > 0:
+            return found.float().cpu()
+    raise ValueError(
+        f"None of the text encoders in this CLIP leads into the {width} numbers that the CLIP vision model gives. "
+        "Take the two of one CLIP model: ViT-L with clip_l (768), from a file that has its text_projection; ViT-bigG "
+        "with clip_g (1280). Encoders such as T5 share no space with pictures."
+    )

@@ -1,0 +1,279 @@
+"""Classifiers and candidates as the nodes make them."""
+
+import json
+
+import comfy.sd
+import comfy.sdxl_clip
+import comfy.supported_models_base
+import pytest
+import torch
+import torchvision
+from comfy.clip_vision import ClipVisionModel
+from safetensors.torch import save_file
+
+from guidekit.benchmarks._nodes import run_node
+from guidekit.demo import pictures
+from guidekit.demo.models import load
+from guidekit.nodes.candidate import Candidate
+from guidekit.nodes.candidates import Candidates
+from guidekit.nodes.clip_classifier import CLIPClassifier
+from guidekit.nodes.host.image_classifier import load_classifier
+from guidekit.nodes.host.labels import Label
+from guidekit.nodes.image_classifier import ImageClassifier
+from guidekit.tests.host import guides, tiny
+from guidekit.tests.maths.test_resnet import weights
+
+NAMES = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu")
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """models/classifiers of this test."""
+    import folder_paths
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "classifiers", ([str(tmp_path)], {""}))
+    return tmp_path
+
+
+def put(folder, metadata=None, name="zoo.safetensors", change=lambda state: state):
+    state = weights(torchvision.models.resnet18(num_classes=len(NAMES)))
+    save_file({k: v.contiguous() for k, v in change(state).items()}, folder / name, metadata)
+    return name
+
+
+def images(n=2, height=40, width=56):
+    return torch.rand((n, 3, height, width), generator=torch.Generator().manual_seed(3))
+
+
+# Image classifiers
+
+
+def test_a_file_of_torchvision(folder):
+    """As torchvision prepares pictures: the middle square, resized, normalised; and only the classes asked for."""
+    name = put(folder)
+    (folder / "zoo.txt").write_text("\n".join(NAMES) + "\n")
+    classifier = run_node(ImageClassifier, file=name)
+    found = classifier.among(guides.labels("fox", "bee"))(images())
+    theirs = torchvision.models.resnet18(num_classes=len(NAMES)).eval()
+    theirs.load_state_dict(weights(theirs))
+    prepare = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.CenterCrop(40),
+            torchvision.transforms.Resize(224, antialias=True),
+            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    with torch.no_grad():
+        wanted = theirs(prepare(images()))[:, [5, 1]]
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max())
+
+
+@pytest.mark.parametrize("where", ["metadata", "txt", "json list", "json dict", "node"])
+def test_names_of_classes(folder, where):
+    lines = "\n".join(NAMES)
+    name = put(folder, {"labels": lines} if where == "metadata" else None)
+    if where == "txt":
+        (folder / "zoo.txt").write_text(lines)
+    if where == "json list":
+        (folder / "zoo.json").write_text(json.dumps(NAMES))
+    if where == "json dict":
+        (folder / "zoo.json").write_text(json.dumps({str(i): word for i, word in reversed([*enumerate(NAMES)])}))
+    classifier = run_node(ImageClassifier, file=name, labels=lines if where == "node" else "")
+    assert classifier.labels == NAMES
+
+
+def test_how_pictures_are_prepared_may_be_said(folder):
+    name = put(folder, {"labels": "\n".join(NAMES), "size": "64", "mean": "0.5 0.4 0.3", "std": "0.1 0.2 0.3"})
+    classifier = run_node(ImageClassifier, file=name)
+    assert (classifier.size, classifier.mean, classifier.std) == (64, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
+
+
+def not_a_number(state):
+    return {**state, "fc.bias": state["fc.bias"] * torch.nan}
+
+
+@pytest.mark.parametrize(
+    ("about", "sentence"),
+    [
+        ({}, "says no names of its classes. Put zoo.txt beside it"),
+        ({"metadata": {"labels": "ant\nbee"}}, "has 7 classes, and there are 2 labels"),
+        ({"metadata": {"labels": "\n".join(NAMES), "size": "wide"}}, "zoo.safetensors: invalid literal"),
+        ({"metadata": {"labels": "\n".join(NAMES), "mean": "0.5 0.5"}}, "mean and std have a number for each"),
+        ({"change": not_a_number}, "holds NaN or infinity in fc.bias"),
+        ({"change": lambda state: {"a": torch.zeros(2)}}, "not the weights of a ResNet"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_files_that_do_not_fit(folder, about, sentence):
+    name = put(folder, **about)
+    with pytest.raises(ValueError, match=sentence):
+        run_node(ImageClassifier, file=name)
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"1": "ant"}', '["ant", 2]'])
+def test_names_that_cannot_be_read(folder, text):
+    name = put(folder)
+    (folder / "zoo.json").write_text(text)
+    with pytest.raises(ValueError, match=r"zoo\.json"):
+        run_node(ImageClassifier, file=name)
+
+
+def test_files_that_are_none(folder):
+    (folder / "half.safetensors").write_bytes(b"\x10")
+    with pytest.raises(ValueError, match="half.safetensors cannot be read"):
+        run_node(ImageClassifier, file="half.safetensors")
+    with pytest.raises(ValueError, match="There is no file '../x' in models/classifiers. It has: half.safetensors"):
+        run_node(ImageClassifier, file="../x")
+
+
+def test_the_demo_s_classifier_knows_drawn_pictures():
+    """And not the judge's weights: it is another network."""
+    classifier = run_node(ImageClassifier, file="demo")
+    scenes = pictures.random_scenes(200, torch.Generator().manual_seed(77))
+    drawn = pictures.draw(scenes)
+    for words, right in ((pictures.SHAPES, scenes.shape), (pictures.COLOURS, scenes.colour)):
+        said = classifier.among([Label(word, word) for word in words])(drawn).argmax(1)
+        assert (said == right).float().mean() > 0.98
+    assert "shape.weight" not in classifier.network.state_dict()
+
+
+def test_the_demo_s_classifier_reads_pictures_of_any_size():
+    classifier = run_node(ImageClassifier, file="demo")
+    drawn = pictures.draw(pictures.random_scenes(4, torch.Generator().manual_seed(1)))
+    large = torch.nn.functional.interpolate(drawn, 96, mode="nearest")
+    small, big = (classifier.logits(p)[:, :6].argmax(1) for p in (drawn, large))
+    assert torch.equal(small, big)
+
+
+def test_loading_is_checked_before_use(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_classifier(tmp_path / "nothing.safetensors")
+
+
+# CLIP
+
+_TEXT = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+WIDTHS = {"l": 24, "g": 32}
+
+
+def clip_of_sdxl():
+    """The host's SDXL text encoders, small, with random weights."""
+    sizes = {f"clip_{name}_model_config": {**_TEXT, "hidden_size": width} for name, width in WIDTHS.items()}
+    target = comfy.supported_models_base.ClipTarget(comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel)
+    clip = comfy.sd.CLIP(target, model_options={**sizes, "dtype": torch.float32})
+    generator = torch.Generator().manual_seed(6)
+    for parameter in clip.cond_stage_model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    tiny.HANDED_OUT.append(clip.patcher)
+    return clip
+
+
+def vision(width):
+    config = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "hidden_act": "quick_gelu",
+        "image_size": 28,
+        "patch_size": 14,
+        "num_channels": 3,
+        "projection_dim": width,
+        "model_type": "clip_vision_model",
+    }
+    found = ClipVisionModel(config)
+    generator = torch.Generator().manual_seed(7)
+    for parameter in found.model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    tiny.HANDED_OUT.append(found.patcher)
+    return found
+
+
+@pytest.mark.parametrize("encoder", ["l", "g"])
+def test_clip(encoder):
+    """100 times the cosine of the picture's features and the text's, projected."""
+    clip, see = clip_of_sdxl(), vision(WIDTHS[encoder])
+    logits = run_node(CLIPClassifier, clip_vision=see, clip=clip).among(guides.labels("cat", "dog", "fox"))
+    found = logits(images())
+    seen = see.encode_image(images().movedim(1, -1))["image_embeds"]
+    reader = getattr(clip.cond_stage_model, f"clip_{encoder}")
+    for i, word in enumerate(("cat", "dog", "fox")):
+        tokens = clip.tokenize(f"a photo of a {word}")[encoder]
+        _, pooled = reader.encode_token_weights(tokens)
+        if not reader.return_projected_pooled:
+            pooled = reader.transformer.text_projection(pooled)
+        wanted = 100 * torch.nn.functional.cosine_similarity(seen, pooled)
+        assert torch.allclose(found[:, i], wanted, atol=1e-2)
+    assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-2)
+
+
+def test_reading_leaves_the_encoder_as_it_was():
+    clip = clip_of_sdxl()
+    before = clip.encode_from_tokens(clip.tokenize("a cat"), return_pooled=True)
+    run_node(CLIPClassifier, clip_vision=vision(24), clip=clip).among(guides.labels("cat", "dog"))
+    after = clip.encode_from_tokens(clip.tokenize("a cat"), return_pooled=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, after))
+
+
+def test_encoders_that_share_no_space():
+    with pytest.raises(ValueError, match="None of the text encoders in this CLIP leads into the 48 numbers"):
+        run_node(CLIPClassifier, clip_vision=vision(48), clip=clip_of_sdxl()).among(guides.labels("cat", "dog"))
+    _, words, _ = load("unet")  # a text encoder of its own kind
+    with pytest.raises(ValueError, match="None of the text encoders"):
+        run_node(CLIPClassifier, clip_vision=vision(24), clip=words).among(guides.labels("cat", "dog"))
+
+
+def test_a_projection_that_was_not_in_the_file():
+    """The host leaves it as found in memory, zeros for the most part."""
+    clip = clip_of_sdxl()
+    clip.cond_stage_model.clip_l.transformer.text_projection.weight.data.zero_()
+    with pytest.raises(ValueError, match="from a file that has its text_projection"):
+        run_node(CLIPClassifier, clip_vision=vision(24), clip=clip).among(guides.labels("cat", "dog"))
+
+
+def test_a_vision_model_without_a_projection():
+    see = vision(24)
+    del see.model.visual_projection
+    with pytest.raises(ValueError, match="no projection into a space"):
+        run_node(CLIPClassifier, clip_vision=see, clip=clip_of_sdxl()).among(guides.labels("cat", "dog"))
+
+
+# Candidates
+
+
+def test_one_prompt_and_words():
+    _, clip, _ = load("unet")
+    found, positive = Candidates.execute(clip, "a large {slot} circle", "red\n\n  blue \ngreen").result
+    assert [label.word for label in found.labels] == ["red", "blue", "green"]
+    assert [label.text for label in found.labels] == [f"a large {word} circle" for word in ("red", "blue", "green")]
+    for conditioning, label in zip(found.conditionings, found.labels):
+        wanted = clip.encode_from_tokens_scheduled(clip.tokenize(label.text))
+        assert torch.equal(conditioning[0][0], wanted[0][0])
+    assert torch.equal(positive[0][0], found.conditionings[0][0][0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "sentence"),
+    [
+        ("a circle", "red\nblue", "has no {slot}"),
+        ("a {slot} circle", " \n", "There are no words"),
+        ("a {slot} circle", "red", "There is one candidate, 'red'"),
+        ("a {slot} circle", "red\nblue\nred", "name 'red' twice"),
+    ],
+)
+def test_words_that_are_too_few(prompt, words, sentence):
+    _, clip, _ = load("unet")
+    with pytest.raises(ValueError, match=sentence):
+        Candidates.execute(clip, prompt, words)
+
+
+def test_a_growing_list():
+    one = run_node(Candidate, label=" cat ", conditioning=[["a", {}]])
+    two = run_node(Candidate, label="dog", conditioning=[["b", {}]], candidates=one)
+    assert [label.word for label in two.labels] == ["cat", "dog"]
+    assert two.conditionings == ([["a", {}]], [["b", {}]])
+    assert len(one.labels) == 1
+    with pytest.raises(ValueError, match="has no label"):
+        run_node(Candidate, label=" ", conditioning=[["a", {}]])
+    with pytest.raises(ValueError, match="name 'cat' twice"):
+        run_node(Candidate, label="cat", conditioning=[["c", {}]], candidates=two)

@@ -1,0 +1,134 @@
+"""EluCD in the host: the gradient is that of the picture, in and out of inference mode."""
+
+import pytest
+import torch
+
+from guidekit.benchmarks._nodes import run_node
+from guidekit.demo.models import load_vae
+from guidekit.nodes.clip_classifier import CLIPClassifier
+from guidekit.nodes.elucd import EluCD
+from guidekit.nodes.host.decode import by_colour
+from guidekit.nodes.image_classifier import ImageClassifier
+from guidekit.samplers.guidance.elucd import strength
+from guidekit.samplers.reductions import rms
+from guidekit.tests.host import guides, probes, tiny
+from guidekit.tests.host.test_gfcg import first, predicted
+
+
+def on(model, **settings):
+    return run_node(EluCD, model=model, **{"classifier": guides.classifier(), "target": "dog", **settings})
+
+
+@pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
+@pytest.mark.parametrize(("tau_1", "tau_2", "softplus"), [(1.0, 0.5, 3.0), (2.0, 0.0, 1.0), (1.0, 1.0, 0.0)])
+def test_the_direction_is_the_gradient(family, tau_1, tau_2, softplus):
+    """Uphill in the objective; the length is the schedule's."""
+    cond, classifier = predicted(family, 11), guides.classifier()
+    settings = {"classifier": classifier, "tau_1": tau_1, "tau_2": tau_2, "softplus": softplus}
+    model = on(tiny.model(family), scale=0.1, **settings)
+    change = first(model, family, cfg=1.0) - cond
+    x = cond.clone().requires_grad_()
+    pictures = by_colour(x, model.get_model_object("latent_format"))
+    f = classifier.network(classifier.prepared(pictures), softplus or None)
+    [g] = torch.autograd.grad(tau_1 * f[0, 1] - torch.log(torch.exp(tau_2 * f[0]).sum()), x)
+    assert probes.distance(change, strength(0.1, 0, 1) * rms(cond) * g / rms(g)) < 1e-3
+
+
+@pytest.mark.parametrize("vae", [False, True])
+def test_in_inference_mode(vae):
+    """As the host runs graphs, with weights that were loaded in it."""
+    settings = {"vae": _Vae() if vae else None, "scale": 0.1}
+    wanted = first(on(tiny.model("unet"), **settings), "unet")
+    with torch.inference_mode():
+        classifier = run_node(ImageClassifier, file="demo")
+        assert classifier.network.fc.weight.is_inference()
+        model = on(tiny.model("unet"), classifier=classifier, target="red", **settings)
+        found = first(model, "unet")
+        again = first(on(tiny.model("unet"), **settings), "unet")
+    assert torch.isfinite(found).all()
+    assert probes.distance(found, wanted) > 1e-6
+    assert torch.equal(again, wanted)
+
+
+class _Vae:
+    """A decoder with a gradient: 4 channels to 3, in the form of the host's VAE."""
+
+    device, vae_dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self):
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.mix = torch.nn.Conv2d(4, 3, 1)
+                self.mix.weight.data = torch.linspace(-1, 1, 12).reshape(3, 4, 1, 1) * 0.1
+                self.mix.bias.data.zero_()
+
+            def decode(self, latent):
+                return self.mix(latent)
+
+        self.first_stage_model = Network()
+        self.patcher = guides.ModelPatcher(self.first_stage_model, load_device=self.device, offload_device=self.device)
+
+    def process_output(self, picture):
+        return picture.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+
+
+def test_through_a_vae():
+    """The chain of the latent's scale, the decoder and the classifier, against autograd over all of it."""
+    vae, classifier, model = _Vae(), guides.classifier(), tiny.model("unet")
+    cond = predicted("unet", 11)
+    change = first(on(model, classifier=classifier, scale=0.1, vae=vae), "unet", cfg=1.0) - cond
+    x = cond.clone().requires_grad_()
+    picture = vae.process_output(vae.first_stage_model.decode(model.model.process_latent_out(x)).clone())
+    f = classifier.network(classifier.prepared(picture), 3.0)
+    [g] = torch.autograd.grad((f[:, 1] - torch.logsumexp(0.5 * f, 1)).sum(), x)
+    assert probes.distance(change, 0.1 * rms(cond) * g / rms(g)) < 1e-3
+
+
+def test_the_demo_s_vae():
+    vae = load_vae()
+    tiny.HANDED_OUT.append(vae.patcher)
+    from guidekit.benchmarks._demo import Demo
+
+    demo = Demo("unet", 2)
+    model = run_node(
+        EluCD, model=demo.model, classifier=run_node(ImageClassifier, file="demo"), target="red", vae=demo.vae
+    )
+    plain, guided = (demo.sample(m, 1.0, steps=3) for m in (demo.model, model))
+    assert probes.distance(guided, plain) > 1e-3
+
+
+def test_every_sample_is_its_own():
+    model = on(tiny.model("flux"), scale=0.2)
+    together = first(model, "flux", batch=3)
+    assert probes.distance(together[:1], first(on(tiny.model("flux"), scale=0.2), "flux")) < 1e-4
+
+
+def test_the_schedule_is_by_step():
+    shown = probes.record_predictions(model := on(tiny.model("unet"), scale=0.1))
+    tiny.sample(model, "unet", steps=4, cfg=1.0)
+    for i, step in enumerate(shown.steps):
+        size = rms(step["denoised"] - step["cond_denoised"]) / rms(step["cond_denoised"])
+        assert size.item() == pytest.approx(strength(0.1, i, 4), rel=1e-3)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"target": "owls"}, "knows no 'owls'"),
+        ({"target": ""}, "knows no ''"),
+        ({"tau_1": 0.5, "tau_2": 1.0}, "tau_2 is 1 and tau_1 0.5"),
+        ({"classifier": run_node(CLIPClassifier, clip_vision=None, clip=None)}, "connect Image Classifier"),
+    ],
+)
+def test_bad_input(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        on(tiny.model("unet"), **settings)
+
+
+def test_videos():
+    with pytest.raises(ValueError, match="is a video"):
+        tiny.sample(on(tiny.model("wan")), "wan")

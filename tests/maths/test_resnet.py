@@ -1,0 +1,77 @@
+"""ResNets in torchvision's layout: the same logits as torchvision's own."""
+
+import pytest
+import torch
+import torchvision
+
+from guidekit.samplers.classifiers.resnet import activation, load_resnet
+
+
+def weights(network, seed=0):
+    """Random ones, with statistics of norms that are not those of a fresh network."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            random = torch.randn(value.shape, generator=generator)
+            value = random.abs() * 0.2 + 0.9 if name.endswith("running_var") else random * 0.05
+            if value.ndim == 1 and name.endswith("weight"):
+                value = value + 1
+        found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "wide_resnet50_2"])
+def test_same_as_torchvision(name):
+    theirs = torchvision.models.get_model(name, weights=None, num_classes=7).eval()
+    state = weights(theirs)
+    theirs.load_state_dict(state)
+    ours = load_resnet(state)
+    x = torch.randn((2, 3, 64, 48), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = theirs(x)
+        assert ours.classes == 7
+        assert not ours.training
+        assert torch.allclose(ours(x), wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+
+
+def test_softplus_for_relu():
+    """Above ReLU by at most ln 2 / beta, and ReLU in the limit."""
+    x = torch.linspace(-4, 4, 1001, dtype=torch.float64)
+    for beta in (1.0, 3.0, 50.0):
+        above = activation(x, beta) - activation(x, None)
+        assert (above >= 0).all()
+        assert above.max().item() == pytest.approx(torch.log(torch.tensor(2.0)).item() / beta, rel=1e-3)
+    state = weights(torchvision.models.resnet18(num_classes=7))
+    network, picture = load_resnet(state), torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        relu = network(picture)
+        errors = [(network(picture, beta) - relu).abs().max().item() for beta in (3.0, 30.0, 3000.0)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-2 * relu.abs().max()
+
+
+def test_half_precision_files():
+    state = weights(torchvision.models.resnet18(num_classes=7))
+    found = load_resnet({k: v.half() if v.is_floating_point() else v for k, v in state.items()})
+    assert found.fc.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "missing", ["conv1.weight", "fc.bias", "layer2.0.downsample.0.weight", "layer3.1.bn2.running_mean"]
+)
+def test_what_is_not_whole(missing):
+    state = weights(torchvision.models.resnet18(num_classes=7))
+    del state[missing]
+    with pytest.raises(ValueError, match="not the weights of a ResNet in torchvision's layout"):
+        load_resnet(state)
+
+
+def test_something_else():
+    with pytest.raises(ValueError, match="not the weights of a ResNet"):
+        load_resnet({"patch_embed.weight": torch.zeros(4, 3, 8, 8)})
+    state = weights(torchvision.models.resnet18(num_classes=7))
+    with pytest.raises(ValueError, match="not the weights of a ResNet"):
+        load_resnet({**state, "extra": torch.zeros(1)})
+    with pytest.raises(ValueError, match="not the weights of a ResNet"):
+        load_resnet({**state, "conv1.weight": torch.zeros(3)})
