@@ -4,17 +4,21 @@ At the same effective scale, and at the same number of evaluations; what decodin
 the classifier that does is another network (demo/classifier.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..demo import measures, pictures
 from ..demo.judge import load_judge
+from ..nodes.elucd import EluCD
 from ..nodes.gfcg import GFCG, SWAP
 from ..nodes.host.labels import Candidates, Label
 from ..nodes.image_classifier import ImageClassifier
+from ._decoding import table as decoding_table
 from ._demo import Demo, count_evaluations, diversity, measure_scale
 from ._nodes import run_node
 
@@ -36,6 +40,9 @@ MORE = {
     "GFCG 5, lag": {"scale": 5.0, "lag": True},
     "GFCG for the negative": {"combination": SWAP},
 }
+
+
+Guide = Callable[[ModelPatcher, int, Tensor], ModelPatcher]  # of the model, the word, the numbers of the captions
 
 
 @cache
@@ -72,7 +79,7 @@ class Bench:
         self.scenes = self.demo.scenes
         self.classifier = run_node(ImageClassifier, file="demo")
 
-    def run(self, name: str, cfg: float, steps: int = STEPS, settings: dict | None = None) -> Result:
+    def run(self, name: str, cfg: float, steps: int = STEPS, guide: Guide = lambda model, *_: model) -> Result:
         """All captions, those of one word together: they have the same candidates."""
         target = getattr(self.scenes, self.word)
         images = torch.zeros(len(target), 3, pictures.SIZE, pictures.SIZE)
@@ -80,16 +87,20 @@ class Bench:
         for word in range(len(WORDS[self.word])):
             mine = (target == word).nonzero()[:, 0]
             for some in mine.split(BATCH):
-                model = self.demo.model.clone()
-                if settings is not None:
-                    given = {"classifier": self.classifier, "candidates": self.candidates(word, some), **settings}
-                    model = run_node(GFCG, model=model, **given)
+                model = guide(self.demo.model.clone(), word, some)
                 counted, measured = count_evaluations(model), measure_scale(model)
                 images[some] = self.sample(model, cfg, steps, some)
                 along, square = along + sum(measured.along), square + sum(measured.square)
                 evaluations += counted.count
         scale = (along / square).item() if isinstance(square, Tensor) else cfg
         return self.judged(name, images, scale, evaluations / len(target))
+
+    def gfcg(self, settings: dict) -> Guide:
+        def guide(model, word, some):
+            given = {"classifier": self.classifier, "candidates": self.candidates(word, some), **settings}
+            return run_node(GFCG, model=model, **given)
+
+        return guide
 
     def candidates(self, word: int, some: Tensor) -> Candidates:
         """The target word and the others, in the captions of some pictures."""
@@ -122,7 +133,7 @@ def table(model: str, count: int = COUNT) -> None:
     rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
     done = set()
     for name, settings in (SOME if bench.cfg == 1 else MORE).items():
-        found = bench.run(name, bench.cfg, settings=settings)
+        found = bench.run(name, bench.cfg, guide=bench.gfcg(settings))
         print(found.row(model), flush=True)
         if abs(found.scale - bench.cfg) > 0.1:
             print(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(model), flush=True)
@@ -131,3 +142,39 @@ def table(model: str, count: int = COUNT) -> None:
             if steps != STEPS and (cfg, steps) not in done:
                 done.add((cfg, steps))
                 print(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model), flush=True)
+
+
+def elucd(model: str = "unet", count: int = 500) -> None:
+    """EluCD on the same word."""
+    bench = Bench(model, count)
+    words = WORDS[bench.word]
+    print(bench.run(f"CFG {bench.cfg:g}", bench.cfg).row(model), flush=True)
+    for settings in ({"scale": 0.1}, {"scale": 0.3}, {"scale": 0.3, "tau_2": 1.0}, {"scale": 1.0}):
+        about = ", ".join(f"{name} {value:g}" for name, value in settings.items())
+
+        def guide(model, word, some, settings=settings):
+            given = {"classifier": bench.classifier, "target": words[word], "vae": bench.demo.vae, **settings}
+            return run_node(EluCD, model=model, **given)
+
+        print(bench.run(f"EluCD, {about}", bench.cfg, guide=guide).row(model), flush=True)
+
+
+HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | diversity |\n" + "|---" * 8 + "|"
+
+
+def main() -> None:
+    print(
+        f"{COUNT} captions, {STEPS} steps of euler. Right: pictures whose {' or '.join(WORDS)} is the caption's, with "
+        "the 95 % bootstrap interval; others: whose other two are. Evaluations are per picture.\n"
+    )
+    with torch.inference_mode():
+        print(HEAD)
+        for model in CASES:
+            table(model)
+        print("\nEluCD, 500 captions.\n\n" + HEAD)
+        elucd()
+        decoding_table()
+
+
+if __name__ == "__main__":
+    main()

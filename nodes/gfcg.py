@@ -109,10 +109,10 @@ class _Add(_GFCG, Branch):
         said, chosen = self.look(run, cond)
         if not any(chosen):
             return None
-        reference = run.predictions.get(self)
+        reference, evaluations = run.predictions.get(self), 1
         if reference is None:
-            reference = self.references.predict(run, args, _filled(chosen))
-        self.note(run, chosen, evaluations=1)
+            reference, evaluations = self.references.predict(run, args, _filled(chosen))
+        self.note(run, chosen, evaluations)
         strength = self.scale * said.confusion * torch.tensor(chosen).bool()
         return push(cond, reference, strength)
 
@@ -137,8 +137,9 @@ class _Swap(_GFCG, Negative):
 
     def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
         _, chosen = self.look(run, cond)
-        self.note(run, chosen, evaluations=0)
-        return self.references.predict(run, args, chosen, place=1)
+        found, evaluations = self.references.predict(run, args, chosen, place=1)
+        self.note(run, chosen, evaluations - 1)  # the negative's is saved
+        return found
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
         if self.lag and self.range.active(run) and uncond is not None:
@@ -157,8 +158,8 @@ class _Auto(_GFCG):
         if not self.range.active(run):
             return None
         _, chosen = self.look(run, args["cond_denoised"])
-        self.note(run, chosen, evaluations=0)
-        weak = self.second.predict_chosen(run, args["input"], args["sigma"], chosen)
+        weak, evaluations = self.second.predict_chosen(run, args["input"], args["sigma"], chosen)
+        self.note(run, chosen, evaluations)
         return self.scale * (args["cond_denoised"] - weak)
 
 

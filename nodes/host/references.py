@@ -52,17 +52,19 @@ class References:
         uuid = branch_uuid(run, (self, *chosen), entries[0]["uuid"])
         return [{**entries[0], "model_conds": joined, "uuid": uuid}]
 
-    def pick(self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate) -> Tensor:
-        """The prediction for picture b with prompt `chosen[b]`: in one evaluation where they fit into one prompt, else
-        in one for each prompt."""
+    def pick(
+        self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate
+    ) -> tuple[Tensor, int]:
+        """(the prediction for picture b with prompt `chosen[b]`, how many evaluations it took): one where they fit into
+        one prompt, else one for each prompt."""
         one = self.together(run, conds, chosen)
         if one is not None:
-            return evaluate([one])[0]
+            return evaluate([one])[0], 1
         kinds = sorted(set(chosen))
         found = evaluate([conds[self._name(i)] for i in kinds])
-        return torch.stack([found[kinds.index(i)][b] for b, i in enumerate(chosen)])
+        return torch.stack([found[kinds.index(i)][b] for b, i in enumerate(chosen)]), len(kinds)
 
-    def predict(self, run: Run, args: dict, chosen: list[int], place: int = 0) -> Tensor:
+    def predict(self, run: Run, args: dict, chosen: list[int], place: int = 0) -> tuple[Tensor, int]:
         """`pick`, by the run's own network; `args` as the host gives them to functions of a step. For patches that look
         at it, the prompts count as the positive (place 0) or the negative (1)."""
 

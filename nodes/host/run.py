@@ -99,8 +99,8 @@ class Run:
         return self._model.model.process_latent_out(latent)
 
     def reload(self) -> None:
-        """Puts the network back where it samples, if something has taken its place."""
-        comfy.model_management.load_model_gpu(self._model)
+        """Puts the network, and those beside it, back where they work, if something has taken their place."""
+        comfy.model_management.load_models_gpu([self._model, *self._model.get_nested_additional_models()])
 
     @property
     def prompts(self) -> dict[str, list[dict]]:

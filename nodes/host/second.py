@@ -40,8 +40,8 @@ class SecondModel:
         run.acted.add(self)
         return guider(x, sigma, **extra_args)
 
-    def predict_chosen(self, run: Run, x: Tensor, sigma: Tensor, chosen: list[int]) -> Tensor:
-        """For picture b of the batch, with prompt `chosen[b]` of the references."""
+    def predict_chosen(self, run: Run, x: Tensor, sigma: Tensor, chosen: list[int]) -> tuple[Tensor, int]:
+        """(for picture b of the batch, with prompt `chosen[b]` of the references; evaluations)"""
         guider, _, _ = run.guests[self]
         positive = guider.conds["positive"]
 

@@ -16,6 +16,7 @@ from guidekit.nodes.exact_invert import ExactInvert
 from guidekit.nodes.exact_sample import ExactSample
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.host.exact import precision
 from guidekit.nodes.host.inverted import METHODS
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import GIVEN, NegToMe
@@ -323,6 +324,40 @@ def test_automatic_p():
     state = inverted(model, "flux", 40, p=0.0)["guidekit_inversion"]
     assert state.make_method().p == pytest.approx(1000 ** (-1 / 80))
     assert inverted(model, "flux", 4, p=0.9)["guidekit_inversion"].make_method().p == 0.9
+
+
+def test_what_is_said(caplog):
+    """How large the noise is; and where the two latents drift too far apart to come back."""
+    caplog.set_level("INFO")
+    model = tiny.model("flux")
+    inverted(model, "flux", 8)
+    assert "edict: 8 steps, 16 evaluations for each prediction. The noise has a standard deviation of" in caplog.text
+    assert "rounding" not in caplog.text
+    inverted(model, "flux", 40, p=0.6)
+    assert "With p 0.6 and so many steps rounding grows too much; use p 0." in caplog.text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_devices_without_double_precision(method, monkeypatch):
+    monkeypatch.setattr("guidekit.nodes.host.exact.precision", lambda device: torch.float32)
+    model = tiny.model("flux")
+    state = inverted(model, "flux", 8, method=method)
+    assert state["guidekit_inversion"].pair.x.dtype == torch.float32
+    error = probes.distance(sampled(model, "flux", state), picture("flux"))
+    assert error < (1e-1 if method == "rex" else 1e-3)  # Rex's second latent is a thousand times as large
+
+
+def test_which_precision(caplog, monkeypatch):
+    cpu = torch.device("cpu")
+    assert precision(cpu) == torch.float64
+    assert not caplog.text
+
+    def refuse(*shape, dtype, device):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    monkeypatch.setattr(torch, "zeros", refuse)
+    assert precision(cpu) == torch.float32
+    assert "cpu has no float64: exact inversion works in float32 there" in caplog.text
 
 
 def test_progress_and_previews(monkeypatch):

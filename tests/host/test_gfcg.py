@@ -133,6 +133,26 @@ def test_little_doubt_costs_nothing():
         assert seen.total == 8 + extra
 
 
+def test_little_doubt_beside_much():
+    """A picture below the threshold is left alone, also where another one is not."""
+    model = on(tiny.model("unet"), "unet", guides.each(DOG, (0.985, 0.015, 0.0, 0.0)), threshold=0.02)
+    found, plain = first(model, "unet", batch=2), first(tiny.model("unet"), "unet", batch=2)
+    assert torch.equal(found[1], plain[1])
+    assert probes.distance(found[:1], plain[:1]) > 1e-3
+
+
+def test_lag_asks_about_the_reference_that_it_has():
+    """How likely the candidate of the step before is now, not the one that is most confusing now."""
+    was, now = (0.5, 0.4, 0.1, 0.0), (0.5, 0.1, 0.4, 0.0)
+    says = guides.by_step(was, now)
+    model = on(tiny.model("unet"), "unet", says, measure="max", lag=True, scale=2.0)
+    shown = probes.record_predictions(model)
+    tiny.sample(model, "unet", steps=2, cfg=1.0)
+    step = shown.steps[1]
+    dog = _at("unet", step, tiny.conditioning("unet", 31))
+    assert probes.distance(step["denoised"], step["cond_denoised"] + 0.2 * (step["cond_denoised"] - dog)) < 1e-4
+
+
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_evaluations(family):
     """Confused in two of four steps."""
@@ -272,6 +292,20 @@ def test_what_is_said_of_a_run(caplog):
     assert (
         "led away from dog 2, owl 1 (pictures and steps); 3 more evaluations, classifier asked 4 times" in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("combination", "tokens", "count"),
+    [(ADD, (7, 7, 7, 7), 1), (ADD, (7, 7, 7, 5), 2), (SWAP, (7, 7, 7, 7), 0), (SWAP, (7, 7, 7, 5), 2)],
+)
+def test_evaluations_are_counted_as_they_are(combination, tokens, count, caplog):
+    caplog.set_level("INFO")
+    family, rows = "flux", (DOG, SURE, OWL)
+    model = on(tiny.model(family), family, guides.each(*rows), combination=combination, tokens=tokens)
+    seen = probes.count_evaluations(model)
+    tiny.sample(model, family, steps=1, batch=3)
+    assert seen.total == 2 + count
+    assert f"; {count} more evaluations" in caplog.text
 
 
 def test_the_classifier_is_given_pictures():
