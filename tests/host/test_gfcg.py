@@ -1,8 +1,10 @@
 """GFCG in the host: the right prompt for each picture, at the stated cost."""
 
+import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.gfcg import ADD, AUTOGUIDANCE, GFCG, SWAP
@@ -104,9 +106,9 @@ def test_candidates_of_each_picture(family):
         assert probes.distance(together[b : b + 1], _first_of(single, family, tiny.noise(family, 2)[b : b + 1])) < 1e-4
 
 
-def _first_of(model, family, start):
+def _first_of(model, family, start, positive=None):
     guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(tiny.conditioning(family, 11), tiny.conditioning(family, 22))
+    guider.set_conds(positive or tiny.conditioning(family, 11), tiny.conditioning(family, 22))
     guider.set_cfg(4.0)
     seen = []
     model.set_model_sampler_post_cfg_function(lambda args: seen.append(args["denoised"].clone()) or args["denoised"])
@@ -204,7 +206,7 @@ def test_lag(combination, tokens):
     assert len(seen.chunks) == 4 + (tokens[3] != 7)  # the host cannot put prompts of different lengths into one call
 
 
-def _at(family, step, prompt):
+def _at(family, step, prompt, model=None):
     """The prediction for a prompt at a recorded x and sigma."""
     found = []
 
@@ -213,7 +215,7 @@ def _at(family, step, prompt):
             found.append(guider(step["input"], step["sigma"], **extra_args))
             return noise
 
-    guider = comfy.samplers.CFGGuider(tiny.model(family))
+    guider = comfy.samplers.CFGGuider(model or tiny.model(family))
     guider.set_conds(prompt, prompt)
     guider.set_cfg(1.0)
     zeros = torch.zeros_like(step["input"])
@@ -252,6 +254,17 @@ def test_autoguidance(family, row, seed):
     assert probes.distance(first(same, family, cfg=1.0), positive) < 1e-5
 
 
+def test_autoguidance_without_doubt_comes_back_to_the_positive():
+    worse = tiny.worse(tiny.model("unet"))
+    settings = {"combination": AUTOGUIDANCE, "weak_model": worse, "scale": 1.5}
+    model = on(tiny.model("unet"), "unet", guides.by_step(DOG, SURE), **settings)
+    shown = probes.record_predictions(model)
+    tiny.sample(model, "unet", steps=2, cfg=1.0)
+    step = shown.steps[1]
+    weak = _at("unet", step, tiny.conditioning("unet", 11), tiny.worse(tiny.model("unet")))
+    assert probes.distance(step["denoised"], step["cond_denoised"] + 1.5 * (step["cond_denoised"] - weak)) < 1e-4
+
+
 def test_autoguidance_of_each_picture():
     settings = {"combination": AUTOGUIDANCE, "weak_model": tiny.worse(tiny.model("unet"))}
     together = first(on(tiny.model("unet"), "unet", guides.each(DOG, SURE, OWL), **settings), "unet", batch=3)
@@ -260,13 +273,60 @@ def test_autoguidance_of_each_picture():
         assert probes.distance(together[b : b + 1], _first_of(single, "unet", tiny.noise("unet", 3)[b : b + 1])) < 1e-4
 
 
+def test_what_else_belongs_to_a_candidate():
+    """One of them with a mask: it is not joined with the other, and is as in a run by itself."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :32] = 1
+    plain = guides.candidates("unet")
+    masked = list(plain.conditionings)
+    [[tokens, options]] = masked[1]
+    masked[1] = [[tokens, {**options, "mask": mask, "mask_strength": 1.0, "set_area_to_bounds": False}]]
+    candidates = type(plain)(plain.labels, tuple(masked))
+
+    def with_rows(*rows):
+        given = {"classifier": guides.each(*rows), "candidates": candidates}
+        return run_node(GFCG, model=tiny.model("unet"), **given)
+
+    model = with_rows(DOG, OWL)
+    seen = probes.count_evaluations(model)
+    together = first(model, "unet", batch=2)
+    assert seen.total == 2 + 2
+    for b, row in enumerate((DOG, OWL)):
+        assert (
+            probes.distance(together[b : b + 1], _first_of(with_rows(row), "unet", tiny.noise("unet", 2)[b : b + 1]))
+            < 1e-4
+        )
+    unmasked = first(on(tiny.model("unet"), "unet", guides.each(DOG, OWL)), "unet", batch=2)
+    assert probes.distance(together[:1], unmasked[:1]) > 1e-3
+
+
 def test_areas_of_the_positive():
-    """The host copies them into every other prompt, so that prompts do not fit into one; the result is as before."""
+    """The host copies them into every other prompt, so that prompts do not fit into one."""
     positive = [[c, {**o, "area": (4, 8, 0, 0), "strength": 1.0}] for c, o in tiny.conditioning("unet", 11)]
-    model = on(tiny.model("unet"), "unet", guides.each(DOG, OWL))
-    found = first(model, "unet", batch=2, positive=positive)
-    assert torch.isfinite(found).all()
-    assert probes.distance(found, first(tiny.model("unet"), "unet", batch=2, positive=positive)) > 1e-4
+    together = first(on(tiny.model("unet"), "unet", guides.each(DOG, OWL)), "unet", batch=2, positive=positive)
+    for b, row in enumerate((DOG, OWL)):
+        single = on(tiny.model("unet"), "unet", guides.always(*row))
+        alone = _first_of(single, "unet", tiny.noise("unet", 2)[b : b + 1], positive)
+        assert probes.distance(together[b : b + 1], alone) < 1e-4
+
+
+def test_caches_can_tell_joined_prompts_apart():
+    """By uuid, as the host's EasyCache does: the same one for the same choice only."""
+    choices = [(DOG, OWL), (OWL, DOG), (DOG, OWL)]
+    says = guides.Says(lambda call, pictures: torch.tensor(choices[call]).log())
+    model, seen = on(tiny.model("unet"), "unet", says), []
+
+    def look(executor, x, t, *args, **kwargs):
+        options = kwargs["transformer_options"] if "transformer_options" in kwargs else args[3]
+        seen.append(tuple(options["uuids"]))
+        return executor(x, t, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+    tiny.sample(model, "unet", steps=3, batch=2)
+    joined = seen[1::2]
+    assert [len(uuids) for uuids in seen] == [2, 1] * 3
+    assert joined[0] == joined[2] != joined[1]
+    assert not {*joined[0], *joined[1]} & {*seen[0]}
 
 
 @pytest.mark.parametrize("family", ["unet", "sd3", "flux"])
@@ -350,6 +410,23 @@ def test_a_vae_decodes(family):
         latent = latent[:, :, middle : middle + 1]
     assert probes.distance(vae.seen[0], latent) < 1e-5
     assert shown[0].shape == (1, 3, *latent.shape[-2:])
+
+
+def test_decoding_may_take_the_network_out_of_memory():
+    """Where the host makes room for a VAE. Its patches are taken out of the weights then."""
+
+    class Greedy(Vae):
+        def decode(self, latent):
+            comfy.model_management.unload_all_models()
+            return super().decode(latent)
+
+    def sampled(vae):
+        model = on(tiny.model("unet"), "unet", guides.always(*DOG), vae=vae)
+        name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
+        model.add_patches({name: ("diff", (torch.ones(64, 16) * 0.2,))})
+        return tiny.sample(model, "unet")
+
+    assert torch.equal(sampled(Greedy()), sampled(Vae()))
 
 
 def test_exact_inversion():
