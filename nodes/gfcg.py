@@ -185,7 +185,7 @@ class GFCG(io.ComfyNode):
                 CandidatesType.Input("candidates", tooltip="From Candidates: what the picture shall be first."),
                 io.Float.Input(
                     "scale",
-                    default=2.0,
+                    default=5.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,

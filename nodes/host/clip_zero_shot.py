@@ -65,8 +65,7 @@ def _features(clip, text: str, width: int) -> Tensor:
         clip.load_model()
         model.reset_clip_options()
         reader.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
-        found = reader.encode_token_weights(tokens[name])[1]
-        model.reset_clip_options()
+        found = reader.encode_token_weights(tokens[name])[1]  # the host resets the options before it encodes
         if found is not None and found.isfinite().all() and found.norm() > 0:
             return found.float().cpu()
     raise ValueError(

@@ -207,6 +207,17 @@ def test_clip(encoder):
     assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-2)
 
 
+def test_an_encoder_that_is_used_without_its_projection():
+    """As SD3 uses clip_l."""
+    clip, see = clip_of_sdxl(), vision(24)
+    wanted = run_node(CLIPClassifier, clip_vision=see, clip=clip).among(guides.labels("cat", "dog"))(images())
+    reader = clip.cond_stage_model.clip_l
+    reader.return_projected_pooled = False
+    reader.options_default = (*reader.options_default[:2], False)
+    found = run_node(CLIPClassifier, clip_vision=see, clip=clip).among(guides.labels("cat", "dog"))(images())
+    assert torch.equal(found, wanted)
+
+
 def test_reading_leaves_the_encoder_as_it_was():
     clip = clip_of_sdxl()
     before = clip.encode_from_tokens(clip.tokenize("a cat"), return_pooled=True)

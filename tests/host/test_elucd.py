@@ -73,9 +73,13 @@ class _Vae:
         return picture.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
 
-def test_through_a_vae():
+@pytest.mark.parametrize("each_channel", [False, True])
+def test_through_a_vae(each_channel, monkeypatch):
     """The chain of the latent's scale, the decoder and the classifier, against autograd over all of it."""
     vae, classifier, model = _Vae(), guides.classifier(), tiny.model("unet")
+    if each_channel:  # as latents of Wan and others are scaled
+        scale = torch.tensor([0.5, 1.0, 2.0, 4.0]).reshape(1, 4, 1, 1)
+        monkeypatch.setattr(model.model, "process_latent_out", lambda latent: latent * scale + 0.3)
     cond = predicted("unet", 11)
     change = first(on(model, classifier=classifier, scale=0.1, vae=vae), "unet", cfg=1.0) - cond
     x = cond.clone().requires_grad_()

@@ -1,0 +1,1 @@
+"""Weights that were tuned to preferences."""

@@ -1,0 +1,188 @@
+"""Headers of safetensors files, good and bad."""
+
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from guidekit.samplers.alignment import header
+from guidekit.samplers.alignment.header import Entry, read_header
+
+
+def put(path, about, data=b"", length=None):
+    text = about if isinstance(about, bytes) else json.dumps(about).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(begin=0, end=8, dtype="F32", shape=(2,)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+def test_what_the_library_writes(tmp_path):
+    tensors = {str(dtype): torch.zeros(3, 2).to(dtype) for dtype in DTYPES}
+    tensors |= {"scalar": torch.zeros(()), "empty": torch.zeros(0, 4), "large": torch.zeros(5, 1, 3)}
+    save_file(tensors, tmp_path / "a.safetensors", {"alpha": "8", "ss_network_dim": "4"})
+    found = read_header(tmp_path / "a.safetensors")
+    assert found.metadata == {"alpha": "8", "ss_network_dim": "4"}
+    assert {name: e.shape for name, e in found.tensors.items()} == {n: tuple(t.shape) for n, t in tensors.items()}
+    assert all(found.tensors[str(dtype)].dtype == name for dtype, name in DTYPES.items())
+
+
+def test_without_tensors(tmp_path):
+    assert read_header(put(tmp_path / "a", {})) == header.Header({}, {})
+    assert read_header(put(tmp_path / "a", {"x": entry()}, b"12345678")).tensors == {"x": Entry("F32", (2,), 0, 8)}
+
+
+BAD = {
+    "nothing": (b"", "is cut off"),
+    "a few bytes": (b"\x01\x02", "is cut off"),
+    "a length beyond the file": ((10**15).to_bytes(8, "little") + b"{}", "wants 1000000000000000 for its header"),
+    "a cut header": ((50).to_bytes(8, "little") + b'{"x": {"dty', "is cut off"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_files_that_are_cut_off(what, tmp_path):
+    content, sentence = BAD[what]
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_header(tmp_path / "a.safetensors")
+
+
+WRONG = {
+    "no JSON": (b"{x}", b"", "is not a whole safetensors file"),
+    "no text": (b"\xff\xfe\x00", b"", "is not a whole safetensors file"),
+    "a list": ([1], b"", "its header is no dict"),
+    "no description": ({"x": 3}, b"", "'x' is not described by"),
+    "too much description": ({"x": entry() | {"more": 1}}, b"12345678", "'x' is not described by"),
+    "no dtype": ({"x": entry(dtype="F31")}, b"12345678", "unknown dtype 'F31'"),
+    "a list of dtypes": ({"x": entry(dtype=["F32"])}, b"12345678", "unknown dtype"),
+    "a negative shape": ({"x": entry(shape=(-2, -1))}, b"12345678", "has the shape"),
+    "a broken shape": ({"x": entry(shape=(2.0,))}, b"12345678", "has the shape"),
+    "a true shape": ({"x": entry(shape=(True, 2))}, b"12345678", "has the shape"),
+    "three offsets": ({"x": entry() | {"data_offsets": [0, 4, 8]}}, b"12345678", "the offsets"),
+    "too little data for a shape": ({"x": entry(shape=(3,))}, b"12345678", "does not fit into its 8 bytes"),
+    "wrong size of dtype": ({"x": entry(dtype="F16")}, b"12345678", "does not fit into its 8 bytes"),
+    "a shape beyond all": ({"x": entry(shape=(2**62, 2**62))}, b"12345678", "does not fit"),
+    "overlapping": ({"x": entry(), "y": entry(4, 12)}, b"123456789abc", "the data of 'y' begin at 4, where 8"),
+    "a gap": ({"x": entry(), "y": entry(12, 20)}, b"12345678" * 3, "the data of 'y' begin at 12, where 8"),
+    "the same place": ({"x": entry(), "y": entry()}, b"12345678", "the data of 'y' begin at 0, where 8"),
+    "data cut off": ({"x": entry()}, b"1234", "describes 8 bytes of data, and there are 4"),
+    "more data": ({"x": entry()}, b"12345678" * 2, "describes 8 bytes of data, and there are 16"),
+    "a name twice": (b'{"x": 1, "x": 2}', b"", "names something twice"),
+    "NaN": (b'{"x": NaN}', b"", "holds NaN"),
+    "metadata that are numbers": ({"__metadata__": {"alpha": 8}}, b"", "metadata are not strings"),
+    "metadata that are a list": ({"__metadata__": []}, b"", "metadata are not strings"),
+    "very deep": (b"[" * 100_000, b"", "is not a whole safetensors file"),
+    "a very long number": (b'{"x": ' + b"9" * 10_000 + b"}", b"", "is not a whole safetensors file"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_headers_that_are_wrong(what, tmp_path):
+    about, data, sentence = WRONG[what]
+    with pytest.raises(ValueError, match=sentence) as error:
+        read_header(put(tmp_path / "a.safetensors", about, data))
+    assert str(error.value).startswith("a.safetensors")
+    assert len(str(error.value)) < 600
+
+
+def test_what_is_something_else(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"x": np.zeros(3)}))
+    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+        archive.writestr("data.pkl", "x")
+    for name, sentence in (("folder.safetensors", "is a folder"), ("a.ckpt", "is a pickle"), ("b.pt", "is a pickle")):
+        with pytest.raises(ValueError, match=sentence):
+            read_header(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_header(tmp_path / "nothing.safetensors")
+
+
+def test_a_large_header_is_not_read(tmp_path, monkeypatch):
+    """Of a file that has the bytes, too."""
+    monkeypatch.setattr(header, "LARGEST", 100)
+    with pytest.raises(ValueError, match="a header of 2000 bytes; up to 100 are read"):
+        read_header(put(tmp_path / "a", b" " * 2000))
+
+
+def test_a_million_tensors(tmp_path):
+    """Their header is larger than what is read."""
+    about = {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(1_000_000)}
+    with pytest.raises(ValueError, match="has a header of .* bytes; up to"):
+        read_header(put(tmp_path / "a", about))
+
+
+def test_many_tensors(tmp_path, monkeypatch):
+    monkeypatch.setattr(header, "MOST", 10)
+    assert len(read_header(put(tmp_path / "a", {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(10)})).tensors) == 10
+    with pytest.raises(ValueError, match="it names 11 tensors; up to 10 are read"):
+        read_header(put(tmp_path / "a", {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(11)}))
+
+
+def read_or_refused(path):
+    """The header, or None with a sentence that begins with the file's name."""
+    sentence = ""
+    try:
+        return read_header(path)
+    except ValueError as error:
+        sentence = str(error)
+    assert sentence.startswith(f"{path.name} ")
+    return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "a"
+    path.write_bytes(content)
+    read_or_refused(path)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+_ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F16", "I8", "Q9"]) | _JSON,
+        "shape": st.lists(st.integers(-1, 5), max_size=3) | _JSON,
+        "data_offsets": st.lists(st.integers(-1, 40), min_size=1, max_size=3) | _JSON,
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(["x", "y", "__metadata__"]), _ENTRIES | _JSON), st.binary(max_size=40))
+def test_any_header(tmp_path_factory, about, data):
+    """What is read is what the library reads, and it reads nothing that is refused."""
+    path = put(tmp_path_factory.mktemp("any") / "a", about, data)
+    if (found := read_or_refused(path)) is not None:
+        with safe_open(path, "pt") as file:
+            assert set(file.keys()) == set(found.tensors)
+            assert all(tuple(file.get_slice(name).get_shape()) == e.shape for name, e in found.tensors.items())
