@@ -24,7 +24,7 @@ from ._nodes import run_node
 
 COUNT, STEPS = 2000, 15
 BATCH = 100
-RIVALS = (2.0, 3.0)  # of CFG, for models that are guided by nothing else
+RIVALS = (2.0, 3.0, 5.0)  # of CFG, for models that are guided by nothing else
 # Of each model the word that it gets wrong most, and a scale of CFG at which it does.
 CASES = {"unet_early": ("shape", 3.0), "unet": ("background", 1.0), "dit": ("shape", 1.0)}
 WORDS = {"shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
