@@ -162,3 +162,20 @@ def test_an_interrupted_prompt_leaves_no_trace(server):
 def test_unusual_but_valid_settings_work(server):
     for settings in ({"cfg": 0.0}, {"cfg": 1.0}, {"steps": 1}, {"sampler_name": "heun"}, {"denoise": 0.5}):
         assert pictures(server, workflow(KSampler={"steps": 2, "seed": 7} | settings))
+
+
+def test_an_inversion_of_an_earlier_run_is_loaded(server):
+    """By its name, which the running server has to know by then."""
+    prompt = workflow("save_inversion")
+    made = pictures(server, prompt)
+    unwanted = ("GuidekitExactInvert", "GuidekitSaveInversion", "SaveImage")
+    later = {k: v for k, v in prompt.items() if v["class_type"] not in unwanted or "3_" in str(v["inputs"])}
+    [load] = [node for node in later.values() if node["class_type"] == "GuidekitLoadInversion"]
+    load["inputs"]["file"] = "demo_inversion.safetensors"
+    again = pictures(server, later)
+    first, second = ([p for name, p in sorted(run.items()) if name.startswith("3_")] for run in (made, again))
+    assert len(second) == 4
+    assert all((a == b).all() for a, b in zip(first, second))
+    load["inputs"]["file"] = "another.safetensors"
+    with pytest.raises(PromptError, match="another.safetensors"):
+        server.run(later)
