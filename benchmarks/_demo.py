@@ -122,6 +122,11 @@ def count_evaluations(model: ModelPatcher) -> Evaluations:
     return counted
 
 
+def drawn_pictures(seed: int = 2) -> Tensor:
+    """Pictures of the world that the models were trained on, to measure the distance to."""
+    return pictures.draw(pictures.random_scenes(2000, torch.Generator().manual_seed(seed)))
+
+
 def diversity(features: Tensor, scenes: pictures.Scenes) -> float:
     """Mean distance in the judge's feature space between pictures of the same shape and colour."""
     classes = scenes.shape * len(pictures.COLOURS) + scenes.colour

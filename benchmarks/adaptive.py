@@ -17,7 +17,7 @@ from ..nodes.guidance_interval import GuidanceInterval
 from ..nodes.linear_ag import LinearAG
 from ..nodes.linear_ag_fit import LinearAGFit
 from . import FAMILIES
-from ._demo import Demo, count_evaluations
+from ._demo import Demo, count_evaluations, drawn_pictures
 from ._nodes import run_node
 
 COUNT = 200
@@ -110,8 +110,7 @@ def main() -> None:
     print(HEADER + "\n" + "|---" * 10 + "|")
     with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
         folder_paths.add_model_folder_path("guidekit", folder, is_default=True)
-        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
-        real = load_judge()(pictures.draw(fresh))["features"]
+        real = load_judge()(drawn_pictures())["features"]
         for family in FAMILIES:
             for cfg in SCALES:
                 Table(family, cfg, real).fill()

@@ -2,11 +2,11 @@
 
 import torch
 
-from ..demo import measures, pictures
+from ..demo import measures
 from ..demo.judge import load_judge
 from ..nodes.apg import APG
 from . import FAMILIES
-from ._demo import Demo, diversity, measure_scale
+from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
 
 COUNT = 200
@@ -37,8 +37,7 @@ def main() -> None:
     )
     print(HEADER + "\n" + "|---" * 10 + "|")
     with torch.inference_mode():
-        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
-        drawn = pictures.draw(fresh)
+        drawn = drawn_pictures()
         real = load_judge()(drawn)["features"]
         for family in FAMILIES:
             demo = Demo(family, COUNT)

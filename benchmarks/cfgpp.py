@@ -9,7 +9,7 @@ from ..demo.judge import load_judge
 from ..nodes.cfgpp_inversion import CFGPPInversion
 from ..nodes.sampler_cfgpp import SamplerCFGPP
 from . import FAMILIES
-from ._demo import Demo, diversity, measure_scale
+from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
 
 COUNT = 200
@@ -101,8 +101,7 @@ def main() -> None:
     )
     print(HEADER + "\n" + "|---" * 9 + "|")
     with torch.inference_mode():
-        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
-        real = load_judge()(pictures.draw(fresh))["features"]
+        real = load_judge()(drawn_pictures())["features"]
         for family in FAMILIES:
             Sweep(family, real).fill()
         print(

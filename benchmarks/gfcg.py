@@ -19,7 +19,7 @@ from ..nodes.gfcg import GFCG, SWAP
 from ..nodes.host.labels import Candidates, Label
 from ..nodes.image_classifier import ImageClassifier
 from ._decoding import table as decoding_table
-from ._demo import Demo, count_evaluations, diversity, measure_scale
+from ._demo import Demo, count_evaluations, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
 
 COUNT, STEPS = 2000, 15
@@ -47,8 +47,7 @@ Guide = Callable[[ModelPatcher, int, Tensor], ModelPatcher]  # of the model, the
 
 @cache
 def drawn_features() -> Tensor:
-    scenes = pictures.random_scenes(2000, torch.Generator().manual_seed(123))
-    return load_judge()(pictures.draw(scenes))["features"]
+    return load_judge()(drawn_pictures(seed=123))["features"]
 
 
 @dataclass

@@ -105,8 +105,7 @@ class Replay:
 
     def __init__(self, data: Pictures, alpha: float):
         self.data, self.sigmas, self.name = data, data.sigmas(1), f"replay, NegToMe {alpha:g}"
-        pulled = run_node(NegToMe, model=data.demo.model, alpha=alpha, **PULL)
-        self.model = pulled if alpha else data.demo.model
+        self.model = run_node(NegToMe, model=data.demo.model, alpha=alpha, **PULL)
         self.kept = [self._record(i) for i in range(COUNT)]
 
     def _record(self, i: int) -> dict:

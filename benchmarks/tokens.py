@@ -15,7 +15,7 @@ from ..nodes.host.choice import usually_merged
 from ..nodes.host.run import KEY
 from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES
-from ._demo import Demo
+from ._demo import Demo, drawn_pictures
 from ._nodes import run_node
 from ._removal import removal
 
@@ -165,8 +165,7 @@ def main() -> None:
     )
     print(HEADER + "\n" + "|---" * 8 + "|")
     with torch.inference_mode():
-        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
-        real = load_judge()(pictures.draw(fresh))["features"]
+        real = load_judge()(drawn_pictures())["features"]
         for family in FAMILIES:
             Table(family, real).fill()
         print("\nWith the defaults, in the layers and steps in which it acts, for one prompt:\n")

@@ -3,14 +3,14 @@
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..demo import measures, models, pictures
+from ..demo import measures, models
 from ..demo.judge import load_judge
 from ..nodes.autoguidance import Autoguidance
 from ..nodes.pag import PAG
 from ..nodes.seg import SEG
 from ..nodes.slg import SLG
 from . import FAMILIES
-from ._demo import Demo, diversity, measure_scale
+from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
 
 COUNT = 200
@@ -83,8 +83,7 @@ def main() -> None:
     )
     print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
     with torch.inference_mode():
-        fresh = pictures.random_scenes(2000, torch.Generator().manual_seed(2))
-        real = load_judge()(pictures.draw(fresh))["features"]
+        real = load_judge()(drawn_pictures())["features"]
         for family in FAMILIES:
             Table(family, real).fill()
 

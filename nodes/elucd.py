@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..samplers.guidance.elucd import objective, push, strength
 from .host.corrections import add_correction
-from .host.decode import Decoder
+from .host.decode import Decoder, vae_input
 from .host.gradient import PictureGradient
 from .host.image_classifier import ImageClassifier
 from .host.labels import ClassifierType, load_beside
@@ -104,12 +104,7 @@ class EluCD(io.ComfyNode):
                     advanced=True,
                 ),
                 *range_inputs(),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Makes the pictures that the classifier sees; a TAESD from VAELoader is fast. Not "
-                    "connected: ComfyUI's preview colours, fast and rough.",
-                ),
+                vae_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with EluCD.")],
         )

@@ -5,7 +5,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Method, Pair, check_falling
+from ..samplers.inversion.pairs import Method, Pair, check_falling, unchanged
 from .host.exact import ToNoise
 from .host.inverted import METHODS, Inverted, method_of
 from .host.schedule import describe_model
@@ -97,8 +97,7 @@ class ExactInvert(io.ComfyNode):
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
         kept = _Trajectory() if keep_trajectory else None
         raw = model.model.process_latent_in(samples.double())
-        walk = ToNoise(inverter, (raw,), kept) if kept else ToNoise(inverter, (raw,))
-        pair = run_walk(guider, walk, sigmas, samples)
+        pair = run_walk(guider, ToNoise(inverter, (raw,), kept or unchanged), sigmas, samples)
         shown = model.model.process_latent_out(pair.x).float()
         trajectory = kept.stacked() if kept else None
         state = Inverted(sigmas, describe_model(model), samples, shown, pair, method, p, gamma, trajectory)

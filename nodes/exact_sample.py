@@ -4,7 +4,7 @@ import comfy.sampler_helpers
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Pair
+from ..samplers.inversion.pairs import Pair, unchanged
 from .host.exact import FromNoise
 from .host.inverted import Inverted
 from .host.walk import run_walk
@@ -39,8 +39,8 @@ class ExactSample(io.ComfyNode):
     def execute(cls, guider, inverted, mask=None) -> io.NodeOutput:
         model = guider.model_patcher
         state = Inverted.of(inverted, model)
-        changes = () if mask is None else (_Outside(state, mask),)
-        walk = FromNoise(state.make_method(), state.pair, *changes)
+        after = unchanged if mask is None else _Outside(state, mask)
+        walk = FromNoise(state.make_method(), state.pair, after)
         pair = run_walk(guider, walk, state.sigmas, state.picture)
         return io.NodeOutput({"samples": model.model.process_latent_out(pair.x).float()})
 

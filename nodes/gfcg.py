@@ -17,7 +17,7 @@ from ..samplers.guidance.gfcg import MEASURES, push
 from .host.branches import Branch, add_branch
 from .host.confusion import Confusion, Said, said
 from .host.corrections import add_correction
-from .host.decode import Decoder
+from .host.decode import Decoder, vae_input
 from .host.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.negative import Negative, watch_negative
 from .host.ranges import Range, range_inputs, validate_range
@@ -243,12 +243,7 @@ class GFCG(io.ComfyNode):
                     advanced=True,
                 ),
                 *range_inputs(),
-                io.Vae.Input(
-                    "vae",
-                    optional=True,
-                    tooltip="Makes the pictures that the classifier sees; a TAESD from VAELoader is fast. Not "
-                    "connected: ComfyUI's preview colours, fast and rough.",
-                ),
+                vae_input(),
                 io.Model.Input("weak_model", optional=True, tooltip="For autoguidance: a worse model of the family."),
             ],
             outputs=[io.Model.Output(tooltip="The model with GFCG.")],

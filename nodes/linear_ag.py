@@ -1,6 +1,5 @@
 """LinearAG (Castillo et al., AAAI 2025, arXiv 2312.12487): the negative's prediction from a few scalars."""
 
-import os
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -122,8 +121,7 @@ class LinearAG(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
         """A file that was fitted anew is another input."""
-        path = file and files.MODELS.path_of(file)
-        return os.path.getmtime(path) if path else None
+        return files.MODELS.fingerprint(file)
 
     @classmethod
     def execute(cls, model, file, on_mismatch) -> io.NodeOutput:

@@ -1,7 +1,5 @@
 """Inversions from files."""
 
-import os
-
 from comfy_api.latest import io
 
 from .host import files
@@ -41,8 +39,7 @@ class LoadInversion(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
         """A file that was saved anew is another input."""
-        path = file and files.INVERSIONS.path_of(file)
-        return os.path.getmtime(path) if path else None
+        return files.INVERSIONS.fingerprint(file)
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from .run import Run
@@ -56,3 +57,13 @@ def by_colour(latent: Tensor, latent_format) -> Tensor:
     if bias is not None:
         pictures = pictures + torch.tensor(bias).to(latent).reshape(1, 3, 1, 1)
     return ((pictures + 1) / 2).clamp(0, 1)
+
+
+def vae_input() -> io.Vae.Input:
+    """Of a node with a `Decoder`."""
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Makes the pictures that the classifier sees; a TAESD from VAELoader is fast. Not connected: ComfyUI's "
+        "preview colours, fast and rough.",
+    )

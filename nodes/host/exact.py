@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...samplers.inversion.pairs import After, Levels, Method, Pair, invert, sample
+from ...samplers.inversion.pairs import After, Levels, Method, Pair, invert, sample, unchanged
 from .walk import GuiderDrift, Walk
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class _Exact(Walk):
 
     undoes = True
 
-    def __init__(self, method: Method, start: tuple[Tensor, ...], after: After = lambda i, pair: pair):
+    def __init__(self, method: Method, start: tuple[Tensor, ...], after: After = unchanged):
         self.method, self.start, self.after = method, start, after
 
     def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:

@@ -37,6 +37,11 @@ class Folder:
         """Of a file that `names` gives; None for anything else, such as a path that leads out of the folder."""
         return next((os.path.join(path, name) for path in self.paths() if name in _names(path)), None)
 
+    def fingerprint(self, name: str | None) -> float | None:
+        """Another one for a file that was written anew; for `fingerprint_inputs`."""
+        path = name and self.path_of(name)
+        return os.path.getmtime(path) if path else None
+
     def save(self, name: str, tensors: dict[str, Tensor], description: dict) -> str:
         """Writes the whole file or nothing; returns its name."""
         name = check_name(name)

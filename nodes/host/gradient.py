@@ -7,8 +7,7 @@ Relies on: VAE.first_stage_model with `decode`, and `process_output` (comfy/sd.p
 formats scaling and shifting every number by itself (comfy/latent_formats.py).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +24,6 @@ class _Decode(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.network.decode(latent)
-
-
-@contextmanager
-def with_gradients() -> Iterator[None]:
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:
@@ -51,7 +44,7 @@ class PictureGradient:
     def __call__(self, denoised: Tensor, beta: float | None, objective: Callable[[Tensor], Tensor]) -> Tensor:
         """d sum(objective(logits)) / d `denoised`, raw latents; `beta`: of the classifier's Softplus."""
         start, scale = self._start(denoised)
-        with with_gradients():
+        with torch.inference_mode(False), torch.enable_grad():
             latent = start.clone().requires_grad_()
             prepared = self._classifier.prepared(self._pictures(latent))
             logits = torch.func.functional_call(self._classifier.network, self._network, (prepared, beta))

@@ -59,7 +59,8 @@ After = Callable[[int, Pair], Pair]
 Before = Callable[[int], None]
 
 
-def _unchanged(i: int, pair: Pair) -> Pair:
+def unchanged(i: int, pair: Pair) -> Pair:
+    """The `After` that leaves states as they are."""
     return pair
 
 
@@ -86,7 +87,7 @@ class Method(Protocol):
 
 
 def sample(
-    method: Method, f: Drift, pair: Pair, levels: Levels, after: After = _unchanged, before: Before = _silent
+    method: Method, f: Drift, pair: Pair, levels: Levels, after: After = unchanged, before: Before = _silent
 ) -> Pair:
     """From the noisy end to the clean one. `after(i, pair)` may change the state that level i is reached with;
     `before(i)` is told that f is asked for step i from now on."""
@@ -97,7 +98,7 @@ def sample(
 
 
 def invert(
-    method: Method, f: Drift, x: Tensor, levels: Levels, after: After = _unchanged, before: Before = _silent
+    method: Method, f: Drift, x: Tensor, levels: Levels, after: After = unchanged, before: Before = _silent
 ) -> Pair:
     """From a picture `x` to the noisy end; steps are those of `sample`, in reverse."""
     if levels.sigmas[-1] == 0 and not method.to_zero:
