@@ -113,6 +113,11 @@ def family_of(name: str) -> str:
     return name.partition("_")[0]
 
 
+def family_of_model(model: ModelPatcher) -> str | None:
+    """Of a MODEL; None if it is none of these."""
+    return next((name for name, config in FAMILIES.items() if isinstance(model.model.model_config, config)), None)
+
+
 class WordEncoder(torch.nn.Module):
     """A small bidirectional text transformer; `SDClipModel` calls it as it would call CLIP's."""
 

@@ -133,6 +133,11 @@ class Server:
         self._temporary.cleanup()
 
     @property
+    def models(self) -> Path:
+        """Where the server looks for models; there are none but those that are put there."""
+        return self._base / "models"
+
+    @property
     def _log_file(self) -> Path:
         return self._base / "server.log"
 

@@ -23,6 +23,8 @@ from .load_inversion import LoadInversion
 from .nasa import NASA
 from .negtome import NegToMe
 from .pag import PAG
+from .preference_cfg import PreferenceCFG
+from .preference_lora_loader import PreferenceLoraLoader
 from .sampler_cfgpp import SamplerCFGPP
 from .save_inversion import SaveInversion
 from .seg import SEG
@@ -57,6 +59,8 @@ NODES: list[type[io.ComfyNode]] = [
     TrajectoryReplay,
     SaveInversion,
     LoadInversion,
+    PreferenceLoraLoader,
+    PreferenceCFG,
     DemoModel,
 ]
 

@@ -63,7 +63,7 @@ class Autoguidance(io.ComfyNode):
                     options=WEAKEN,
                     default="dropout",
                     tooltip="What makes the other version worse. dropout, token noise: in the self-attention of the "
-                    "blocks below. LoRA strength: the model's LoRAs at another strength, on a copy of its weights. "
+                    "blocks below. LoRA strength: the model's LoRAs at another strength. "
                     "second model: the model connected to weak_model.",
                 ),
                 io.Float.Input(

@@ -288,8 +288,7 @@ class GFCG(io.ComfyNode):
         if combination == SWAP:
             watch_negative(model, _Swap(*settings, node_id_of(cls)))
         elif combination == AUTOGUIDANCE:
-            second = SecondModel(weak_model, LABEL, _GFCG.idle_reason, references)
-            add_second_model(model, second)
+            second = add_second_model(model, weak_model, LABEL, _GFCG.idle_reason, references)
             add_correction(model, _Auto(*settings, node_id_of(cls), second))
         else:
             technique = _Add(*settings, node_id_of(cls))

@@ -1,5 +1,5 @@
 """A second model that predicts along with the first: its own weights, patches and parameterisation, the same x and
-sigma, and the same positive conditioning, prepared by the host for it.
+sigma, and a prompt of the guider's or one of its own, prepared by the host for it.
 
 The second model gets a guider of its own, and the first one's sampling runs as the "sampler" inside that guider's run.
 So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
@@ -10,12 +10,15 @@ Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 13
 """
 
 import copy
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import comfy.model_management
 import comfy.model_sampling
 import comfy.nested_tensor
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
@@ -27,13 +30,15 @@ from .run import KEY, Run, attach
 
 @dataclass(frozen=True, eq=False)
 class SecondModel:
-    """`predict(run, x, sigma)` is its denoised prediction for the positive conditioning. `references`: of which it can
-    predict too."""
+    """`predict(run, x, sigma)` is its denoised prediction for the guider's prompt of the name `role`, or for `prompt`,
+    a conditioning in the host's form. `references`: of which it can predict too."""
 
     model: ModelPatcher
     label: str
     idle_reason: str
     references: References | None = None
+    role: str = "positive"
+    prompt: list | None = None
 
     def predict(self, run: Run, x: Tensor, sigma: Tensor) -> Tensor:
         guider, extra_args, _ = run.guests[self]
@@ -61,7 +66,7 @@ class SecondModel:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = comfy.samplers.CFGGuider(self.model)
-        guest.original_conds = {"positive": guider.original_conds["positive"]}
+        guest.original_conds = {"positive": self._prompt_of(guider)}
         if self.references is not None:
             guest.original_conds |= self.references.prompts()
         inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
@@ -76,6 +81,12 @@ class SecondModel:
             )
         guest.sample(noise, latent, inside, sigmas, mask, None, True, seed)
         return inside.result
+
+    def _prompt_of(self, guider) -> list[dict]:
+        if self.prompt is not None:
+            return comfy.sampler_helpers.convert_cond(self.prompt)
+        # A guider without a negative never asks for its prediction.
+        return guider.original_conds.get(self.role) or guider.original_conds["positive"]
 
 
 class _Inside:
@@ -96,22 +107,44 @@ class _Inside:
         return noise
 
 
-def add_second_model(model: ModelPatcher, second: SecondModel) -> None:
-    """Makes `second` predict in the runs of a (cloned) model.
+def add_second_model(
+    model: ModelPatcher,
+    other: ModelPatcher,
+    label: str,
+    idle_reason: str,
+    references: References | None = None,
+    role: str = "positive",
+    prompt: list | None = None,
+) -> SecondModel:
+    """Makes `other` predict in the runs of a (cloned) model, with weights of its own.
 
     Raises:
         ValueError: models that do not share latents or noise.
     """
     for name, say in (("latent_format", "latents"), ("model_sampling", "noise")):
-        found = [_kind(patcher.get_model_object(name)) for patcher in (model, second.model)]
+        found = [_kind(patcher.get_model_object(name)) for patcher in (model, other)]
         if found[0] != found[1]:
-            names = " and ".join(type(patcher.model).__name__ for patcher in (model, second.model))
+            names = " and ".join(type(patcher.model).__name__ for patcher in (model, other))
             raise ValueError(
                 f"{names} work on different {say} ({found[0]}, {found[1]}), so their predictions cannot be compared. "
                 "Use a second model of the same family, for instance an earlier, smaller or less tuned one."
             )
-    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), second.model])
+    if other.model is model.model and not _loads_alike(model, other):
+        other = separated(other)
+    second = SecondModel(other, label, idle_reason, references, role, prompt)
+    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), other])
     attach(model, "models", second)
+    return second
+
+
+def _loads_alike(model: ModelPatcher, other: ModelPatcher) -> bool:
+    """Whether two patchers of one network put the same into it."""
+    if model.patches.keys() != other.patches.keys():
+        return False
+    pairs = [pair for key in model.patches for pair in zip_longest(model.patches[key], other.patches[key])]
+    return all(one is another for one, another in pairs) and all(
+        getattr(model, name) == getattr(other, name) for name in ("object_patches", "injections", "hook_patches")
+    )
 
 
 def _kind(part) -> str:
@@ -132,7 +165,7 @@ def separated(model: ModelPatcher) -> ModelPatcher:
 
 
 def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
-    """A copy of `model`, weights included, whose LoRAs have `factor` times their strength.
+    """A clone of `model` whose LoRAs have `factor` times their strength.
 
     Raises:
         ValueError: a model without LoRAs.
@@ -140,13 +173,14 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
     added = {key for key, patches in model.patches.items() if any(_is_added(patch) for patch in patches)}
     if not added:
         raise ValueError(
-            "The model has no LoRA whose strength could be changed. Put a LoRA loader before this node, or weaken the "
-            "model in another way."
+            "The model has no LoRA whose strength could be changed. Put a LoRA loader before this node, or connect "
+            "another model."
         )
-    weak = separated(model)
+    other = model.clone()
     for key in added:
-        weak.patches[key] = [(p[0] * factor, *p[1:]) if _is_added(p) else p for p in weak.patches[key]]
-    return weak
+        other.patches[key] = [(p[0] * factor, *p[1:]) if _is_added(p) else p for p in other.patches[key]]
+    other.patches_uuid = uuid.uuid4()
+    return other
 
 
 def _is_added(patch: tuple) -> bool:

@@ -14,11 +14,12 @@ from torch import Tensor
 from ...samplers.guidance.cfg import cfg
 from ...samplers.guidance.weak_branch import RESCALE, weak_branch
 from .blocks import can_resume, reach_blocks
-from .branches import Branch, add_branch
+from .branches import Branch, add_branch, chunks_of
 from .choice import TOOLTIP as BLOCKS_TOOLTIP
 from .corrections import add_correction
 from .families import Block
 from .ranges import Range
+from .row_lora import add_row_lora, shared_difference
 from .run import Run
 from .second import SecondModel, add_second_model
 
@@ -69,6 +70,21 @@ class WeakBranch(WeakGuidance, Branch):
 
 
 @dataclass(frozen=True, eq=False)
+class WeakLora(WeakGuidance, Branch):
+    """Away from cond with other LoRAs."""
+
+    def conds(self, run: Run, conds: list) -> list[dict] | None:
+        return conds[0] if self.range.active(run) else None
+
+    def chunks(self, run: Run, options: dict) -> list[int]:
+        return chunks_of(run, self, options)
+
+    def __call__(self, run: Run, args: dict) -> Tensor | None:
+        weak = run.predictions.get(self)
+        return None if weak is None else self.change(run, args, weak)
+
+
+@dataclass(frozen=True, eq=False)
 class WeakModel(WeakGuidance):
     """Away from the prediction of a second model."""
 
@@ -101,10 +117,19 @@ def add_weak_branch(
 def add_weak_model(
     model: ModelPatcher, weak: ModelPatcher, label: str, scale: float, rescale: str, range: Range
 ) -> None:
-    """Guides away from what `weak` predicts for the same positive, x and sigma."""
-    second = SecondModel(weak, label, WeakGuidance.idle_reason)
-    add_second_model(model, second)
-    add_correction(model, WeakModel(label, scale, rescale, range, second))
+    """Guides away from what `weak` predicts for the same positive, x and sigma: in the same network call where it is
+    the same network with other LoRAs."""
+    products = shared_difference(model, weak)
+    if products is None:
+        second = add_second_model(model, weak, label, WeakGuidance.idle_reason)
+        add_correction(model, WeakModel(label, scale, rescale, range, second))
+        return
+    if not products:
+        raise ValueError("The weak model is the model itself, so that nothing lies between them. Connect a worse one.")
+    branch = WeakLora(label, scale, rescale, range)
+    add_row_lora(model, products, branch.chunks)
+    add_branch(model, branch)
+    add_correction(model, branch)
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,12 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if start[:1] == b"\x80" or start[:2] == b"PK":
-                raise ValueError(
-                    f"{name} is a pickle (.ckpt, .pt, .bin), which can run code when it is loaded, and is not read. "
-                    "Convert it to safetensors where you trust it."
-                )
             if len(start) < 8 or length > size - 8:
+                if start[:1] == b"\x80" or start[:2] == b"PK":
+                    raise ValueError(
+                        f"{name} is a pickle (.ckpt, .pt, .bin), which can run code when it is loaded, and is not "
+                        "read. Convert it to safetensors where you trust it."
+                    )
                 raise ValueError(
                     f"{name} has {size} bytes and wants {length} for its header alone: it is cut off, or not a "
                     "safetensors file. Get it again."

@@ -53,7 +53,12 @@ def replace(prompt: dict, target: str, name: str, class_type: str, **inputs) -> 
 @pytest.mark.parametrize("family", ["unet", "dit"])
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflows_run_to_pictures(server, name, family):
-    made = pictures(server, workflow(name, GuidekitDemoModel={"family": family}))
+    # The one worse model is of the UNet.
+    prompt = workflow(name, GuidekitAutoguidance={"weakness": "dropout"} if family == "dit" else {})
+    for node in prompt.values():
+        if node["class_type"] == "GuidekitDemoModel" and node["inputs"]["family"] != "unet_early":
+            node["inputs"]["family"] = family
+    made = pictures(server, prompt)
     assert made
     assert all(picture.shape == (32, 32, 3) and picture.std() > 0 for picture in made.values())
 
@@ -179,3 +184,33 @@ def test_an_inversion_of_an_earlier_run_is_loaded(server):
     load["inputs"]["file"] = "another.safetensors"
     with pytest.raises(PromptError, match="another.safetensors"):
         server.run(later)
+
+
+def test_files_of_any_kind_are_answered(server):
+    """A sentence for each, without the server's end; then the file that is right."""
+    folder = server.models / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    good = (PACK / "demo" / "liked_unet.safetensors").read_bytes()
+    prompt = workflow("preference_lora")
+    files = {
+        "cut.safetensors": (good[:5000], "is cut off"),
+        "half.safetensors": (good[: len(good) // 2], "describes [0-9]+ bytes of data, and there are"),
+        "pickle.safetensors": (b"\x80\x02}q\x00.aaaaaaaaaa", "is a pickle"),
+        "huge.safetensors": ((2**50).to_bytes(8, "little") + b"{}", "wants 1125899906842624 for its header"),
+        "other.safetensors": ((PACK / "demo" / "judge.safetensors").read_bytes(), "Accepted: LoRA"),
+        "dit.safetensors": ((PACK / "demo" / "liked_dit.safetensors").read_bytes(), "none of its .* names belongs"),
+    }
+    for name, (content, sentence) in files.items():
+        (folder / name).write_bytes(content)
+        bad = copy.deepcopy(prompt)
+        for node in bad.values():
+            if node["class_type"] == "GuidekitPreferenceLoraLoader":
+                node["inputs"]["file"] = name
+        with pytest.raises(PromptError, match=sentence):
+            server.run(bad)
+    (folder / "good.safetensors").write_bytes(good)
+    [liked] = [n for n in prompt.values() if n["inputs"].get("file") == "demo: liked"]
+    first = pictures(server, prompt)
+    liked["inputs"]["file"] = "good.safetensors"
+    again = pictures(server, prompt)  # of what depends on the file: the third row
+    assert [(a == b).all() for a, b in zip([*first.values()][-4:], again.values())] == [True] * 4

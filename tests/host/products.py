@@ -17,9 +17,10 @@ from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG
+from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
-from guidekit.tests.host import guides, tiny
+from guidekit.tests.host import adapters, guides, tiny
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Product:
     leaves_the_rest: bool = True
     families: tuple[str, ...] = tuple(tiny.FAMILIES)
     guides_at_cfg_1: bool = False
-    needs_second_model: bool = False
+    second_model: str = ""  # the input that takes one
+    shares_weights: bool = False  # of the second model: it is the first with a LoRA
     needs_latent: bool = False
     needs_negative: bool = False
     needs_classifier: bool = False
@@ -52,7 +54,9 @@ class Product:
     in_pairs: bool = True  # False for a second setting of a node that combines in the same way
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
-        others = {"weak_model": tiny.worse(model)} if self.needs_second_model else {}
+        others = {}
+        if self.second_model:
+            others[self.second_model] = adapters.lora(model) if self.shares_weights else tiny.worse(model)
         if self.needs_latent:
             others["latent"] = {"samples": tiny.noise(tiny.family_of(model), seed=60)}
         if self.needs_negative:
@@ -108,7 +112,7 @@ PRODUCTS = [
         {"weakness": "second model"},
         {"scale": 0.0},
         guides_at_cfg_1=True,
-        needs_second_model=True,
+        second_model="weak_model",
     ),
     Product(
         "negtome",
@@ -181,6 +185,37 @@ PRODUCTS = [
         families=PICTURES,
         guides_at_cfg_1=True,
         needs_classifier=True,
+    ),
+    Product(
+        "preference_cfg",
+        PreferenceCFG,
+        {},
+        {"mode": MIXTURE, "own_share": 1.0},
+        second_model="other_model",
+        shares_weights=True,
+        corrects=False,
+    ),
+    Product(
+        "preference_cfg_model",
+        PreferenceCFG,
+        {},
+        None,
+        evaluations=4,
+        evaluations_at_cfg_1=4,
+        second_model="other_model",
+        corrects=False,
+        in_pairs=False,
+    ),
+    Product(
+        "preference_mixture",
+        PreferenceCFG,
+        {"mode": MIXTURE},
+        None,
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+        second_model="other_model",
+        shares_weights=True,
+        in_pairs=False,
     ),
     Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
     Product(

@@ -52,6 +52,13 @@ def test_what_the_library_writes(tmp_path):
     assert all(found.tensors[str(dtype)].dtype == name for dtype, name in DTYPES.items())
 
 
+@pytest.mark.parametrize("length", range(1, 320))
+def test_headers_of_every_length(tmp_path, length):
+    """The first byte is the length's lowest: 128 is how a pickle begins, 80 and 75 are "PK"."""
+    save_file({"x" * length: torch.zeros(2)}, tmp_path / "a.safetensors")
+    assert [*read_header(tmp_path / "a.safetensors").tensors] == ["x" * length]
+
+
 def test_without_tensors(tmp_path):
     assert read_header(put(tmp_path / "a", {})) == header.Header({}, {})
     assert read_header(put(tmp_path / "a", {"x": entry()}, b"12345678")).tensors == {"x": Entry("F32", (2,), 0, 8)}

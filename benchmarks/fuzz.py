@@ -1,0 +1,75 @@
+"""Bytes of any kind to what reads files of others, for ten minutes: `python dev.py bench fuzz`.
+
+Needs atheris, which `python dev.py python -m pip install atheris` installs where it is to be had (Linux, macOS). Prints
+how many inputs there were; stops at the first that is answered by anything but an answer or a sentence.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from ..samplers.alignment import header, layouts, lora_keys, peft, shapes
+
+SECONDS = 600
+
+
+def names_of(found: header.Header) -> None:
+    """What is made of a header that could be read."""
+    layouts.layout_of(found.tensors)
+    renamed = lora_keys.rename(found.tensors, found.tensors)
+    parts: dict[str, dict[str, shapes.Shape]] = {}
+    for new, old in renamed.names.items():
+        module, part = lora_keys.split(new)
+        parts.setdefault(module, {})[part] = found.tensors[old].shape
+    for each in parts.values():
+        shapes.problem(each, (8, 4))
+
+
+class Target:
+    """libFuzzer's: reads each input as a file, as a header alone, and as a configuration."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / "x.safetensors"
+        self.read = 0
+
+    def __call__(self, data: bytes) -> None:
+        with_length = len(data).to_bytes(8, "little") + data
+        for content in (data, with_length):
+            self.file.write_bytes(content)
+            try:
+                names_of(header.read_header(self.file))
+                self.read += 1
+            except ValueError as error:
+                _check(str(error))
+        try:
+            peft.read_config(data.decode("utf-8", "replace"))
+        except ValueError as error:
+            _check(str(error))
+
+
+def _check(sentence: str) -> None:
+    assert 10 < len(sentence) < 2000, sentence
+
+
+def main() -> None:
+    try:
+        import atheris
+    except ImportError:
+        print("Not run: it needs atheris (python dev.py python -m pip install atheris).")
+        return
+    for module in (header, layouts, lora_keys, peft, shapes):
+        for name, thing in list(vars(module).items()):
+            if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and not isinstance(thing, type):
+                setattr(module, name, atheris.instrument_func(thing))
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = Path(folder) / "seeds"
+        seeds.mkdir()
+        (seeds / "a").write_bytes(b'{"a.lora_A.weight": {"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]}}')
+        (seeds / "b").write_bytes(b'{"__metadata__": {"a": "b"}, "c.lokr_w1": {"dtype": "F16", "shape": [0]}}')
+        (seeds / "c").write_bytes(b'{"lora_alpha": 4, "alpha_pattern": {"to_q": 2}, "use_rslora": true}')
+        atheris.Setup([sys.argv[0], f"-max_total_time={SECONDS}", str(seeds)], Target(Path(folder)))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Tuned weights for the positive, the negative and both: `python dev.py bench preference`.
+
+Two adapters of each demo model were tuned to a liked and a disliked colour (demo/tune.py). Here prompts name none.
+"""
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..demo import measures, models, pictures
+from ..demo.adapters import COLOURS
+from ..demo.judge import load_judge
+from ..nodes.host.second import separated
+from ..nodes.host.tuned import read_tuned
+from ..nodes.preference_cfg import MIXTURE, PreferenceCFG
+from ..nodes.preference_lora_loader import NEGATIVE, POSITIVE, PreferenceLoraLoader
+from . import FAMILIES
+from ._demo import Demo, count_evaluations, drawn_pictures, measure_scale
+from ._nodes import run_node
+from ._timing import medians
+
+COUNT, STEPS, CFG = 200, 20, 3.0
+LIKED, DISLIKED = COLOURS["liked"], COLOURS["disliked"]
+RANKS = (0, 64, 32, 16, 4, 1)
+
+
+def load(model: ModelPatcher, say: str, strength: float = 1.0, **settings) -> ModelPatcher:
+    return run_node(PreferenceLoraLoader, model=model, file=f"demo: {say}", strength=strength, **settings)
+
+
+def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
+    liked, disliked = load(model, "liked"), load(model, "disliked")
+    return {
+        "CFG": model,
+        "liked 1, both": liked,
+        "liked 0.5, both": load(model, "liked", 0.5),
+        "liked 1, positive only": load(model, "liked", apply_to=POSITIVE),
+        "disliked 1, negative only": load(model, "disliked", apply_to=NEGATIVE),
+        "disliked 0.5, negative only": load(model, "disliked", 0.5, apply_to=NEGATIVE),
+        "disliked -1, both": load(model, "disliked", -1.0),
+        "liked 1 for the positive, disliked 1 for the negative": run_node(
+            PreferenceCFG, model=liked, other_model=disliked
+        ),
+        "mixture: 0.4 of the model, 0.6 of liked": run_node(
+            PreferenceCFG, model=model, mode=MIXTURE, other_model=liked
+        ),
+    }
+
+
+class Rates:
+    """A table of how often each colour comes, and how often the rest is what the prompt says."""
+
+    def __init__(self, family: str, real: Tensor):
+        self.family, self.real = family, real
+        self.demo = Demo(family, COUNT, seed=9000)
+        scenes = self.demo.scenes
+        self.demo.captions = [
+            pictures.caption(scenes, i).replace(pictures.COLOURS[int(scenes.colour[i])] + " ", "", 1)
+            for i in range(COUNT)
+        ]
+
+    def row(self, name: str, model: ModelPatcher, negative: str = "") -> None:
+        model = model.clone()
+        self.demo.negative = negative
+        counted, scale = count_evaluations(model), measure_scale(model)
+        judged = load_judge()(self.demo.sample(model, CFG, STEPS))
+        colour = judged["colour"].argmax(1)
+        right = torch.ones(COUNT)
+        for what in ("shape", "background"):
+            right *= judged[what].argmax(1) == getattr(self.demo.scenes, what)
+        shares = (_share(colour == pictures.COLOURS.index(word)) for word in (LIKED, DISLIKED))
+        print(
+            f"| {self.family} | {name} | {scale.mean:.2f} | {counted.count / COUNT:.0f} | {' | '.join(shares)} | "
+            f"{_share(right)} | {measures.frechet(judged['features'], self.real):.1f} |",
+            flush=True,
+        )
+
+
+def _share(values: Tensor) -> str:
+    low, high = measures.bootstrap(100 * values.float())
+    return f"{100 * values.float().mean():.1f} % ({low:.1f} to {high:.1f})"
+
+
+def ranks() -> None:
+    """An early state of the UNet, and the difference to the last one, kept in products of some rank."""
+    print(
+        "\nThe UNet after few steps of training, given its difference to the one after all: kept whole (rank 0) or in "
+        f"products. Right: shapes of {COUNT // 2} pictures.\n\n| rank | relative error | numbers kept | right |\n"
+        "|---|---|---|---|"
+    )
+    demo, early = Demo("unet", COUNT // 2, seed=9000), models.load("unet_early")[0]
+    for rank in (None, *RANKS):
+        model, error, kept = early.clone(), 1.0, 0
+        if rank is not None:
+            found = read_tuned(early, models.checkpoint_file("unet"), rank)
+            model.add_patches(found.patches, 1.0)
+            told = [line.rpartition("error of ")[2] for line in found.report if "error of" in line]
+            error = float(told[0].rstrip(".")) if told else 0.0
+            kept = sum(_numbers(patch) for patch in found.patches.values())
+        judged = load_judge()(demo.sample(model, CFG, 15))
+        right = _share(judged["shape"].argmax(1) == demo.scenes.shape)
+        name = "without" if rank is None else rank
+        print(f"| {name} | {error:.4f} | {kept / 1e6:.2f} million | {right} |", flush=True)
+
+
+def _numbers(patch) -> int:
+    tensors = patch[1] if isinstance(patch, tuple) else patch.weights
+    return sum(t.numel() for t in tensors if isinstance(t, Tensor))
+
+
+def costs(family: str) -> None:
+    """Of one run of 10 steps for 8 pictures, beside the LoRA merged for both."""
+    demo = Demo(family, 8)
+    merged = load(demo.model, "disliked")
+    timed = {
+        "merged, both": merged,
+        "negative only, in the same call": load(demo.model, "disliked", apply_to=NEGATIVE),
+        "negative only, on a copy of the weights": run_node(
+            PreferenceCFG, model=demo.model, other_model=separated(merged)
+        ),
+        "no LoRA": demo.model,
+    }
+
+    def sampling(model: ModelPatcher):
+        return lambda: demo.sample(model, CFG, 10)
+
+    # Each by itself: the host loads a model's weights anew when another one with other patches comes.
+    times = {name: medians({name: sampling(model)})[name] for name, model in timed.items()}
+    for name, seconds in times.items():
+        print(f"| {family} | {name} | {seconds / times['merged, both']:.2f} |", flush=True)
+
+
+def main() -> None:
+    print(
+        f"{COUNT} captions that name no colour, euler, {STEPS} steps, cfg {CFG:g}. Liked is {LIKED}, disliked is "
+        f"{DISLIKED}. Right: shape and background. With 95 % bootstrap intervals.\n\n"
+        "| model | LoRA | omega_e | evaluations | liked | disliked | right | Fréchet |\n" + "|---" * 8 + "|"
+    )
+    with torch.inference_mode():
+        real = load_judge()(drawn_pictures())["features"]
+        for family in FAMILIES:
+            table = Rates(family, real)
+            for name, model in methods(table.demo.model).items():
+                table.row(name, model)
+            table.row(f'CFG, negative prompt "{DISLIKED}"', table.demo.model, DISLIKED)
+    if "unet" in FAMILIES:
+        ranks()
+    print("\nTime of a run, beside the LoRA merged into the weights.\n\n| model | LoRA | time |\n|---|---|---|")
+    for family in FAMILIES:
+        costs(family)
+
+
+if __name__ == "__main__":
+    main()

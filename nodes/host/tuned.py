@@ -1,0 +1,50 @@
+"""Files of tuned weights, adapters or whole networks, as patches of a model: what a file is and whether it fits is read
+from its header, the weights only where it does.
+
+Relies on: model_lora_keys_unet (comfy/lora.py:203), the host's spellings of a model's modules.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.lora
+from comfy.model_patcher import ModelPatcher
+
+from ...samplers.alignment import layouts, lora_keys
+from ...samplers.alignment.header import read_header
+from .tuned_about import name_of, other_kind
+from .tuned_adapter import Adapter
+from .tuned_network import names_of_network, read_difference
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """`patches` for `add_patches`; `report`: sentences for the user."""
+
+    patches: dict
+    report: list[str]
+
+
+def read_tuned(model: ModelPatcher, path: Path, rank: int) -> Tuned:
+    """`rank`: of the factors that a whole network's difference is kept in; 0 keeps all of it.
+
+    Raises:
+        ValueError: a sentence about why nothing of the file can be put on the model.
+    """
+    header = read_header(path)
+    state = model.model.state_dict()
+    known = {
+        module: target
+        for module, target in comfy.lora.model_lora_keys_unet(model.model, {}).items()
+        if (target if isinstance(target, str) else target[0]) in state
+    }
+    renamed = lora_keys.rename(header.tensors, known)
+    if renamed.names:
+        return Tuned(*Adapter(model, path, header, known, renamed).read())
+    whole = names_of_network(model, header)
+    if whole:
+        return Tuned(*read_difference(model, path, header, whole, rank))
+    raise ValueError(
+        f"{path.name} holds {layouts.layout_of(header.tensors)}, and none of its {len(header.tensors)} names belongs "
+        f"to {name_of(model)}{other_kind(header)}. Accepted: {layouts.ACCEPTED}."
+    )

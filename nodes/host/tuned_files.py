@@ -1,0 +1,40 @@
+"""Where files of tuned weights are: LoRAs, and whole networks.
+
+Relies on: folder_paths.get_filename_list, get_full_path_or_raise and its folders "loras" and "diffusion_models".
+"""
+
+from pathlib import Path
+
+import folder_paths
+
+_FOLDERS = {"loras": "", "diffusion_models": "diffusion_models/"}
+
+
+def names() -> list[str]:
+    """Of the files of all folders; those that are no LoRAs' with their folder."""
+    return [prefix + name for folder, prefix in _FOLDERS.items() for name in folder_paths.get_filename_list(folder)]
+
+
+def path_of(name: str) -> Path:
+    """Raises ValueError for what `names` does not give."""
+    path = _find(name)
+    if path is None:
+        raise ValueError(
+            f"There is no file {name!r} in models/loras or models/diffusion_models. They have: "
+            f"{', '.join(names()[:20]) or 'nothing'}."
+        )
+    return path
+
+
+def modified(name: str) -> float | None:
+    """When; None for what is not there."""
+    path = _find(name)
+    return path and path.stat().st_mtime
+
+
+def _find(name: str) -> Path | None:
+    for folder, prefix in _FOLDERS.items():
+        bare = name.removeprefix(prefix)
+        if name == prefix + bare and bare in folder_paths.get_filename_list(folder):
+            return Path(folder_paths.get_full_path_or_raise(folder, bare))
+    return None

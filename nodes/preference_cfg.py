@@ -1,0 +1,99 @@
+"""Guidance with two models: Diffusion-NPO (Wang et al., ICLR 2025, arXiv 2505.11245), where the negative is predicted
+by a model tuned to what is disliked, and SINE (Zhang et al., CVPR 2023, arXiv 2212.04489), where two models share the
+positive."""
+
+from comfy_api.latest import io
+
+from .host.other import mix_in, predict_negative_by
+from .host.ranges import Range, range_inputs, validate_range
+from .host.second import with_lora_strength
+from .host.tell import node_id_of, tell
+
+LABEL = "Preference CFG"
+NEGATIVE, MIXTURE = "negative (NPO)", "mixture (SINE)"
+
+
+class PreferenceCFG(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidekitPreferenceCFG",
+            display_name=LABEL,
+            category="guidekit/alignment",
+            description="CFG between two models: a worse or disliked one predicts the negative, so that guidance leads "
+            "away from what it stands for; or two models share the positive. The other one may be the same model with "
+            "other LoRAs.",
+            search_aliases=["NPO", "SINE", "two models", "negative lora", "preference", "CFG with two models"],
+            inputs=[
+                io.Model.Input("model", tooltip="Predicts the positive."),
+                io.Combo.Input(
+                    "mode",
+                    options=[NEGATIVE, MIXTURE],
+                    default=NEGATIVE,
+                    tooltip="What the other model does. negative: it predicts the negative prompt. mixture: it "
+                    "predicts the source prompt, and the positive is a mean of both models' predictions.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Without another model: the other one is the model with this factor on the strength of its "
+                    "LoRAs. 0 is without them, 1 is no difference.",
+                ),
+                io.Float.Input(
+                    "own_share",
+                    default=0.4,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="mixture: the share of the model's own prediction in the positive; the other model has the "
+                    "rest.",
+                ),
+                *range_inputs(),
+                io.Model.Input(
+                    "other_model",
+                    optional=True,
+                    tooltip="Tuned to what is disliked, or to one picture (SINE); of the same family. Where it is the "
+                    "same model with other LoRAs, both share one network call.",
+                ),
+                io.Conditioning.Input(
+                    "source",
+                    optional=True,
+                    tooltip="mixture: the prompt of the other model, such as the one it was tuned with. Without it the "
+                    "positive.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model, guided by both.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        mode,
+        lora_strength,
+        own_share,
+        start_percent,
+        end_percent,
+        other_model=None,
+        source=None,
+    ) -> io.NodeOutput:
+        result, limits = model.clone(), Range(start_percent, end_percent)
+        if mode == MIXTURE and own_share == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
+            return io.NodeOutput(result)
+        other = with_lora_strength(model, lora_strength) if other_model is None else other_model
+        if mode == NEGATIVE:
+            how = predict_negative_by(result, other, LABEL, limits)
+        else:
+            how = mix_in(result, other, LABEL, limits, own_share, source)
+        tell(node_id_of(cls), f"{LABEL}: the other model predicts {how}.")
+        return io.NodeOutput(result)

@@ -1,0 +1,32 @@
+"""The nearest weight change of a low rank (Eckart and Young, 1936)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LowRank(NamedTuple):
+    up: Tensor  # [out, rank]
+    down: Tensor  # [rank, in, ...]
+    missing: float  # |dW - up down|^2
+    size: float  # |dW|^2
+
+
+def low_rank(change: Tensor, rank: int) -> LowRank:
+    """`change` [out, in, ...] in two factors, of full rank if that is smaller.
+
+    By the eigenvectors of the smaller Gram matrix, in float64 where the device has it: a projection on the first
+    `rank` of them is the truncated SVD.
+    """
+    precise = torch.float32 if change.device.type == "mps" else torch.float64
+    matrix = change.flatten(1).to(precise)
+    tall = matrix.shape[0] > matrix.shape[1]
+    wide = matrix.T if tall else matrix
+    values, vectors = torch.linalg.eigh(wide @ wide.T)
+    kept = vectors[:, -rank:].flip(1)
+    rest = kept.T @ wide
+    up, down = (rest.T, kept.T) if tall else (kept, rest)
+    missing = values[: max(0, len(values) - rank)].clamp_min(0).sum()
+    down = down.reshape(down.shape[0], *change.shape[1:])
+    return LowRank(up.float(), down.float(), missing.item(), values.clamp_min(0).sum().item())
