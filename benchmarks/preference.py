@@ -3,6 +3,8 @@
 Two adapters of each demo model were tuned to a liked and a disliked colour (demo/tune.py). Here prompts name none.
 """
 
+from functools import partial
+
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -20,6 +22,7 @@ from ._nodes import run_node
 from ._timing import medians
 
 COUNT, STEPS, CFG = 200, 20, 3.0
+LITTLE = 0.15
 LIKED, DISLIKED = COLOURS["liked"], COLOURS["disliked"]
 RANKS = (0, 64, 32, 16, 4, 1)
 
@@ -30,6 +33,7 @@ def load(model: ModelPatcher, say: str, strength: float = 1.0, **settings) -> Mo
 
 def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
     liked, disliked = load(model, "liked"), load(model, "disliked")
+    little = load(model, "liked", LITTLE)
     return {
         "CFG": model,
         "liked 1, both": liked,
@@ -41,6 +45,11 @@ def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
         "liked 1 for the positive, disliked 1 for the negative": run_node(
             PreferenceCFG, model=liked, other_model=disliked
         ),
+        f"liked {LITTLE}, both": little,
+        f"liked {LITTLE} for the positive, disliked 1 for the negative": run_node(
+            PreferenceCFG, model=little, other_model=disliked
+        ),
+        f"liked {LITTLE} for the positive, none for the negative": run_node(PreferenceCFG, model=little),
         "mixture: 0.4 of the model, 0.6 of liked": run_node(
             PreferenceCFG, model=model, mode=MIXTURE, other_model=liked
         ),
@@ -109,23 +118,22 @@ def _numbers(patch) -> int:
 
 
 def costs(family: str) -> None:
-    """Of one run of 10 steps for 8 pictures, beside the LoRA merged for both."""
+    """Of a run of 10 steps for 8 pictures, beside the LoRA merged for both."""
     demo = Demo(family, 8)
-    merged = load(demo.model, "disliked")
+
+    def fresh() -> ModelPatcher:
+        """With weights of its own: the host would load them anew for every other LoRA that is on them."""
+        return separated(demo.model)
+
     timed = {
-        "merged, both": merged,
-        "negative only, in the same call": load(demo.model, "disliked", apply_to=NEGATIVE),
+        "merged, both": load(fresh(), "disliked"),
+        "negative only, in the same call": load(fresh(), "disliked", apply_to=NEGATIVE),
         "negative only, on a copy of the weights": run_node(
-            PreferenceCFG, model=demo.model, other_model=separated(merged)
+            PreferenceCFG, model=fresh(), other_model=load(fresh(), "disliked")
         ),
-        "no LoRA": demo.model,
+        "no LoRA": fresh(),
     }
-
-    def sampling(model: ModelPatcher):
-        return lambda: demo.sample(model, CFG, 10)
-
-    # Each by itself: the host loads a model's weights anew when another one with other patches comes.
-    times = {name: medians({name: sampling(model)})[name] for name, model in timed.items()}
+    times = medians({name: partial(demo.sample, model, CFG, 10) for name, model in timed.items()})
     for name, seconds in times.items():
         print(f"| {family} | {name} | {seconds / times['merged, both']:.2f} |", flush=True)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .run import Run, current_run
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class _Add:
         if key not in self.factors:
             self.factors[key] = self.product.at(x)
         up, down = self.factors[key]
-        outputs = -1 if isinstance(module, nn.Linear) else 1
+        outputs = -1 if _is_linear(module) else 1
         out = output.clone() if output is x else output
         view = out if self.product.place is None else out.narrow(outputs, *self.product.place)
         for first, number in self.rows.spans(len(x), self.product.path):
@@ -108,13 +108,18 @@ class _Add:
 
 
 def _change(module: nn.Module, x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
-    if isinstance(module, nn.Linear):
+    if _is_linear(module):
         return up if down is None else nn.functional.linear(nn.functional.linear(x, down), up)
     if down is None:
         return up.reshape(-1, *[1] * (x.ndim - 2))
     # The module's own convolution, with its stride and its way of padding, by other weights.
     inner = module._conv_forward(x, down, None)
     return torch.einsum("or,br...->bo...", up.flatten(1), inner)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """The host's layers with quantised weights are no nn.Linear (comfy/ops.py:1282)."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def add_row_lora(model: ModelPatcher, products: tuple[Product, ...], chunks: Callable[[Run, dict], list[int]]) -> None:
@@ -146,7 +151,8 @@ def _product(base: nn.Module, key: str, patch: tuple, sign: int) -> Product | No
     strength, what, of_weight, offset, function = patch
     path, _, part = key.rpartition(".")
     module = base.get_submodule(path)
-    if not isinstance(module, _LAYERS) or getattr(module, "groups", 1) != 1 or of_weight != 1.0 or function is not None:
+    layer = _is_linear(module) or isinstance(module, _CONVOLUTIONS) and module.groups == 1
+    if not layer or of_weight != 1.0 or function is not None:
         return None
     if offset is not None and (offset[0] != 0 or part != "weight"):
         return None

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import comfy.lora
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
@@ -58,12 +59,11 @@ class Adapter:
 
     def _fitting(self) -> list[str]:
         """The modules whose parts make a change of the model's weights; the others are counted."""
-        state = self.model.model.state_dict()
         found, taken = [], set()
         for module, parts in self.parts.items():
             target = self.known[module]
             key, place = (target, None) if isinstance(target, str) else target[:2]
-            shape = list(state[key].shape)
+            shape = list(comfy.utils.get_attr(self.model.model, key).shape)  # of quantised weights, what they stand for
             if place is not None:
                 shape[place[0]] = place[2]
             wrong = shapes.problem({part: self._shape_of(name) for part, name in parts.items()}, tuple(shape))

@@ -1,7 +1,9 @@
 """Another model for the negative, or for a share of the positive; with the weights shared, or with its own."""
 
+import json
+
 import comfy.model_management
-import comfy.utils
+import comfy.ops
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -149,6 +151,37 @@ def test_repeats_also_after_an_interruption(shared):
     assert torch.equal(tiny.sample(guided, "unet"), first)
     hooks = [len(module._forward_hooks) for module in model.model.modules()]
     assert not any(hooks)
+
+
+def quantised(weight):
+    """The host's layer with a weight in float8: no torch.nn.Linear."""
+    layer = comfy.ops.mixed_precision_ops({}, torch.float32).Linear(weight.shape[1], weight.shape[0], bias=False)
+    kind = torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8)
+    stored = {"weight": weight.to(torch.float8_e4m3fn), "weight_scale": torch.tensor(1.0), "comfy_quant": kind}
+    layer.load_state_dict(stored)
+    return layer
+
+
+def test_quantised_weights(folder):  # noqa: F811
+    """The LoRA is added beside them; they are not made anew."""
+    path = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2"
+    coarse, plain = on_weights_of_its_own("unet"), on_weights_of_its_own("unet")
+    target = adapters.UNET[0]
+    layer = quantised(dict(coarse.model.named_parameters())[f"{path}.to_k.weight"].data)
+    assert not isinstance(layer, torch.nn.Linear)
+    coarse.model.get_submodule(path).to_k = layer
+    weight = layer(torch.eye(16)).T.detach()
+    changes = adapters.file_of(folder / "x.safetensors", plain, [target], adapters.UNET_LAYOUTS["PEFT"])
+    settings = {"file": "x.safetensors", "apply_to": "negative only", "strength": 10.0}
+    loaded, report = run_node_all(PreferenceLoraLoader, model=coarse, **settings)
+    assert SHARED in report
+    merged = plain.model.get_submodule(path).to_k
+    for step in steps_of(loaded, "unet", steps=2):
+        merged.weight.data = weight + 10 * changes[target.key].float()
+        assert probes.distance(step["uncond_denoised"], negative_alone(plain, "unet", step)) < 2e-5
+        merged.weight.data = weight
+        assert probes.distance(step["cond_denoised"], alone(plain, "unet", step)) < 2e-5
+        assert probes.distance(negative_alone(plain, "unet", step), step["uncond_denoised"]) > 1e-4
 
 
 # Mixture ------------------------------------------------------------------------------------------------------------
