@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..samplers.alignment import header, layouts, lora_keys, peft, shapes
+from ..samplers import safetensors_header as header
+from ..samplers.alignment import layouts, lora_keys, peft, shapes
 
 SECONDS = 600
 

@@ -13,17 +13,17 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...samplers.classifiers.resnet import ResNet, load_resnet
+from ...samplers.safetensors_header import read_header
 from .files import Folder
 from .labels import Label, Logits
+from .tensors import read_tensors
 
 CLASSIFIERS = Folder("models/classifiers", lambda: folder_paths.get_folder_paths("classifiers"))
 # What torchvision's weights were trained with.
 _SIZE, _MEAN, _STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +91,17 @@ def load_classifier(path: Path, labels: str | None = None) -> ImageClassifier:
     Raises:
         ValueError: it is not such a file.
     """
-    name = path.name
+    name, header = path.name, read_header(path)
+    said = header.metadata
     try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{name} cannot be read ({error}). Give a safetensors file of a ResNet.") from error
-    bad = [key for key, weight in weights.items() if weight.dtype in _FLOATS and not weight.isfinite().all()]
-    if bad:
-        raise ValueError(f"{name} holds NaN or infinity in {bad[0]}.")
+        with torch.device("meta"):  # the shapes tell whether it is one, before any weight is read
+            ResNet({key: torch.Size(entry.shape) for key, entry in header.tensors.items()})
+        size, mean, std = int(said.get("size", _SIZE)), _three(said.get("mean"), _MEAN), _three(said.get("std"), _STD)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    weights = read_tensors(path, {key: key for key in header.tensors})
     try:
         network = load_resnet(weights)
-        size, mean, std = int(said.get("size", _SIZE)), _three(said.get("mean"), _MEAN), _three(said.get("std"), _STD)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     names = _names(path, said, labels)

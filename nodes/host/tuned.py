@@ -11,7 +11,7 @@ import comfy.lora
 from comfy.model_patcher import ModelPatcher
 
 from ...samplers.alignment import layouts, lora_keys
-from ...samplers.alignment.header import read_header
+from ...samplers.safetensors_header import read_header
 from .tuned_about import name_of, other_kind
 from .tuned_adapter import Adapter
 from .tuned_network import names_of_network, read_difference

@@ -1,17 +1,10 @@
-"""What a file of tuned weights says of itself, beside the model it is to be put on; and its numbers, which are to be
-finite."""
-
-from pathlib import Path
+"""What a file of tuned weights says of itself, beside the model it is to be put on."""
 
 import comfy.model_sampling
-import torch
 from comfy.model_patcher import ModelPatcher
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from ...samplers.alignment.header import Header
+from ...samplers.safetensors_header import Header
 
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _WIDTHS = {768: "SD1", 1024: "SD2", 2048: "SDXL", 1280: "SDXL's refiner"}  # of the text in cross-attention
 
 
@@ -64,20 +57,3 @@ def _predicts(model: ModelPatcher) -> str | None:
     if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
         return "v"
     return "epsilon" if isinstance(sampling, comfy.model_sampling.EPS) else None
-
-
-def read_tensors(path: Path, wanted: dict[str, str]) -> dict[str, Tensor]:
-    """Raises ValueError for numbers that are not finite."""
-    found = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for new, old in wanted.items():
-                tensor = file.get_tensor(old)
-                if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-                    raise ValueError(
-                        f"{path.name} holds NaN or infinity in {old[:200]}. Get it again, or train it anew."
-                    )
-                found[new] = tensor
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read: {error}. Get it again.") from error
-    return found

@@ -14,10 +14,11 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...samplers.alignment import layouts, lora_keys, shapes
-from ...samplers.alignment.header import Header
 from ...samplers.alignment.peft import PeftConfig, read_config
+from ...samplers.safetensors_header import Header
 from .corrected import corrected
-from .tuned_about import FLOATS, about_itself, name_of, other_kind, read_tensors
+from .tensors import FLOATS, read_tensors
+from .tuned_about import about_itself, name_of, other_kind
 
 _PEFT_FILE = "adapter_model.safetensors"  # PEFT writes its configuration beside a file of this name
 _PEFT_CONFIG = "adapter_config.json"

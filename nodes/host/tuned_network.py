@@ -15,9 +15,10 @@ from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ...samplers.alignment import layouts
-from ...samplers.alignment.header import Header
 from ...samplers.alignment.low_rank import low_rank
-from .tuned_about import FLOATS, about_itself, name_of, other_kind, read_tensors
+from ...samplers.safetensors_header import Header
+from .tensors import FLOATS, read_tensors
+from .tuned_about import about_itself, name_of, other_kind
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 
