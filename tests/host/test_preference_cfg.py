@@ -209,6 +209,23 @@ def test_sine(family, how, with_source, cfg_scale):
     assert sum(calls.chunks) == 2 * own_chunks
 
 
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_two_others_at_once(family):
+    """Each LoRA on the rows of its own prediction, wherever they are in the call."""
+    model = tiny.model(family)
+    first = run_node(PreferenceCFG, model=model, other_model=lora(model, 0.8))
+    both = run_node(PreferenceCFG, model=first, mode=MIXTURE, other_model=lora(first, seed=500), own_share=0.4)
+    calls = probes.count_evaluations(both)
+    own, weak = on_weights_of_its_own(family), on_weights_of_its_own(family, {"strength": 0.8})
+    tuned = on_weights_of_its_own(family, {"seed": 500})
+    for step in steps_of(both, family, steps=2, batch=2):
+        target, unconditional = alone(own, family, step), negative_alone(weak, family, step)
+        assert probes.distance(step["uncond_denoised"], unconditional) < 2e-5
+        wanted = unconditional + 4 * (0.4 * target + 0.6 * alone(tuned, family, step) - unconditional)
+        assert probes.distance(step["denoised"], wanted) < 1e-4
+    assert calls.chunks == [3] * 2
+
+
 def test_one_part_of_two():
     model = tiny.model("unet")
     settings = {"model": model, "mode": MIXTURE, "other_model": lora(model)}

@@ -1,6 +1,7 @@
 """The loader of tuned weights: every layout against a merge by hand, and what it says of files that do not fit."""
 
 import json
+import math
 import os
 
 import comfy.lora
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import nodes as core
 from guidekit.benchmarks._nodes import run_node_all
+from guidekit.nodes.host import tensors
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
 from guidekit.samplers.alignment.dora import decomposed
 from guidekit.samplers.alignment.lora_keys import rename
@@ -392,6 +394,27 @@ def test_another_architecture(folder):
         load(model)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_of_what_does_not_fit_are_not_read(folder, whole, monkeypatch):
+    """Two gigabytes, all but the header a hole in the file."""
+    shapes = {name: [9999] for name in other_unet(tiny.model("unet"))}
+    if not whole:
+        down, up = UNET_LAYOUTS["kohya"](LINEAR)
+        shapes = {down: [4, 2**26], up: [32, 4]}
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with (folder / "x.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    monkeypatch.setattr(tensors, "safe_open", None)
+    with pytest.raises(ValueError, match="does not fit BaseModel|another network than BaseModel"):
+        load(tiny.model("unet"))
+
+
 def test_a_layout_that_is_no_adapter(folder):
     model = tiny.model("unet")
     save_file({"decoder.conv_in.weight": normal(2, 2)}, folder / "x.safetensors")
@@ -474,6 +497,20 @@ def test_a_part_of_the_file(folder):
     assert "is for a weight of 5 x 16, where the model has 32 x 16" in report
     assert "1 tensors are for the text encoder" in report
     assert "1 tensors belong to nothing in BaseModel: unet.nowhere.to_q.lora_A.weight" in report
+
+
+def test_modules_that_the_host_knows_and_the_model_has_not(folder):
+    """The host's list of names is for the largest of a family."""
+    model = tiny.model("unet")
+    path = folder / "x.safetensors"
+    changes = file_of(path, model, UNET, UNET_LAYOUTS["kohya of diffusers"])
+    name = "lora_unet_down_blocks_0_resnets_0_conv_shortcut"
+    assert comfy.lora.model_lora_keys_unet(model.model, {})[name] not in model.model.state_dict()
+    more = {f"{name}.lora_down.weight": normal(3, 32, 1, 1), f"{name}.lora_up.weight": normal(32, 3, 1, 1)}
+    save_file(load_file(path) | more, path)
+    loaded, report = load(model)
+    same_weights(loaded, changes)
+    assert "2 tensors belong to nothing" in report
 
 
 def test_two_spellings_of_one_weight(folder):
