@@ -71,20 +71,14 @@ class _Rows:
     chosen: list[int]
 
     def spans(self, rows: int, path: str) -> list[tuple[int, int]]:
-        """(first, number) of the rows, as few as there can be."""
+        """(first, number) of the rows of each."""
         each, rest = divmod(rows, self.chunks)
         if rest:
             raise ValueError(
                 f"{path} of this network works on {rows} rows for {self.chunks} predictions, so that a LoRA cannot be "
                 "put on one of them. Apply it to both, or give the other model weights of its own (load it twice)."
             )
-        found: list[tuple[int, int]] = []
-        for chunk in sorted(self.chosen):
-            if found and sum(found[-1]) == chunk * each:
-                found[-1] = found[-1][0], found[-1][1] + each
-            else:
-                found.append((chunk * each, each))
-        return found
+        return [(chunk * each, each) for chunk in self.chosen]
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,12 @@ def test_a_network_of_its_own(family):
     assert calls_of_weak.chunks == [1] * 3
 
 
-def test_one_network_with_changes_that_are_no_products():
-    """The other one gets a copy of the weights, and neither changes the other."""
+@pytest.mark.parametrize(
+    "key", ["diffusion_model.out.0.weight", "diffusion_model.input_blocks.1.1.transformer_blocks.0.norm2.bias"]
+)
+def test_one_network_with_changes_that_are_no_products(key):
+    """Of norms. The other one gets a copy of the weights, and neither changes the other."""
     model = tiny.model("unet")
-    key = "diffusion_model.out.0.weight"  # of a norm
     change = adapters.normal(*adapters.weights_of(model)[key].shape)
     other = model.clone()
     other.add_patches({key: ("diff", (change,))}, 1.0)

@@ -363,6 +363,9 @@ def test_a_whole_network_in_low_rank(folder, rank):
             torch.testing.assert_close(got, change, rtol=0, atol=1e-6)
         missed += (got - change).square().sum().item()
         total += change.square().sum().item()
+    for key, [patch] in loaded.patches.items():
+        kept = patch[1][1] if isinstance(patch[1], tuple) else patch[1].weights[:2]
+        assert sum(t.numel() for t in kept) <= originals[key].numel()
     said = float(report.split("relative error of ")[1].split(".\n")[0])
     assert said == pytest.approx((missed / total) ** 0.5, abs=2e-3 if rank == 10_000 else 1e-3)
 
