@@ -57,16 +57,21 @@ class _OtherNegative(Negative):
 
 
 def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, range: Range) -> str:
-    """Lets `other` predict the negative of a (cloned) model; returns how, SHARED or SEPARATE."""
+    """Lets `other` predict the negative of a (cloned) model; returns how, SHARED or SEPARATE.
+
+    Raises:
+        ValueError: the two are the same, or do not share latents or noise.
+    """
     products = shared_difference(model, other)
     if products is None:
         second = add_second_model(model, other, label, _NO_NEGATIVE, role="negative")
         watch_negative(model, _OtherNegative(label, range, second))
         return SEPARATE
-    if products:
-        technique = _SharedNegative(label, range)
-        add_row_lora(model, products, technique.chunks)
-        attach(model, "negative of another model", technique)
+    if not products:
+        raise ValueError("The other model is the model itself. Connect one with other LoRAs or other weights.")
+    technique = _SharedNegative(label, range)
+    add_row_lora(model, products, technique.chunks)
+    attach(model, "negative of another model", technique)
     return SHARED
 
 

@@ -319,6 +319,18 @@ def test_no_other_model_and_no_lora():
         run_node(PreferenceCFG, model=tiny.model("unet"))
 
 
+def test_the_model_itself():
+    """For the negative that is no guidance; a mixture may differ in the prompt."""
+    model = lora(tiny.model("unet"))
+    with pytest.raises(ValueError, match="The other model is the model itself"):
+        run_node(PreferenceCFG, model=model, other_model=model.clone())
+    source = tiny.conditioning("unet", 55)
+    mixed = run_node(PreferenceCFG, model=model, mode=MIXTURE, other_model=model.clone(), source=source)
+    calls = probes.count_evaluations(mixed)
+    assert probes.distance(tiny.sample(mixed, "unet"), tiny.sample(model, "unet")) > 1e-3
+    assert calls.chunks == [3] * 4
+
+
 def test_models_of_different_latents():
     with pytest.raises(ValueError, match="different latents"):
         run_node(PreferenceCFG, model=tiny.model("unet"), other_model=tiny.model("flux"))
