@@ -130,7 +130,7 @@ def table(model: str, count: int = COUNT) -> None:
     plain = bench.run(f"CFG {bench.cfg:g}", bench.cfg)
     print(plain.row(model), flush=True)
     rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
-    done = set()
+    done = {(bench.cfg, STEPS)}
     for name, settings in (SOME if bench.cfg == 1 else MORE).items():
         found = bench.run(name, bench.cfg, guide=bench.gfcg(settings))
         print(found.row(model), flush=True)

@@ -94,11 +94,10 @@ class _Add:
             self.factors[key] = self.product.at(x)
         up, down = self.factors[key]
         outputs = -1 if _is_linear(module) else 1
-        out = output.clone() if output is x else output
-        view = out if self.product.place is None else out.narrow(outputs, *self.product.place)
+        view = output if self.product.place is None else output.narrow(outputs, *self.product.place)
         for first, number in self.rows.spans(len(x), self.product.path):
             view.narrow(0, first, number).add_(_change(module, x.narrow(0, first, number), up, down))
-        return out
+        return output
 
 
 def _change(module: nn.Module, x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:

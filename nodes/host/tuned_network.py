@@ -65,17 +65,18 @@ def read_difference(
     for name, key in whole.items():
         target = read_tensors(path, {key: name})[key]
         change = target.float().reshape(state[key].shape) - _as_loaded(originals[key][0])
+        kept = target.dtype if target.element_size() > 1 else torch.float16  # differences are too small for 8 bits
         progress.update(1)
         if change.count_nonzero() == 0:
             continue
         if rank and rank * (len(change) + change[0].numel()) < change.numel():
             found = low_rank(change.to(comfy.model_management.get_torch_device()), rank)
             missed, total = missed + found.missing, total + found.size
-            factors = (t.cpu().to(target.dtype) for t in (found.up, found.down))
+            factors = (t.cpu().to(kept) for t in (found.up, found.down))
             patches[key] = LoRAAdapter(set(), (*factors, None, None, None, None))
         else:
             total += change.square().sum().item()
-            patches[key] = ("diff", (change.to(target.dtype),))
+            patches[key] = ("diff", (change.to(kept),))
     if not patches:
         raise ValueError(f"{path.name} has the weights of the model itself, so that there is no difference to apply.")
     report = [

@@ -16,11 +16,10 @@ class LowRank(NamedTuple):
 def low_rank(change: Tensor, rank: int) -> LowRank:
     """`change` [out, in, ...] in two factors, of full rank if that is smaller.
 
-    By the eigenvectors of the smaller Gram matrix, in float64 where the device has it: a projection on the first
-    `rank` of them is the truncated SVD.
+    By the eigenvectors of the smaller Gram matrix, in float64: the projection on the first `rank` is the truncated SVD.
     """
-    precise = torch.float32 if change.device.type == "mps" else torch.float64
-    matrix = change.flatten(1).to(precise)
+    where = "cpu" if change.device.type == "mps" else change.device  # which has no float64
+    matrix = change.flatten(1).to(where).double()
     tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if tall else matrix
     values, vectors = torch.linalg.eigh(wide @ wide.T)

@@ -370,6 +370,16 @@ def test_a_whole_network_in_low_rank(folder, rank):
     assert said == pytest.approx((missed / total) ** 0.5, abs=2e-3 if rank == 10_000 else 1e-3)
 
 
+def test_a_whole_network_in_float8(folder):
+    """Its difference is kept in float16, whose rounding is far below that of the file."""
+    model = tiny.model("unet")
+    target = {name: value.to(torch.float8_e4m3fn) for name, value in other_unet(model).items()}
+    save_file(target, folder / "x.safetensors")
+    found = merged(load(model)[0])
+    for name, value in target.items():
+        torch.testing.assert_close(found[key_of(model, name)], value.float(), rtol=0, atol=1e-3)
+
+
 def test_weights_that_did_not_change_cost_nothing(folder):
     model = tiny.model("unet")
     target = other_unet(model)
