@@ -1,7 +1,8 @@
 """Run the demo workflows on a real ComfyUI and save their pictures in output/demo: `python dev.py demo`.
 
 A workflow of workflows/api/ takes part if ComfyUI knows all its nodes, one of them is GuidekitDemoModel, and none loads
-something else (no node with "Load" in its name). apg.json runs at several guidance scales, of which a sheet is made.
+something else (no node with "Load" in its name, but for files of this pack). apg.json runs at several guidance scales,
+of which a sheet is made.
 Of every workflow that compares two rows a picture NAME.jpg is made, which is its thumbnail in workflows/.
 """
 
@@ -28,13 +29,14 @@ THUMBNAIL_SCALE = 8  # of apg.json
 METHODS = {"cfg": "CFG", "apg": "APG"}  # the file names apg.json gives its pictures begin with these
 
 
-_LOADS_WHAT_IT_SAVED = {"GuidekitLoadInversion"}
+# In the templates these load what the template has saved, and what comes with the pack.
+_LOADS_OUR_OWN = {"GuidekitLoadInversion", "GuidekitPreferenceLoraLoader"}
 
 
 def needs_only_demo_models(prompt: Prompt, known: set[str]) -> bool:
     """Whether the demo can run a workflow without files from the user; `known` are the server's node classes."""
     classes = {node["class_type"] for node in prompt.values()}
-    foreign = any("Load" in name for name in classes - _LOADS_WHAT_IT_SAVED)
+    foreign = any("Load" in name for name in classes - _LOADS_OUR_OWN)
     return classes <= known and "GuidekitDemoModel" in classes and not foreign
 
 
