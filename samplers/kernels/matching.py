@@ -1,4 +1,4 @@
-"""For each token its best match in a reference, by cosine, and the step away from it: in torch, on CUDA in one kernel.
+"""For each token its best match in a reference, by cosine, and the step away from it: in torch, on a GPU in one kernel.
 
 Three versions of one signature, `(tokens, reference, alpha, threshold, mask) -> Pushed`:
 
@@ -11,6 +11,7 @@ used. Scores are computed in float32 whatever the dtype (float64 for float64); o
 """
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,10 @@ EPSILON = 1e-12  # the length below which a vector counts as zero, and its cosin
 STRIPE = 1 << 22  # elements of the similarity matrix that are kept at a time
 
 log = logging.getLogger(__name__)
+
+
+class KernelError(RuntimeError):
+    """The kernel cannot be compiled or started on this machine: no C compiler, a device that Triton does not know..."""
 
 
 class Match(NamedTuple):
@@ -42,13 +47,13 @@ def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -
     wide = torch.promote_types(tokens.dtype, torch.float32)
     tokens, reference = tokens.to(wide), reference.to(wide)
     # Divided by the lengths afterwards, as the kernel does it.
-    similarity = tokens @ reference.transpose(1, 2) / _length(reference)[:, None]
+    similarity = tokens @ reference.transpose(1, 2) / length(reference)[:, None]
     if mask is not None:
         similarity = similarity.masked_fill(~mask, -torch.inf)
     # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.
     score = similarity.amax(-1)
     index = (similarity == score[..., None]).to(torch.uint8).argmax(-1)
-    return Match(score / _length(tokens), index)
+    return Match(score / length(tokens), index)
 
 
 def match_chunked(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
@@ -81,33 +86,36 @@ def push(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, matc
 
 def push_away(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None) -> Pushed:
     """The fastest version for this device."""
-    fused = _fused() if tokens.is_cuda else None
-    version = push_chunked if fused is None else fused.push_fused
-    return version(tokens, reference, alpha, threshold, mask)
+    return _fastest("push_fused", push_chunked, tokens, reference, alpha, threshold, mask)
 
 
 def best_match(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
     """The match alone, by the fastest version for this device."""
-    fused = _fused() if tokens.is_cuda else None
-    return (match_chunked if fused is None else fused.match_fused)(tokens, reference, mask)
+    return _fastest("match_fused", match_chunked, tokens, reference, mask)
 
 
-_missing = False
+_in_torch: set[tuple[torch.device, torch.dtype]] = set()  # where the kernel cannot run, as the log has said
 
 
-def _fused():
-    """The module with the kernel; None, with one line in the log, where there is no Triton."""
-    global _missing
-    if _missing:
-        return None
-    try:
-        from . import matching_triton
-    except ImportError as error:
-        _missing = True
-        log.info("Token matching runs in torch, in stripes: Triton is not available (%s).", error)
-        return None
-    return matching_triton
+def _fastest(kernel: str, stripes: Callable, tokens: Tensor, *rest):
+    place = tokens.device, tokens.dtype
+    if _has_matrix_units(tokens) and tokens.dtype != torch.float64 and place not in _in_torch:
+        try:
+            from . import matching_triton
+
+            return getattr(matching_triton, kernel)(tokens, *rest)
+        except (ImportError, KernelError) as error:
+            _in_torch.add(place)
+            log.info("Token matching on %s in %s runs in torch, in stripes: %s", *place, str(error).split("\n")[0])
+    return stripes(tokens, *rest)
 
 
-def _length(vectors: Tensor) -> Tensor:
-    return vectors.square().sum(-1).sqrt().clamp(min=EPSILON)
+def _has_matrix_units(tokens: Tensor) -> bool:
+    """NVIDIA before Ampere: Triton multiplies without tensor cores there, and out of registers. AMD counts from 9."""
+    return tokens.is_cuda and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
+
+
+def length(vectors: Tensor) -> Tensor:
+    """[..., C] to [...], at least EPSILON, in float32 or better, without a copy of the vectors in it."""
+    wide = torch.promote_types(vectors.dtype, torch.float32)
+    return torch.linalg.vector_norm(vectors, dim=-1, dtype=wide).clamp(min=EPSILON)

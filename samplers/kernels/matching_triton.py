@@ -7,16 +7,21 @@ greater, so that of equal scores the lowest index stays). The tokens' own length
 divided by at the end.
 """
 
+from subprocess import SubprocessError
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
-from .matching import EPSILON, Match, Pushed, _length
+from .matching import EPSILON, KernelError, Match, Pushed, length
 
-# Rows, reference tokens and channels of a tile.
-_BLOCKS_16 = (128, 128, 64)
-_BLOCKS_32 = (64, 64, 32)
+# Tokens, reference tokens and channels of a tile.
+TILES = {
+    16: {"BLOCK_N": 128, "BLOCK_M": 128, "BLOCK_C": 64, "num_warps": 8},
+    32: {"BLOCK_N": 64, "BLOCK_M": 64, "BLOCK_C": 32, "num_warps": 4},
+}
 
 
 @triton.jit
@@ -41,7 +46,6 @@ def _match_kernel(
     lengths_batch,
     MASKED: tl.constexpr,
     PUSH: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -66,7 +70,7 @@ def _match_kernel(
                 usable[None, :] & (channels < c)[:, None],
                 0.0,
             )
-            products = tl.dot(h, r, products, input_precision=PRECISION)
+            products = tl.dot(h, r, products, input_precision="ieee")  # not tf32, which float32 would get
         if MASKED:
             usable = usable & (tl.load(allowed + columns, columns < m, 0) != 0)
         length = tl.load(lengths + sample * lengths_batch + columns, columns < m, 1.0)
@@ -115,38 +119,38 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
     m = reference.shape[1]
     # Rows may lie apart (heads merged out of a larger tensor), channels may not.
     tokens, reference = (t if t.stride(-1) == 1 else t.contiguous() for t in (tokens, reference))
-    lengths = _length(reference.float()).contiguous()
+    lengths = length(reference).contiguous()
     score = torch.empty((batch, n), dtype=torch.float32, device=tokens.device)
     index = torch.empty((batch, n), dtype=torch.int64, device=tokens.device)
     out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score
     shared = len(reference) == 1
-    full = tokens.dtype == torch.float32
-    block_n, block_m, block_c = _BLOCKS_32 if full else _BLOCKS_16
-    _match_kernel[(triton.cdiv(n, block_n), batch)](
-        tokens,
-        reference,
-        lengths,
-        lengths if mask is None else mask.to(tokens.device, torch.uint8),
-        out,
-        score,
-        index,
-        alpha,
-        threshold,
-        EPSILON,
-        n,
-        m,
-        c,
-        tokens.stride(0),
-        tokens.stride(1),
-        0 if shared else reference.stride(0),
-        reference.stride(1),
-        0 if shared else m,
-        MASKED=mask is not None,
-        PUSH=push,
-        PRECISION="ieee" if full else "tf32",  # means nothing for 16-bit inputs
-        BLOCK_N=block_n,
-        BLOCK_M=block_m,
-        BLOCK_C=block_c,
-        num_warps=4 if full else 8,
-    )
+    tiles = TILES[8 * tokens.element_size()]
+    allowed = lengths if mask is None else mask.to(tokens.device, torch.uint8)
+    try:
+        with torch.cuda.device_of(tokens):  # Triton starts on the current device
+            _match_kernel[(triton.cdiv(n, tiles["BLOCK_N"]), batch)](
+                tokens,
+                reference,
+                lengths,
+                allowed,
+                out,
+                score,
+                index,
+                alpha,
+                threshold,
+                EPSILON,
+                n,
+                m,
+                c,
+                tokens.stride(0),
+                tokens.stride(1),
+                0 if shared else reference.stride(0),
+                reference.stride(1),
+                0 if shared else m,
+                MASKED=mask is not None,
+                PUSH=push,
+                **tiles,
+            )
+    except (TritonError, RuntimeError, OSError, SubprocessError) as error:
+        raise KernelError(f"{type(error).__name__}: {error}") from error
     return out, score, index

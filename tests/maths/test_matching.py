@@ -3,6 +3,8 @@
 On a machine without CUDA the kernel runs in Triton's interpreter (conftest.py).
 """
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from samplers.kernels import matching
 from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
 
 triton = pytest.importorskip("triton")
+from samplers.kernels import matching_triton  # noqa: E402
 from samplers.kernels.matching_triton import match_fused, push_fused  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -158,7 +161,35 @@ def test_double_precision_is_kept():
     assert np.allclose(pushed.score[0].cpu(), score, rtol=1e-12)
 
 
-def test_without_triton_it_runs_in_stripes_and_says_so_once(monkeypatch, caplog):
+@pytest.fixture
+def chosen(monkeypatch):
+    """push_away as on a device that the kernel is for; here it runs in the interpreter. What it called."""
+    called = []
+
+    def watched(*arguments):
+        called.append("fused")
+        return push_fused(*arguments)
+
+    monkeypatch.setattr(matching, "_in_torch", set())
+    monkeypatch.setattr(matching, "_has_matrix_units", lambda tokens: True)
+    monkeypatch.setattr(matching_triton, "push_fused", watched)
+    return called
+
+
+def test_the_kernel_is_used_where_it_can_be(chosen):
+    h, r = tokens(20, 8, 1), tokens(30, 8, 2)
+    assert torch.allclose(push_away(h, r, 0.9, 0.0).tokens, push_dense(h, r, 0.9, 0.0).tokens, atol=1e-6)
+    assert chosen == ["fused"]
+    push_away(h.double(), r.double(), 0.9, 0.0)
+    assert chosen == ["fused"]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="has them, unless it is older than Ampere")
+def test_a_processor_has_no_matrix_units():
+    assert not matching._has_matrix_units(tokens(1, 1, 1))
+
+
+def test_without_triton_it_runs_in_stripes_and_says_so_once(chosen, monkeypatch, caplog):
     import builtins
 
     real = builtins.__import__
@@ -169,13 +200,39 @@ def test_without_triton_it_runs_in_stripes_and_says_so_once(monkeypatch, caplog)
         return real(name, globals, locals, fromlist, level)
 
     caplog.set_level("INFO")
-    monkeypatch.setattr(matching, "_missing", False)
     monkeypatch.setattr(builtins, "__import__", without)
-    assert matching._fused() is None
-    assert matching._fused() is None
-    assert caplog.text.count("Triton is not available (no triton here)") == 1
+    h, r = tokens(20, 8, 1), tokens(30, 8, 2)
+    for _again in range(2):
+        assert torch.equal(push_away(h, r, 0.9, 0.0).tokens, push_chunked(h, r, 0.9, 0.0).tokens)
+    assert chosen == []
+    assert caplog.text.count("in torch.float32 runs in torch, in stripes: no triton here") == 1
 
 
-def test_with_triton_the_kernel_is_found(monkeypatch):
-    monkeypatch.setattr(matching, "_missing", False)
-    assert matching._fused().push_fused is push_fused
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to find C compiler.\nPlease specify"),
+        subprocess.CalledProcessError(1, ["cc"]),
+        FileNotFoundError("ptxas"),
+        triton.errors.TritonError("no such target"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_where_the_kernel_cannot_be_compiled_it_runs_in_stripes(chosen, error, monkeypatch, caplog):
+    class Broken:
+        def __getitem__(self, grid):
+            raise error
+
+    caplog.set_level("INFO")
+    h, r = tokens(20, 8, 1), tokens(30, 8, 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(matching_triton, "_match_kernel", Broken())
+        for _again in range(2):
+            assert torch.equal(push_away(h, r, 0.9, 0.0).tokens, push_chunked(h, r, 0.9, 0.0).tokens)
+    assert chosen == ["fused"]  # tried once
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Token matching on {h.device} in torch.float32 runs in torch, in stripes: "
+        f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
+    ]
+    push_away(h.half(), r.half(), 0.9, 0.0)
+    assert chosen == ["fused"] * 2  # another dtype is another kernel

@@ -1,0 +1,40 @@
+"""The kernel of token matching is compiled for devices that are not here: Triton needs none to compile.
+
+The interpreter, in which the other tests run it on a processor, knows no types, no shared memory and no instructions.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+# Shared memory of a program, in bytes, by the makers' documents, and the matrix instruction that 16 bits must come to.
+DEVICES = {
+    "80": (166912, "mma.sync"),  # A100
+    "86": (101376, "mma.sync"),  # RTX 30 and 40
+    "90": (232448, "wgmma.mma"),  # H100
+    "120": (101376, "mma.sync"),  # RTX 50
+    "gfx942": (65536, "mfma"),  # MI300
+    "gfx1100": (65536, "wmma"),  # RX 7900
+}
+COMPILE = Path(__file__).with_name("compile_matching.py")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_kernel_compiles(device, tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, COMPILE, device], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shared_limit, instruction = DEVICES[device]
+    compiled = json.loads(done.stdout)
+    assert len(compiled) == 4
+    for each in compiled:
+        assert each["shared"] <= shared_limit, each
+        assert (instruction in each["instructions"]) == (each["bits"] == 16 or device == "gfx942"), each
