@@ -110,6 +110,18 @@ def test_lies_neatly(name):
             assert bottom <= frame[3]
 
 
+@every_template
+def test_can_be_read_when_opened(name):
+    """On a screen of 1920 x 1080. The frontend fits a template into three quarters of the canvas, about 1900 x 990, and
+    hides all text below a scale of 0.57; one turn of the wheel is a tenth."""
+    template = read(TEMPLATES[name])
+    boxes = [_box(*node["pos"], *node["size"], TITLE_BAR) for node in template["nodes"]]
+    boxes += [_box(*group["bounding"]) for group in template["groups"]]
+    left, top = (min(box[i] for box in boxes) for i in (0, 1))
+    right, bottom = (max(box[i] for box in boxes) for i in (2, 3))
+    assert 0.75 * min(1900 / (right - left), 990 / (bottom - top)) >= 0.5
+
+
 def _box(x: float, y: float, width: float, height: float, above: float = 0) -> tuple[float, float, float, float]:
     return x, y - above, x + width, y + height
 
