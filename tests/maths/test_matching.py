@@ -4,10 +4,13 @@ On a machine without CUDA the kernel runs in Triton's interpreter (conftest.py).
 """
 
 import subprocess
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from samplers.kernels import matching
 from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
@@ -150,6 +153,39 @@ def test_stripes_need_memory_in_proportion_to_the_tokens(monkeypatch):
     match_chunked(tokens(100, 4, 1, 2), tokens(90, 4, 2, 2))
     assert max(sizes) <= 500
     assert sum(sizes) == 2 * 100 * 90
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes of tensors made inside that were alive at one time."""
+
+    alive = peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        before = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        given = {each.untyped_storage().data_ptr() for each in before}
+        for each in tree_leaves(made):
+            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in given:
+                self._count(each.untyped_storage().nbytes())
+                weakref.finalize(each.untyped_storage(), self._count, -each.untyped_storage().nbytes())
+        return made
+
+    def _count(self, size):
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="`bench kernels` measures it there")
+def test_the_kernel_needs_hardly_any_memory():
+    """Beyond its results; no copy of the reference in float32 either."""
+    h, r = tokens(512, 256, 1, dtype=torch.float16), tokens(512, 256, 2, dtype=torch.float16)
+    extra = {}
+    for version in (push_dense, push_fused):
+        with PeakMemory() as memory:
+            pushed = version(h, r, 0.9, 0.2)
+        extra[version] = memory.peak - sum(each.nbytes for each in pushed)
+    assert extra[push_dense] > 512 * 512 * 4
+    assert extra[push_fused] <= 0.01 * extra[push_dense]
 
 
 def test_double_precision_is_kept():
