@@ -205,6 +205,11 @@ class NegToMe(io.ComfyNode):
             raise ValueError(
                 "The reference is a latent, and none is connected. Connect one, or choose another reference."
             )
+        if matching == "official" and reference == "all other images":
+            raise ValueError(
+                "matching is 'official', which pairs tokens one to one, and the reference is 'all other images'. "
+                "Choose the first or the previous image or a latent as reference, or matching 'source'."
+            )
         if alpha == 0 or threshold >= 1:
             return io.NodeOutput(model)
         when = _Steps(steps == "usual", Range(start_percent, end_percent))

@@ -28,7 +28,7 @@ def negtome(
     Args:
         alpha: how far; 1 doubles the distance from the match, a negative value pulls towards it.
         threshold: cosine that has to be exceeded; tokens that are like nothing in the reference stay.
-        mask: [M], True where a reference token may be matched.
+        mask: [M], or [F, M] with one for each image: True where a reference token may be matched.
         matching: "source", the paper's figure: each token has its own best match. "official", the published code: the
             maximum is taken over the tokens for each reference token, and its index, a token's, is used in the
             reference; the two agree only where matching is the identity. It needs N = M, and `mask` then keeps the
@@ -62,9 +62,10 @@ def negtome_among(
     if len(tokens) < 2:
         return tokens
     if among == "all other images":
-        rest = [torch.cat([tokens[:i], tokens[i + 1 :]]).flatten(0, 1) for i in range(len(tokens))]
-        mask = None if mask is None else mask.repeat(len(tokens) - 1)
-        return negtome(tokens, torch.stack(rest), alpha, threshold, mask, matching)
+        # One reference for all, of which each may not use its own part: no copies of the batch.
+        own = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device).repeat_interleave(tokens.shape[1], 1)
+        allowed = ~own if mask is None else ~own & mask.repeat(len(tokens))
+        return negtome(tokens, tokens.flatten(0, 1)[None], alpha, threshold, allowed, matching)
     before = {"first image": tokens[:1], "previous image": tokens[:-1]}
     if among not in before:
         raise ValueError(f"The reference is {among!r}. It is one of {', '.join(REFERENCES)}.")

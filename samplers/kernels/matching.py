@@ -6,8 +6,8 @@ Three versions of one signature, `(tokens, reference, alpha, threshold, mask) ->
 proportional to the number of tokens, and is what runs on a CPU. `push_fused` (matching_triton.py) streams the reference
 and keeps the running maximum. `push_away` chooses.
 
-Tokens [B, N, C], reference [B or 1, M, C] in the same dtype, mask [M] or None: True where a reference token may be
-used. Scores are computed in float32 whatever the dtype (float64 for float64); of equal ones the lowest index counts.
+Tokens [B, N, C], reference [B or 1, M, C] in the same dtype, mask [M], [B, M] or None: True where a reference token may
+be used. Scores are computed in float32 whatever the dtype (float64 for float64); of equal ones the lowest index counts.
 """
 
 import logging
@@ -49,7 +49,7 @@ def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -
     # Divided by the lengths afterwards, as the kernel does it.
     similarity = tokens @ reference.transpose(1, 2) / length(reference)[:, None]
     if mask is not None:
-        similarity = similarity.masked_fill(~mask, -torch.inf)
+        similarity = similarity.masked_fill(~mask.reshape(-1, 1, mask.shape[-1]), -torch.inf)
     # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.
     score = similarity.amax(-1)
     index = (similarity == score[..., None]).to(torch.uint8).argmax(-1)

@@ -44,6 +44,7 @@ def _match_kernel(
     reference_batch,
     reference_row,
     lengths_batch,
+    allowed_batch,
     MASKED: tl.constexpr,
     PUSH: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -72,7 +73,7 @@ def _match_kernel(
             )
             products = tl.dot(h, r, products, input_precision="ieee")  # not tf32, which float32 would get
         if MASKED:
-            usable = usable & (tl.load(allowed + columns, columns < m, 0) != 0)
+            usable = usable & (tl.load(allowed + sample * allowed_batch + columns, columns < m, 0) != 0)
         length = tl.load(lengths + sample * lengths_batch + columns, columns < m, 1.0)
         similarity = tl.where(usable[None, :], products / length[None, :], float("-inf"))
         top, at = tl.max(similarity, 1, return_indices=True)
@@ -125,7 +126,7 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
     out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score
     shared = len(reference) == 1
     tiles = TILES[8 * tokens.element_size()]
-    allowed = lengths if mask is None else mask.to(tokens.device, torch.uint8)
+    allowed = lengths if mask is None else mask.to(tokens.device, torch.uint8).contiguous()
     try:
         with torch.cuda.device_of(tokens):  # Triton starts on the current device
             _match_kernel[(triton.cdiv(n, tiles["BLOCK_N"]), batch)](
@@ -147,6 +148,7 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
                 0 if shared else reference.stride(0),
                 reference.stride(1),
                 0 if shared else m,
+                0 if mask is None or mask.ndim == 1 else m,
                 MASKED=mask is not None,
                 PUSH=push,
                 **tiles,

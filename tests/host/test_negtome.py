@@ -218,6 +218,8 @@ def test_another_number_of_channels():
 def test_no_latent():
     with pytest.raises(ValueError, match="The reference is a latent, and none is connected"):
         merged(tiny.model("flux"), reference=GIVEN)
+    with pytest.raises(ValueError, match="pairs tokens one to one.*Choose the first or the previous image"):
+        merged(tiny.model("unet"), reference="all other images", matching="official")
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])

@@ -16,7 +16,17 @@ from samplers.kernels.matching_triton import TILES, _match_kernel  # noqa: E402
 INSTRUCTIONS = ("wgmma.mma", "mma.sync", "mfma", "v_wmma")
 POINTERS = ("tokens", "reference", "lengths", "allowed", "out", "score", "index")
 NUMBERS = ("alpha", "threshold", "epsilon")
-COUNTS = ("n", "m", "c", "tokens_batch", "tokens_row", "reference_batch", "reference_row", "lengths_batch")
+COUNTS = (
+    "n",
+    "m",
+    "c",
+    "tokens_batch",
+    "tokens_row",
+    "reference_batch",
+    "reference_row",
+    "lengths_batch",
+    "allowed_batch",
+)
 
 
 def compiled(target: GPUTarget, dtype: str, masked: bool, push: bool) -> dict:

@@ -4,14 +4,12 @@ On a machine without CUDA the kernel runs in Triton's interpreter (conftest.py).
 """
 
 import subprocess
-import weakref
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from guidekit.tests.maths.memory import PeakMemory
 from samplers.kernels import matching
 from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
 
@@ -87,6 +85,17 @@ def test_versions_agree(version, shape, masked, shared, dtype):
     assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=tolerance, atol=tolerance)
 
 
+@every_version
+def test_each_sample_may_have_a_mask_of_its_own(version):
+    h, r = tokens(70, 40, 1, 3), tokens(90, 40, 2)
+    masks = torch.stack([torch.arange(90, device=DEVICE) % 3 != i for i in range(3)])
+    found = version(h, r, 0.9, 0.1, masks)
+    for i in range(3):
+        one = push_dense(h[i : i + 1], r, 0.9, 0.1, masks[i])
+        assert torch.equal(found.index[i : i + 1], one.index)
+        assert torch.allclose(found.tokens[i : i + 1], one.tokens, atol=1e-5)
+
+
 @pytest.mark.parametrize("match", [match_dense, match_chunked, match_fused, best_match])
 def test_of_equal_scores_the_lowest_index_counts(match):
     """Small whole numbers, for which every product and sum is exact: equal columns give equal scores."""
@@ -153,26 +162,6 @@ def test_stripes_need_memory_in_proportion_to_the_tokens(monkeypatch):
     match_chunked(tokens(100, 4, 1, 2), tokens(90, 4, 2, 2))
     assert max(sizes) <= 500
     assert sum(sizes) == 2 * 100 * 90
-
-
-class PeakMemory(TorchDispatchMode):
-    """The most bytes of tensors made inside that were alive at one time."""
-
-    alive = peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        before = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        given = {each.untyped_storage().data_ptr() for each in before}
-        for each in tree_leaves(made):
-            if isinstance(each, torch.Tensor) and each.untyped_storage().data_ptr() not in given:
-                self._count(each.untyped_storage().nbytes())
-                weakref.finalize(each.untyped_storage(), self._count, -each.untyped_storage().nbytes())
-        return made
-
-    def _count(self, size):
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="`bench kernels` measures it there")

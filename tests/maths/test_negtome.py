@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from guidekit.tests.maths.memory import PeakMemory
 from samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome_among
+from samplers.kernels import matching
 
 F, N, C = 3, 24, 10
 
@@ -97,6 +99,15 @@ def test_every_token_used_is_under_the_mask():
     assert torch.equal(frozen[:, 5:], h[:, 5:])
     others = negtome_among(h, "all other images", 0.9, -1.0, mask)
     assert torch.allclose(others[:1], negtome(h[:1], h[1:, :5].reshape(1, -1, C), 0.9, -1.0))
+
+
+def test_all_other_images_are_not_copied_for_each_image(monkeypatch):
+    """Eight images: seven copies of the batch would be made."""
+    monkeypatch.setattr(matching, "STRIPE", 4096)
+    h = torch.randn((8, 64, 128), generator=torch.Generator().manual_seed(1))
+    with PeakMemory() as memory:
+        negtome_among(h, "all other images", 0.9, 0.1)
+    assert memory.peak < 6 * h.nbytes
 
 
 def test_another_number_of_tokens():
