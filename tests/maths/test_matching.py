@@ -88,7 +88,7 @@ def test_versions_agree(version, shape, masked, shared, dtype):
 @every_version
 def test_each_sample_may_have_a_mask_of_its_own(version):
     h, r = tokens(70, 40, 1, 3), tokens(90, 40, 2)
-    masks = torch.stack([torch.arange(90, device=DEVICE) % 3 != i for i in range(3)])
+    masks = torch.stack([torch.arange(90, device=DEVICE) % 3 != i for i in range(3)], 1).T  # not in order in memory
     found = version(h, r, 0.9, 0.1, masks)
     for i in range(3):
         one = push_dense(h[i : i + 1], r, 0.9, 0.1, masks[i])
