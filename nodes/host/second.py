@@ -5,8 +5,8 @@ The second model gets a guider of its own, and the first one's sampling runs as 
 So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
 
 Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 1318); a guider called as
-`guider(x, sigma, model_options, seed)` gives x0 (1206); `additional_models` of a patcher are loaded together with it
-(comfy/sampler_helpers.py:198, comfy/model_patcher.py:1373).
+`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217); `additional_models` of a patcher
+are loaded together with it (comfy/sampler_helpers.py:198, comfy/model_patcher.py:1373).
 """
 
 import copy
@@ -65,8 +65,12 @@ class SecondModel:
     def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
-        guest = comfy.samplers.CFGGuider(self.model)
-        guest.original_conds = {"positive": self._prompt_of(guider)}
+        guest, prompt = comfy.samplers.CFGGuider(self.model), self._prompt_of(guider)
+        guest.original_conds = {"positive": prompt}
+        if self.role == "negative":
+            guest = _NegativeAlone(self.model)
+            # Models beside this one find it as the positive too.
+            guest.original_conds = {"positive": [{**e, "uuid": uuid.uuid4()} for e in prompt], "negative": prompt}
         if self.references is not None:
             guest.original_conds |= self.references.prompts()
         inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
@@ -87,6 +91,14 @@ class SecondModel:
             return comfy.sampler_helpers.convert_cond(self.prompt)
         # A guider without a negative never asks for its prediction.
         return guider.original_conds.get(self.role) or guider.original_conds["positive"]
+
+
+class _NegativeAlone(comfy.samplers.CFGGuider):
+    """Predicts its negative, as one: what a model has for negatives only is on it."""
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 the host's signature
+        conds = None, self.conds["negative"], 1.0
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, *conds, model_options, seed)
 
 
 class _Inside:

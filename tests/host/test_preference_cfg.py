@@ -71,6 +71,28 @@ def test_the_model_s_own_loras_at_another_strength(family, factor):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
+def test_a_network_of_its_own_that_has_a_lora_for_negatives(family):
+    """What it predicts is one; at its own guidance's positive it would not have the LoRA."""
+    weak = tiny.worse(tiny.model(family))
+    other = run_node(PreferenceCFG, model=weak, other_model=lora(weak, 0.8))
+    guided = run_node(PreferenceCFG, model=tiny.model(family), other_model=other)
+    wanted = lora(tiny.worse(tiny.model(family)), 0.8)
+    check_negative(guided, family, on_weights_of_its_own(family), wanted, steps=2)
+    apart, same = (negative_alone(m, family, steps_of(guided, family, steps=1)[0]) for m in (wanted, weak))
+    assert probes.distance(apart, same) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_a_network_of_its_own_that_has_a_worse_one_beside_it(family):
+    """Both predict the negative prompt."""
+    settings = {"weakness": "second model", "scale": 2.0, "weak_model": on_weights_of_its_own(family)}
+    other = run_node(Autoguidance, model=tiny.worse(tiny.model(family)), **settings)
+    guided = run_node(PreferenceCFG, model=tiny.model(family), other_model=other)
+    plain = run_node(Autoguidance, model=tiny.worse(tiny.model(family)), **settings)
+    check_negative(guided, family, on_weights_of_its_own(family), plain, steps=2)
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
 def test_a_network_of_its_own(family):
     """One call of each."""
     weak = tiny.worse(tiny.model(family))
