@@ -65,14 +65,7 @@ class SecondModel:
     def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
-        guest, prompt = comfy.samplers.CFGGuider(self.model), self._prompt_of(guider)
-        guest.original_conds = {"positive": prompt}
-        if self.role == "negative":
-            guest = _NegativeAlone(self.model)
-            # Models beside this one find it as the positive too.
-            guest.original_conds = {"positive": [{**e, "uuid": uuid.uuid4()} for e in prompt], "negative": prompt}
-        if self.references is not None:
-            guest.original_conds |= self.references.prompts()
+        guest = self._guest(self._prompt_of(guider))
         inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
         if len(latent_shapes) > 1:
             noise, latent = (
@@ -85,6 +78,18 @@ class SecondModel:
             )
         guest.sample(noise, latent, inside, sigmas, mask, None, True, seed)
         return inside.result
+
+    def _guest(self, prompt: list[dict]) -> comfy.samplers.CFGGuider:
+        if self.role == "negative":
+            guest = _NegativeAlone(self.model)
+            # Models beside this one find it as the positive too.
+            guest.original_conds = {"positive": [{**e, "uuid": uuid.uuid4()} for e in prompt], "negative": prompt}
+        else:
+            guest = comfy.samplers.CFGGuider(self.model)
+            guest.original_conds = {"positive": prompt}
+        if self.references is not None:
+            guest.original_conds |= self.references.prompts()
+        return guest
 
     def _prompt_of(self, guider) -> list[dict]:
         if self.prompt is not None:
