@@ -13,6 +13,7 @@ from torch import nn
 
 from ..nodes.host.decode import by_colour
 from ..samplers.classifiers.resnet import load_resnet
+from ._table import print_row
 from ._timing import medians
 
 LATENT = (1, 4, 32, 32)
@@ -78,4 +79,4 @@ def table() -> None:
     step = next(iter(times.values()))
     print("\n| what | seconds | share of a step |\n|---|---|---|")
     for name, seconds in times.items():
-        print(f"| {name} | {seconds:.4f} | {100 * seconds / step:.1f} % |", flush=True)
+        print_row(f"| {name} | {seconds:.4f} | {100 * seconds / step:.1f} % |")

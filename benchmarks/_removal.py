@@ -11,6 +11,7 @@ from ..demo.judge import load_judge
 from ..nodes.nasa import NASA
 from ._demo import Demo
 from ._nodes import run_node
+from ._table import print_row
 from ._timing import medians
 
 COUNT, STEPS = 200, 25
@@ -67,10 +68,9 @@ def _table(family: str, case: Open) -> None:
 
     def row(name: str, steps: int, evaluations: int, found: tuple[Tensor, Tensor]) -> None:
         has, rest = found
-        print(
+        print_row(
             f"| {family} | {case.negative} | {name} | {steps} | {evaluations} | {100 * has.mean():.1f} % "
-            f"| {_percent(has - none[0])} | {_percent(has - cfg[0])} | {100 * rest.mean():.1f} % |",
-            flush=True,
+            f"| {_percent(has - none[0])} | {_percent(has - cfg[0])} | {100 * rest.mean():.1f} % |"
         )
 
     none = look(demo.model, 1.0, STEPS)
@@ -95,7 +95,7 @@ def _source(family: str) -> None:
     demo.encode = lambda captions: [[tokens, others]]
     found = load_judge()(demo.sample(demo.model, 1.0))["colour"].argmax(1)
     shares = (100 * (found == c).float().mean() for c in (scenes.colour, other))
-    print(f"| {family} | " + " | ".join(f"{share:.0f} %" for share in shares) + " |", flush=True)
+    print_row(f"| {family} | " + " | ".join(f"{share:.0f} %" for share in shares) + " |")
 
 
 def _cost(family: str) -> None:
@@ -105,7 +105,7 @@ def _cost(family: str) -> None:
     runs |= {name: (found[name], 1.0) for name in ("NASA, alpha 0.5 (default)", "NAG (default)")}
     times = medians({name: partial(demo.sample, *run, steps=10) for name, run in runs.items()})
     shares = " | ".join(f"{seconds / times['none']:.2f}" for seconds in times.values())
-    print(f"| {family} | {shares} |", flush=True)
+    print_row(f"| {family} | {shares} |")
 
 
 def removal(families: list[str]) -> None:

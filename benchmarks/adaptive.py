@@ -19,6 +19,7 @@ from ..nodes.linear_ag_fit import LinearAGFit
 from . import FAMILIES
 from ._demo import Demo, count_evaluations, drawn_pictures
 from ._nodes import run_node
+from ._table import print_row
 
 COUNT = 200
 STEPS = 20  # as the paper
@@ -83,11 +84,10 @@ class Table:
         unlike = (images - self.reference[0]).square().mean().sqrt()
         used = counted.count / COUNT
         saved = 100 - 100 * used / (2 * STEPS)
-        print(
+        print_row(
             f"| {self.family} | {name} | {used:.1f} | {saved:.0f} % | {100 * both.mean():.1f} % | {change} "
             f"| {100 * right['background'].mean():.1f} % | {unlike:.4f} "
-            f"| {measures.frechet(judged['features'], self.real):.2f} | {measures.saturation(images).mean():.3f} |",
-            flush=True,
+            f"| {measures.frechet(judged['features'], self.real):.2f} | {measures.saturation(images).mean():.3f} |"
         )
 
     def fill(self) -> None:

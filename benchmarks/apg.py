@@ -8,6 +8,7 @@ from ..nodes.apg import APG
 from . import FAMILIES
 from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
+from ._table import print_row
 
 COUNT = 200
 SCALES = (3.0, 8.0, 15.0)
@@ -43,18 +44,14 @@ def main() -> None:
             demo = Demo(family, COUNT)
             for scale in SCALES:
                 plain = demo.sample(demo.model, scale)
-                print(row(f"{family} | CFG {scale:g}", scale, plain, plain, demo, real), flush=True)
+                print_row(row(f"{family} | CFG {scale:g}", scale, plain, plain, demo, real))
                 for label, settings in {"APG": {}, "APG, momentum 0": {"momentum": 0.0}}.items():
                     model = run_node(APG, model=demo.model, **settings)
                     measured = measure_scale(model)
                     images = demo.sample(model, scale)
-                    print(
-                        row(f"{family} | {label}, cfg {scale:g}", measured.mean, images, plain, demo, real), flush=True
-                    )
+                    print_row(row(f"{family} | {label}, cfg {scale:g}", measured.mean, images, plain, demo, real))
                     equal = demo.sample(demo.model, measured.mean)
-                    print(
-                        row(f"{family} | CFG {measured.mean:.2f}", measured.mean, equal, plain, demo, real), flush=True
-                    )
+                    print_row(row(f"{family} | CFG {measured.mean:.2f}", measured.mean, equal, plain, demo, real))
     print(f"\nDrawn pictures have saturation {measures.saturation(drawn).mean():.3f}.")
 
 

@@ -11,6 +11,7 @@ from ..nodes.sampler_cfgpp import SamplerCFGPP
 from . import FAMILIES
 from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
+from ._table import print_row
 
 COUNT = 200
 STEPS = 25
@@ -39,11 +40,10 @@ class Sweep:
         judged, scenes = load_judge()(images), self.demo.scenes
         right = {k: judged[k].argmax(1) == getattr(scenes, k) for k in ("shape", "colour", "background")}
         both = 100 * (right["shape"] & right["colour"]).float().mean()
-        print(
+        print_row(
             f"| {self.family} | {name} | {omega:.2f} | {both:.1f} % | {100 * right['background'].float().mean():.1f} % "
             f"| {measures.saturation(images).mean():.3f} | {100 * measures.clipped(images).mean():.1f} % "
-            f"| {diversity(judged['features'], scenes):.2f} | {measures.frechet(judged['features'], self.real):.2f} |",
-            flush=True,
+            f"| {diversity(judged['features'], scenes):.2f} | {measures.frechet(judged['features'], self.real):.2f} |"
         )
         return omega
 
@@ -81,10 +81,9 @@ class Inversion:
         images = demo.decode(guider.sample(silence, noise, forward, falling, disable_pbar=True))
         error = (images - self.drawn).square().mean((1, 2, 3))
         low, high = measures.bootstrap(error.sqrt())
-        print(
+        print_row(
             f"| {self.family} | {name} | {error.sqrt().mean():.4f} ({low:.4f} to {high:.4f}) "
-            f"| {-10 * error.log10().mean():.1f} |",
-            flush=True,
+            f"| {-10 * error.log10().mean():.1f} |"
         )
 
     def fill(self) -> None:

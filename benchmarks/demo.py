@@ -8,6 +8,7 @@ from ..demo import measures, pictures
 from ..demo.judge import colour_by_rule, load_judge
 from . import FAMILIES
 from ._demo import Demo
+from ._table import print_row
 
 COUNT = 500
 SCALES = {3.0: COUNT, 1.0: 100, 8.0: 100, 15.0: 100}  # pictures at each
@@ -36,11 +37,11 @@ def main() -> None:
         print(f"{4 * COUNT} drawn pictures.\n")
         print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
         drawn = pictures.random_scenes(COUNT, torch.Generator().manual_seed(3))
-        print(row("drawn", pictures.draw(drawn), drawn, real))
+        print_row(row("drawn", pictures.draw(drawn), drawn, real))
         for family in FAMILIES:
             for scale, count in SCALES.items():
                 demo = Demo(family, count)
-                print(row(f"{family}, cfg {scale:g}", demo.sample(demo.model, scale), demo.scenes, real), flush=True)
+                print_row(row(f"{family}, cfg {scale:g}", demo.sample(demo.model, scale), demo.scenes, real))
         for family in FAMILIES:
             four = Demo(family, 4)
             start = time.perf_counter()

@@ -21,6 +21,7 @@ from ..nodes.image_classifier import ImageClassifier
 from ._decoding import table as decoding_table
 from ._demo import Demo, count_evaluations, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
+from ._table import print_row
 
 COUNT, STEPS = 2000, 15
 BATCH = 100
@@ -128,26 +129,26 @@ class Bench:
 def table(model: str, count: int = COUNT) -> None:
     bench = Bench(model, count)
     plain = bench.run(f"CFG {bench.cfg:g}", bench.cfg)
-    print(plain.row(model), flush=True)
+    print_row(plain.row(model))
     rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
     done = {(bench.cfg, STEPS)}
     for name, settings in (SOME if bench.cfg == 1 else MORE).items():
         found = bench.run(name, bench.cfg, guide=bench.gfcg(settings))
-        print(found.row(model), flush=True)
+        print_row(found.row(model))
         if abs(found.scale - bench.cfg) > 0.1:
-            print(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(model), flush=True)
+            print_row(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(model))
         for cfg in rivals:
             steps = round(found.evaluations / 2)
             if (cfg, steps) not in done:
                 done.add((cfg, steps))
-                print(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model), flush=True)
+                print_row(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model))
 
 
 def elucd(model: str = "unet", count: int = 500) -> None:
     """EluCD on the same word."""
     bench = Bench(model, count)
     words = WORDS[bench.word]
-    print(bench.run(f"CFG {bench.cfg:g}", bench.cfg).row(model), flush=True)
+    print_row(bench.run(f"CFG {bench.cfg:g}", bench.cfg).row(model))
     for settings in ({"scale": 0.1}, {"scale": 0.3}, {"scale": 0.3, "tau_2": 1.0}, {"scale": 1.0}):
         about = ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
@@ -155,7 +156,7 @@ def elucd(model: str = "unet", count: int = 500) -> None:
             given = {"classifier": bench.classifier, "target": words[word], "vae": bench.demo.vae, **settings}
             return run_node(EluCD, model=model, **given)
 
-        print(bench.run(f"EluCD, {about}", bench.cfg, guide=guide).row(model), flush=True)
+        print_row(bench.run(f"EluCD, {about}", bench.cfg, guide=guide).row(model))
 
 
 HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | diversity |\n" + "|---" * 8 + "|"

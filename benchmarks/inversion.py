@@ -18,6 +18,7 @@ from ..nodes.trajectory_replay import TrajectoryReplay
 from . import FAMILIES
 from ._demo import Demo
 from ._nodes import run_node
+from ._table import print_row
 from ._timing import medians
 
 COUNT, EVALUATIONS, STRENGTH, CFG = 40, 50, 0.8, 3.0
@@ -160,7 +161,7 @@ def row(data: Pictures, way: Way) -> None:
     again = way.sample(data.scenes)
     error = ((again - data.latent).abs().max() / data.latent.abs().max()).item()
     about = f"{data.family} | {way.name} | {len(way.sigmas) - 1} | {error:.1e} | {way.spread():.2f}"
-    print(f"| {about} | {edits(data, way)} |", flush=True)
+    print_row(f"| {about} | {edits(data, way)} |")
 
 
 def cost(data: Pictures) -> None:
@@ -172,7 +173,7 @@ def cost(data: Pictures) -> None:
     exact = partial(run_node, ExactInvert, guider=guider, sigmas=sigmas, latent={"samples": latent}, method="o-belm")
     times, steps = medians({"euler": partial(euler, disable_pbar=True, seed=0), "o-belm": exact}), len(sigmas) - 1
     euler, exact = times["euler"] / steps, times["o-belm"] / (steps + 1)
-    print(f"| {data.family} | {1000 * euler:.1f} ms | {exact / euler:.2f} |", flush=True)
+    print_row(f"| {data.family} | {1000 * euler:.1f} ms | {exact / euler:.2f} |")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from ..samplers.kernels.matching import Pushed, push_chunked, push_dense
 from . import FAMILIES as _  # noqa: F401  reads the command line before the host does
+from ._table import print_row
 
 # (tokens, channels) of one picture in one attention layer.
 SHAPES = {"SDXL, 64 x 64": (4096, 640), "Flux, 1024 x 1024": (4096, 3072), "Flux, 2048 x 2048": (16384, 3072)}
@@ -61,10 +62,9 @@ def main() -> None:
             for version, function in versions(device).items():
                 seconds, memory = measure(function, tokens, reference)
                 dense = dense or (seconds, memory)
-                print(
+                print_row(
                     f"| {label}: {count} x {channels} | {version} | {1e3 * seconds:.2f} ms | {seconds / dense[0]:.2f} "
-                    f"| {memory:.0f} MiB | {memory / dense[1]:.3f} |",
-                    flush=True,
+                    f"| {memory:.0f} MiB | {memory / dense[1]:.3f} |"
                 )
 
 

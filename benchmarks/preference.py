@@ -19,6 +19,7 @@ from ..nodes.preference_lora_loader import NEGATIVE, POSITIVE, PreferenceLoraLoa
 from . import FAMILIES
 from ._demo import Demo, count_evaluations, drawn_pictures, measure_scale
 from ._nodes import run_node
+from ._table import print_row
 from ._timing import medians
 
 COUNT, STEPS, CFG = 200, 20, 3.0
@@ -78,10 +79,9 @@ class Rates:
         for what in ("shape", "background"):
             right *= judged[what].argmax(1) == getattr(self.demo.scenes, what)
         shares = (_share(colour == pictures.COLOURS.index(word)) for word in (LIKED, DISLIKED))
-        print(
+        print_row(
             f"| {self.family} | {name} | {scale.mean:.2f} | {counted.count / COUNT:.0f} | {' | '.join(shares)} | "
-            f"{_share(right)} | {measures.frechet(judged['features'], self.real):.1f} |",
-            flush=True,
+            f"{_share(right)} | {measures.frechet(judged['features'], self.real):.1f} |"
         )
 
 
@@ -109,7 +109,7 @@ def ranks() -> None:
         judged = load_judge()(demo.sample(model, CFG, 15))
         right = _share(judged["shape"].argmax(1) == demo.scenes.shape)
         name = "without" if rank is None else rank
-        print(f"| {name} | {error:.4f} | {kept / 1e6:.2f} million | {right} |", flush=True)
+        print_row(f"| {name} | {error:.4f} | {kept / 1e6:.2f} million | {right} |")
 
 
 def _numbers(patch) -> int:
@@ -135,7 +135,7 @@ def costs(family: str) -> None:
     }
     times = medians({name: partial(demo.sample, model, CFG, 10) for name, model in timed.items()})
     for name, seconds in times.items():
-        print(f"| {family} | {name} | {seconds / times['merged, both']:.2f} |", flush=True)
+        print_row(f"| {family} | {name} | {seconds / times['merged, both']:.2f} |")
 
 
 def main() -> None:

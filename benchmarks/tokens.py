@@ -18,6 +18,7 @@ from . import FAMILIES
 from ._demo import Demo, drawn_pictures
 from ._nodes import run_node
 from ._removal import removal
+from ._table import print_row
 
 PROMPTS, EACH = 25, 8  # a batch of pictures for each prompt
 CFG = 3.0
@@ -81,13 +82,12 @@ class Table:
         low, high = measures.bootstrap(100 * (after - before) / before.mean())
         change = 100 * (after.mean() / before.mean() - 1)
         worse = frechet_change(features, self.plain, self.real)
-        print(
+        print_row(
             f"| {self.family} | {name} | {after.mean():.2f} | {change:+.1f} % ({low:+.1f} to {high:+.1f}) "
             f"| {100 * (right['shape'] & right['colour']).float().mean():.1f} % "
             f"| {100 * right['background'].float().mean():.1f} % "
             f"| {measures.frechet(features, self.real):.2f} ({worse[0]:+.2f} to {worse[1]:+.2f}) "
-            f"| {measures.saturation(images).mean():.3f} |",
-            flush=True,
+            f"| {measures.saturation(images).mean():.3f} |"
         )
 
     def fill(self) -> None:
@@ -125,7 +125,7 @@ def pushes(family: str) -> None:
     change_attention_output(model, usually_merged(model), seen)
     demo.sample(model, CFG, batch=EACH)
     moved, length = (sum(part) / len(part) for part in (seen.moved, seen.length))
-    print(f"| {family} | {100 * moved:.0f} % | {length:.2f} |", flush=True)
+    print_row(f"| {family} | {100 * moved:.0f} % | {length:.2f} |")
 
 
 def given(family: str) -> None:
@@ -154,7 +154,7 @@ def given(family: str) -> None:
         distance = torch.stack([(f - w).norm(dim=1).mean() for f, w in zip(found, wanted)])
         reference = distance if reference is None else reference
         low, high = measures.bootstrap(100 * (distance - reference) / reference.mean())
-        print(f"| {family} | {name} | {distance.mean():.2f} | {low:+.1f} % to {high:+.1f} % |", flush=True)
+        print_row(f"| {family} | {name} | {distance.mean():.2f} | {low:+.1f} % to {high:+.1f} % |")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from ..nodes.slg import SLG
 from . import FAMILIES
 from ._demo import Demo, diversity, drawn_pictures, measure_scale
 from ._nodes import run_node
+from ._table import print_row
 
 COUNT = 200
 BUDGET = 50  # network evaluations a picture; a weak branch counts as a whole one
@@ -56,11 +57,10 @@ class Table:
             change = f"{low:+.1f} to {high:+.1f}"
         omega = "-" if measured.mean != measured.mean else f"{measured.mean:.2f}"  # NaN without a negative
         share = {k: f"{100 * v.mean():.1f} %" for k, v in {**right, "all": everything}.items()}
-        print(
+        print_row(
             f"| {self.family} | {name} | {per_step} x {steps} | {omega} | {share['all']} | {change} "
             f"| {share['shape']} | {share['background']} | {measures.frechet(judged['features'], self.real):.2f} "
-            f"| {measures.saturation(images).mean():.3f} | {diversity(judged['features'], scenes):.2f} |",
-            flush=True,
+            f"| {measures.saturation(images).mean():.3f} | {diversity(judged['features'], scenes):.2f} |"
         )
         return measured.mean
 

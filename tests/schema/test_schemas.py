@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from guidekit.benchmarks._table import unbroken
 from guidekit.tests.schema.catalogue import (
     ENGLISH,
     GOLDEN,
@@ -125,6 +126,14 @@ def test_help_page(node_id):
     assert page.is_file(), f"{page.relative_to(PACK)} is missing"
     named = [word for cell in first_column(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
     assert sorted(named) == sorted(inputs(INFO[node_id]))
+
+
+@every_node
+def test_measured_rows_are_as_the_benchmarks_print_them(node_id):
+    """Numbers together with their units: the panel is narrow."""
+    _, _, measured = (PACK / "js" / "docs" / f"{node_id}.md").read_text("utf-8").partition("## Measured")
+    rows = [line for line in measured.splitlines() if line.startswith("|") and "---" not in line]
+    assert rows == [unbroken(row) for row in rows]
 
 
 def first_column(markdown: str, head: str) -> list[str]:
