@@ -102,8 +102,8 @@ class _NegativeAlone(comfy.samplers.CFGGuider):
     """Predicts its negative, as one: what a model has for negatives only is on it."""
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 the host's signature
-        conds = None, self.conds["negative"], 1.0
-        return comfy.samplers.sampling_function(self.inner_model, x, timestep, *conds, model_options, seed)
+        alone = None, self.conds["negative"], 1.0  # in the positive's place, at cfg 1
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, *alone, model_options, seed)
 
 
 class _Inside:

@@ -47,13 +47,13 @@ def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -
     wide = torch.promote_types(tokens.dtype, torch.float32)
     tokens, reference = tokens.to(wide), reference.to(wide)
     # Divided by the lengths afterwards, as the kernel does it.
-    similarity = tokens @ reference.transpose(1, 2) / length(reference)[:, None]
+    similarity = tokens @ reference.transpose(1, 2) / lengths_of(reference)[:, None]
     if mask is not None:
         similarity = similarity.masked_fill(~mask.reshape(-1, 1, mask.shape[-1]), -torch.inf)
     # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.
     score = similarity.amax(-1)
     index = (similarity == score[..., None]).to(torch.uint8).argmax(-1)
-    return Match(score / length(tokens), index)
+    return Match(score / lengths_of(tokens), index)
 
 
 def match_chunked(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
@@ -94,7 +94,7 @@ def best_match(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) ->
     return _fastest("match_fused", match_chunked, tokens, reference, mask)
 
 
-_in_torch: set[tuple[torch.device, torch.dtype]] = set()  # where the kernel cannot run, as the log has said
+_in_torch: dict[tuple[torch.device, torch.dtype], str] = {}  # where the kernel cannot run, and why
 
 
 def _fastest(kernel: str, stripes: Callable, tokens: Tensor, *rest):
@@ -105,8 +105,10 @@ def _fastest(kernel: str, stripes: Callable, tokens: Tensor, *rest):
 
             return getattr(matching_triton, kernel)(tokens, *rest)
         except (ImportError, KernelError) as error:
-            _in_torch.add(place)
-            log.info("Token matching on %s in %s runs in torch, in stripes: %s", *place, str(error).split("\n")[0])
+            why = str(error).split("\n")[0]
+            if why not in _in_torch.values():
+                log.info("Token matching on %s in %s runs in torch, in stripes: %s", *place, why)
+            _in_torch[place] = why
     return stripes(tokens, *rest)
 
 
@@ -115,7 +117,7 @@ def _has_matrix_units(tokens: Tensor) -> bool:
     return tokens.is_cuda and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
 
 
-def length(vectors: Tensor) -> Tensor:
+def lengths_of(vectors: Tensor) -> Tensor:
     """[..., C] to [...], at least EPSILON, in float32 or better, without a copy of the vectors in it."""
     wide = torch.promote_types(vectors.dtype, torch.float32)
     return torch.linalg.vector_norm(vectors, dim=-1, dtype=wide).clamp(min=EPSILON)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
-from .matching import EPSILON, KernelError, Match, Pushed, length
+from .matching import EPSILON, KernelError, Match, Pushed, lengths_of
 
 # Tokens, reference tokens and channels of a tile.
 TILES = {
@@ -120,7 +120,7 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
     m = reference.shape[1]
     # Rows may lie apart (heads merged out of a larger tensor), channels may not.
     tokens, reference = (t if t.stride(-1) == 1 else t.contiguous() for t in (tokens, reference))
-    lengths = length(reference).contiguous()
+    lengths = lengths_of(reference).contiguous()
     score = torch.empty((batch, n), dtype=torch.float32, device=tokens.device)
     index = torch.empty((batch, n), dtype=torch.int64, device=tokens.device)
     out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score

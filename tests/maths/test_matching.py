@@ -195,7 +195,7 @@ def chosen(monkeypatch):
         called.append("fused")
         return push_fused(*arguments)
 
-    monkeypatch.setattr(matching, "_in_torch", set())
+    monkeypatch.setattr(matching, "_in_torch", {})
     monkeypatch.setattr(matching, "_has_matrix_units", lambda tokens: True)
     monkeypatch.setattr(matching_triton, "push_fused", watched)
     return called
@@ -229,7 +229,9 @@ def test_without_triton_it_runs_in_stripes_and_says_so_once(chosen, monkeypatch,
     h, r = tokens(20, 8, 1), tokens(30, 8, 2)
     for _again in range(2):
         assert torch.equal(push_away(h, r, 0.9, 0.0).tokens, push_chunked(h, r, 0.9, 0.0).tokens)
+    push_away(h.half(), r.half(), 0.9, 0.0)
     assert chosen == []
+    assert len(caplog.records) == 1
     assert caplog.text.count("in torch.float32 runs in torch, in stripes: no triton here") == 1
 
 
