@@ -14,6 +14,7 @@ from guidekit.nodes.autoguidance import Autoguidance, _Degraded
 from guidekit.nodes.host.attention import SelfAttention
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block
+from guidekit.nodes.host.run import current_run
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
 from guidekit.samplers.guidance.weak_branch import autoguidance_scales
@@ -335,3 +336,22 @@ def test_latents_of_any_rank(rank):
         weak = x - sigma * (0.4 * x + 0.6 * torch.tanh(2.0 * x))
         wanted = cfg(step["cond_denoised"], step["uncond_denoised"], 3.0) + 2.0 * (step["cond_denoised"] - weak)
         assert probes.distance(step["denoised"], wanted) < 1e-5
+
+
+def test_the_second_model_is_let_go_of_with_the_run():
+    """Also when the run is broken off."""
+    model, runs = guided(tiny.model("unet"), other("unet")), []
+
+    def post_cfg(args):
+        runs.append(current_run(args["model_options"]))
+        assert len(runs[-1].guests) == 1
+        if len(runs) == 4:
+            raise RuntimeError("broken off")
+        return args["denoised"]
+
+    model.set_model_sampler_post_cfg_function(post_cfg)
+    tiny.sample(model, "unet", steps=2)
+    assert runs[0].guests == {}
+    with pytest.raises(RuntimeError, match="broken off"):
+        tiny.sample(model, "unet", steps=2)
+    assert runs[-1].guests == {}

@@ -206,6 +206,25 @@ def test_lag(combination, tokens):
     assert len(seen.chunks) == 4 + (tokens[3] != 7)  # the host cannot put prompts of different lengths into one call
 
 
+@pytest.mark.parametrize("combination", [ADD, SWAP])
+def test_lag_ends_with_the_range(combination):
+    """Although the last step inside has found a reference: no evaluation, and the negative again."""
+    model = on(tiny.model("flux"), "flux", guides.always(*DOG), combination=combination, lag=True, end_percent=0.5)
+    seen, shown = probes.count_evaluations(model), probes.record_predictions(model)
+    tiny.sample(model, "flux", steps=6)
+    halfway = model.get_model_object("model_sampling").percent_to_sigma(0.5)
+    outside = [probes.at_or_below(step, halfway) for step in shown.steps]
+    assert 2 <= sum(outside) <= 4
+    inside = 2 if combination == SWAP else 3
+    assert seen.chunks == [2] + [2 if late else inside for late in outside[1:]]
+    for step, late in zip(shown.steps, outside):
+        if late:
+            negative = _at("flux", step, tiny.conditioning("flux", 22))
+            assert probes.distance(step["uncond_denoised"], negative) < 1e-4
+            wanted = negative + 4 * (step["cond_denoised"] - negative)
+            assert probes.distance(step["denoised"], wanted) < 1e-4
+
+
 def _at(family, step, prompt, model=None):
     """The prediction for a prompt at a recorded x and sigma."""
     found = []
