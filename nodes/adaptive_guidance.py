@@ -6,24 +6,18 @@ from comfy_api.latest import io
 
 from ..samplers.guidance.adaptive_guidance import agreement
 from .host.corrections import observe
+from .host.guiders import has_one_scale, why_not_one_scale
 from .host.ranges import Range, range_inputs, validate_range
 from .host.raw import raw_direction
-from .host.run import Run, limit_scale
+from .host.run import Run
+from .host.scales import ScaleChange, limit_scale, saved
 from .host.tell import node_id_of
 
 SPACES = ["x0", "raw"]
 
 
-@dataclass
-class _Notes:
-    """Of one run: the smallest cosine of the batch by step, and the evaluations saved."""
-
-    cosines: dict[int, float]
-    saved: int = 0
-
-
 @dataclass(frozen=True, eq=False)
-class _Latch:
+class _Latch(ScaleChange):
     space: str
     threshold: float
     warm_up: int
@@ -31,41 +25,47 @@ class _Latch:
     node_id: str | None
 
     label = "Adaptive guidance"
-    idle_reason = "the predictions never agreed so far, its range holds no step, or there was no guidance to save."
+    idle_reason = "the sampler never asked for a guided prediction."
 
     def __call__(self, run: Run, scale: float) -> float:
         # The memory holds what earlier steps left: the step that crosses is still guided.
         if scale == 1 or not self.range.active(run) or not run.memory(self).read():
             return scale
-        self._notes(run).saved += 1
         return 1.0
 
     def look(self, run: Run, args: dict) -> None:
         memory = run.memory(self)
-        if args["uncond"] is None or not self.range.active(run) or memory.read():
+        if args["uncond"] is None or not self.range.active(run) or memory.read() or not has_one_scale(run.guider):
             return
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
         if self.space == "raw":
             cond, uncond = (raw_direction(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
         # Every sample and every stream of a packed latent has to agree.
         least = min(agreement(c, u).min().item() for c, u in zip(run.unpack(cond), run.unpack(uncond)))
-        self._notes(run).cosines.setdefault(run.step, least)
+        self._cosines(run).setdefault(run.step, least)
         memory.write(least >= self.threshold and run.step + 1 >= self.warm_up)
 
-    def _notes(self, run: Run) -> _Notes:
-        return run.notes.setdefault(self, _Notes({}))
+    def _cosines(self, run: Run) -> dict[int, float]:
+        """The smallest cosine of the batch, by step."""
+        return run.notes.setdefault(self, {})
 
-    def summary(self, run: Run) -> str | None:
-        notes = self._notes(run)
-        if not notes.cosines:
-            return None
-        steps = ", ".join(f"{step + 1}: {value:.4f}" for step, value in notes.cosines.items())
-        crossed = max(notes.cosines)
-        if notes.saved == 0:
-            return f"no evaluation saved, threshold {self.threshold:g} ({self.space}). Cosine by step: {steps}."
+    def why_idle(self, run: Run) -> str:
+        if has_one_scale(run.guider) and (cosines := self._cosines(run)):
+            if max(cosines.values()) < self.threshold:
+                return f"the predictions never agreed to {self.threshold:g} ({self.space}). {self._told(run)}"
+            return f"the predictions agreed too late to save anything (warm_up {self.warm_up}). {self._told(run)}"
+        if run.has_guided and not has_one_scale(run.guider):
+            return why_not_one_scale(run.guider)
+        return super().why_idle(run)
+
+    def _told(self, run: Run) -> str:
+        return "Cosine by step: " + ", ".join(f"{i + 1}: {value:.4f}" for i, value in self._cosines(run).items()) + "."
+
+    def summary(self, run: Run) -> str:
+        crossed = max(self._cosines(run))
         told = (
-            f"crossed {self.threshold:g} ({self.space}) in step {crossed + 1} of {len(run.sigmas) - 1}; "
-            f"{notes.saved} evaluations saved. Cosine by step: {steps}."
+            f"crossed {self.threshold:g} ({self.space}) in step {crossed + 1} of {run.steps}; "
+            f"{saved(run, self)} evaluations saved. {self._told(run)}"
         )
         if crossed == 0 and self.space == "raw":
             told += " If this is an eps model: its outputs agree from the start, use space x0."

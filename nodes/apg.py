@@ -8,6 +8,7 @@ from torch import Tensor
 from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
 from .host.corrections import add_correction
+from .host.guiders import guides_by_cfg
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 
@@ -25,11 +26,27 @@ class _Correction:
     range: Range
 
     label = "Adaptive Projected Guidance (APG)"
-    idle_reason = "there was no guidance to project (cfg 1, no negative), or its range holds no step."
+
+    @property
+    def needs_negative(self) -> bool:
+        return self.scope == "cfg"
+
+    @property
+    def idle_reason(self) -> str:
+        if self.scope == "cfg":
+            return "the guidance was zero."
+        return "neither CFG nor another node before it has added anything to the positive prediction."
+
+    def why_idle(self, run: Run) -> str | None:
+        if self.scope == "cfg" and run.has_guided and not guides_by_cfg(run.guider):
+            return f"{type(run.guider).__name__} does not guide by CFG. Set scope to 'everything before'."
+        return None
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         scale, uncond = args["cond_scale"], args["uncond"]
-        if not self.range.active(run) or self.scope == "cfg" and (uncond is None or scale == 1):
+        if not self.range.active(run):
+            return None
+        if self.scope == "cfg" and (uncond is None or scale == 1 or not guides_by_cfg(run.guider)):
             return None
         cond, denoised = args["cond_denoised"], args["denoised"]
         if self.scope == "cfg":

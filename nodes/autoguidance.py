@@ -12,7 +12,7 @@ from .host.choice import choose_blocks, usually_perturbed
 from .host.ranges import Range, range_inputs, validate_range
 from .host.second import with_lora_strength
 from .host.weak import (
-    Always,
+    WhereAttentionRuns,
     add_weak_branch,
     add_weak_model,
     blocks_input,
@@ -37,8 +37,9 @@ class _Degraded:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
-        # Other numbers in every step and block, the same ones in every evaluation of a step and in every run.
-        seed = (self.seed * 0x9E3779B1 + a.run.step * 1009 + a.run.order[a.block]) % 2**63
+        # Other numbers at every noise level and in every block, the same ones in every evaluation of a step and in
+        # every run.
+        seed = a.run.seed_of_step(self.seed) + a.run.order[a.block]
         out = a.attend(a.q, a.k, a.v).clone()
         image = DEGRADE[self.how](out[:, :, a.image], self.amount, torch.Generator().manual_seed(seed))
         out[:, :, a.image] = image
@@ -116,7 +117,7 @@ class Autoguidance(io.ComfyNode):
         if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
             return io.NodeOutput(model)
         if weakness in DEGRADE:
-            branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
+            branch = add_weak_branch(model, *settings, WhereAttentionRuns(frozenset(chosen)))
             replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
         else:
             weak = weak_model if weakness == "second model" else with_lora_strength(model, amount)

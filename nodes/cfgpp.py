@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..samplers.guidance.cfgpp import equivalent_scale
+from .host.guiders import has_one_scale, why_not_one_scale
 from .host.levels import is_flow
 from .host.ranges import Range, range_inputs, validate_range
-from .host.run import Run, set_scale
+from .host.run import Run
+from .host.scales import set_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +18,7 @@ class _Schedule:
     range: Range
 
     label = "CFG++"
-    idle_reason = "its range holds no step, the guider has no negative prompt, or does not use one cfg."
+    idle_reason = "the sampler never asked for a guided prediction."
 
     def begin(self, run: Run, guider) -> None:
         if run.scale_is_lambda:
@@ -24,6 +26,9 @@ class _Schedule:
                 f"The sampler {run.sampler_name} is a CFG++ sampler already and takes cfg as lambda. With the CFG++ "
                 "node use the plain sampler (euler, ddim, dpmpp_2m, ...)."
             )
+
+    def why_idle(self, run: Run) -> str | None:
+        return None if has_one_scale(run.guider) else why_not_one_scale(run.guider)
 
     def __call__(self, run: Run, scale: float) -> float:
         if not self.range.active(run):

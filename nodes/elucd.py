@@ -11,6 +11,7 @@ from .host.decode import Decoder, vae_input
 from .host.gradient import PictureGradient
 from .host.image_classifier import ImageClassifier
 from .host.labels import ClassifierType, load_beside
+from .host.levels import progress_at
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 
@@ -29,7 +30,7 @@ class _EluCD:
     range: Range
 
     label, node_id = LABEL, None
-    idle_reason = "its range holds no step."
+    idle_reason = "the sampler never asked for a guided prediction."
 
     def begin(self, run: Run, guider) -> None:
         self.decoder.check(run, LABEL)
@@ -44,7 +45,7 @@ class _EluCD:
             run.notes[self] = PictureGradient(run, self.decoder, self.classifier)
         cond = args["cond_denoised"]
         gradient = run.notes[self](cond, self.beta, self._objective)
-        return push(cond, gradient, strength(self.scale, run.step, len(run.sigmas) - 1))
+        return push(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.model_sampling)))
 
     def _objective(self, logits: Tensor) -> Tensor:
         return objective(logits, self.target, self.tau_1, self.tau_2)

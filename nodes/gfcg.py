@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance.gfcg import MEASURES, push
-from .host.branches import Branch, add_branch
+from .host.branches import Branch, add_branch, prediction
 from .host.confusion import Confusion, Said, said
 from .host.corrections import add_correction
 from .host.decode import Decoder, vae_input
@@ -52,10 +52,7 @@ class _GFCG:
     node_id: str | None
 
     label = LABEL
-    idle_reason = (
-        "its range holds no step, the classifier was never in doubt, or there was no negative prompt to take the "
-        "place of (cfg 1)."
-    )
+    idle_reason = "the classifier was never in doubt."
 
     def begin(self, run: Run, guider) -> None:
         self.confusion.decoder.check(run, LABEL)
@@ -65,7 +62,7 @@ class _GFCG:
         """What is said of this step, and the prompt that each picture is led away from, 0 for none. With lag the
         prompts are those that the step before has found, and what is said is of them."""
         now = self.confusion(run, denoised)
-        if not self.lag:
+        if not self.lags(run):
             return now, now.chosen(self.threshold)
         before, chosen = run.memory(self).read(), self.foreseen(run)
         run.memory(self).write(now)
@@ -73,9 +70,14 @@ class _GFCG:
             return now, [0] * len(denoised)
         return said(now.p, self.confusion.measure, before.reference), chosen
 
+    def lags(self, run: Run) -> bool:
+        """Also beside EasyCache: it answers for the network per call, and a candidate that is evaluated in a call of
+        its own would be fresh beside a positive from the cache."""
+        return self.lag or "easycache" in run.model_options["transformer_options"]
+
     def foreseen(self, run: Run) -> list[int] | None:
         """With lag, the prompts that this step will want, if any."""
-        before = run.memory(self).read() if self.lag and self.range.active(run) else None
+        before = run.memory(self).read() if self.lags(run) and self.range.active(run) else None
         chosen = before.chosen(self.threshold) if before else []
         return chosen if any(chosen) else None
 
@@ -109,7 +111,7 @@ class _Add(_GFCG, Branch):
         said, chosen = self.look(run, cond)
         if not any(chosen):
             return None
-        reference, evaluations = run.predictions.get(self), 1
+        reference, evaluations = prediction(run, args, self), 1
         if reference is None:
             reference, evaluations = self.references.predict(run, args, _filled(chosen))
         self.note(run, chosen, evaluations)
@@ -126,7 +128,7 @@ class _Swap(_GFCG, Negative):
     def replaces(self, run: Run) -> bool:
         """Not where one prompt can be evaluated in the negative's place, which with lag is known beforehand."""
         chosen = self.foreseen(run)
-        return self.range.active(run) and (not self.lag or bool(chosen) and self._prompt(run, chosen) is None)
+        return self.range.active(run) and (not self.lags(run) or bool(chosen) and self._prompt(run, chosen) is None)
 
     def instead(self, run: Run) -> list[dict] | None:
         chosen = self.foreseen(run)
@@ -142,7 +144,7 @@ class _Swap(_GFCG, Negative):
         return found
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
-        if self.lag and self.range.active(run) and uncond is not None:
+        if self.lags(run) and self.range.active(run) and uncond is not None:
             _, chosen = self.look(run, cond)
             self.note(run, chosen, evaluations=0)
 
@@ -292,7 +294,6 @@ class GFCG(io.ComfyNode):
             add_correction(model, _Auto(*settings, node_id_of(cls), second))
         else:
             technique = _Add(*settings, node_id_of(cls))
-            if lag:
-                add_branch(model, technique)
+            add_branch(model, technique)
             add_correction(model, technique)
         return io.NodeOutput(model)

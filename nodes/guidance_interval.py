@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from .host.levels import from_ratio
 from .host.ranges import Range, above, range_inputs, validate_range
-from .host.run import Run, limit_scale
+from .host.run import Run
+from .host.scales import ScaleChange, limit_scale, saved
 from .host.tell import node_id_of
 
 # (low, high] as noise-to-signal ratios: the paper's for SDXL, and for EDM2 by FID and by FDD (its code's indices 17 to
@@ -18,27 +19,25 @@ LIMITS = [*PRESETS, "sigma", "percent"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Interval:
-    """(low, high] in noise-to-signal ratios if `ratios`, else in the model's sigma; None: only `range` limits."""
+class _Interval(ScaleChange):
+    """(low, high] in noise-to-signal ratios if `ratios`, else in the model's sigma; None: only `percent` limits."""
 
     limits: tuple[float, float] | None
     ratios: bool
     ramp: Callable[[float], float] | None
-    range: Range
+    percent: Range
     node_id: str | None
 
     label = "Guidance interval"
-    idle_reason = "all its steps lie inside the interval, or there was no guidance (cfg 1, no negative prompt)."
+    idle_reason = "all steps of this run lie inside the interval, and are guided as without the node."
 
     def __call__(self, run: Run, scale: float) -> float:
         if not self._holds(run.step_sigma, run):
-            if scale != 1:
-                run.notes[self] = run.notes.get(self, 0) + 1
             return 1.0
         return scale if self.ramp is None else 1 + (scale - 1) * self.ramp(self._position(run))
 
     def _holds(self, sigma: float, run: Run) -> bool:
-        if not self.range.contains(sigma, run):
+        if not self.percent.contains(sigma, run):
             return False
         if self.limits is None:
             return True
@@ -48,11 +47,11 @@ class _Interval:
     def _position(self, run: Run) -> float:
         """Of the current step among those inside: 0 for the first, 1 for the last."""
         inside = [i for i, sigma in enumerate(run.sigmas[:-1]) if self._holds(sigma, run)]
-        return min(max((run.step - inside[0]) / max(inside[-1] - inside[0], 1), 0.0), 1.0) if inside else 0.0
+        return min(max((run.clock.place - inside[0]) / max(inside[-1] - inside[0], 1), 0.0), 1.0) if inside else 0.0
 
     def summary(self, run: Run) -> str:
-        inside = sum(self._holds(sigma, run) for sigma in run.sigmas[:-1])
-        return f"{inside} of {len(run.sigmas) - 1} steps guided, {run.notes.get(self, 0)} evaluations saved."
+        inside = sum(self._holds(sigma, run) for sigma in run.began.values())
+        return f"{inside} of {len(run.began)} steps guided, {saved(run, self)} evaluations saved."
 
 
 class GuidanceInterval(io.ComfyNode):

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
 from .host import files
+from .host.guiders import has_one_scale, why_not_one_scale
 from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
-from .host.run import Run, limit_scale
+from .host.run import Run
+from .host.scales import limit_scale, saved
 from .host.schedule import describe, difference
 from .host.tell import node_id_of
 
@@ -22,7 +24,6 @@ class _Notes:
 
     refused: str | None = None
     estimated: int = 0
-    conditional: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,13 @@ class _LinearAG(Negative):
     node_id: str | None
 
     label = "LinearAG"
-    idle_reason = "the run is not the one it was fitted for, or there was no guidance to save."
+    idle_reason = "the sampler never asked for a guided prediction."
 
     def begin(self, run: Run, guider) -> None:
         notes = run.notes[self] = _Notes()
         notes.refused = difference(self.fitted, describe(run, guider))
+        if notes.refused is None and not has_one_scale(guider):
+            notes.refused = f"They were fitted for CFG, and {why_not_one_scale(guider)}"
         if notes.refused and self.on_mismatch == "error":
             raise ValueError(
                 f"LinearAG: the coefficients do not fit this run. {notes.refused} Fit them again for it (LinearAG "
@@ -45,11 +48,7 @@ class _LinearAG(Negative):
             )
 
     def __call__(self, run: Run, scale: float) -> float:
-        notes = run.notes[self]
-        if notes.refused or scale == 1 or self._policy(run) != CONDITIONAL:
-            return scale
-        notes.conditional += 1
-        return 1.0
+        return scale if run.notes[self].refused or self._policy(run) != CONDITIONAL else 1.0
 
     def _policy(self, run: Run) -> str:
         return policy(run.step, self.coefficients.steps)
@@ -78,13 +77,15 @@ class _LinearAG(Negative):
         outputs = (to_raw(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
         run.memory(self).write(tuple([*before, output] for before, output in zip(history, outputs)))
 
+    def why_idle(self, run: Run) -> str | None:
+        refused = run.notes[self].refused
+        return f"plain CFG was used. {refused}" if refused else super().why_idle(run)
+
     def summary(self, run: Run) -> str:
-        notes = run.notes[self]
-        if notes.refused:
-            return f"plain CFG in this run. {notes.refused}"
+        estimated, alone = run.notes[self].estimated, saved(run, self)
         return (
-            f"{notes.estimated} steps with an estimated negative, {notes.conditional} with the positive alone: "
-            f"{notes.estimated + notes.conditional} evaluations saved."
+            f"{estimated} steps with an estimated negative, {alone} with the positive alone: {estimated + alone} "
+            "evaluations saved."
         )
 
 

@@ -90,13 +90,10 @@ class _Merged:
         small = torch.nn.functional.interpolate(self.mask[:1, None].float(), grid[-2:], mode="nearest")[0, 0]
         return (small > 0.5).expand(grid).flatten().to(device)
 
-    def summary(self, run: Run) -> str | None:
+    def why_idle(self, run: Run) -> str | None:
         if self not in run.notes:
             return None
-        return (
-            "a batch of one picture has no other to keep away from, nothing was changed. Make the batch larger, or "
-            "give a reference latent."
-        )
+        return "a batch of one picture has no other to keep away from. Make it larger, or give a reference latent."
 
 
 class NegToMe(io.ComfyNode):

@@ -10,7 +10,7 @@ from ..samplers.attention.identity import identity_attention
 from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
 from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class PAG(io.ComfyNode):
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()
         if scale != 0:
-            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
+            settings = (scale, rescale, Range(start_percent, end_percent), WhereAttentionRuns(frozenset(chosen)))
             branch = add_weak_branch(model, _Identity.label, *settings)
             replace_self_attention(model, chosen, _Identity(), branch)
         return io.NodeOutput(model)

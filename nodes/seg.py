@@ -11,7 +11,7 @@ from ..samplers.attention.blur import blur_queries
 from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
 from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class SEG(io.ComfyNode):
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()
         if scale != 0 and blur != 0:
-            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
+            settings = (scale, rescale, Range(start_percent, end_percent), WhereAttentionRuns(frozenset(chosen)))
             branch = add_weak_branch(model, _Blurred.label, *settings)
             sigma = math.inf if blur < 0 else blur
             replace_self_attention(model, chosen, _Blurred(sigma), branch)

@@ -17,14 +17,14 @@ LABEL = "Skip-Layer Guidance (SLG)"
 
 @dataclass(frozen=True)
 class _SomeOf:
-    """`count` of the blocks, others in every step; the same in every evaluation of a step and in every run."""
+    """`count` of the blocks, others at every noise level; the same in every evaluation of a step and in every run."""
 
     blocks: tuple[Block, ...]
     count: int
     seed: int
 
     def __call__(self, run: Run) -> frozenset[Block]:
-        generator = torch.Generator().manual_seed((self.seed * 0x9E3779B1 + run.step) % 2**63)
+        generator = torch.Generator().manual_seed(run.seed_of_step(self.seed))
         chosen = torch.randperm(len(self.blocks), generator=generator)[: self.count]
         return frozenset(self.blocks[i] for i in chosen.tolist())
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .blocks import reach_blocks
 from .branches import chunks_of
 from .families import Block, family_of, network_of
-from .forward import Forward, current_forward, watch_forward
+from .forward import Forward, check_rows, current_forward, watch_forward
 from .joint_text import split_attention
 from .layered_text import attend_beside, beside, steer_layer
 from .rider import Rider, riders
@@ -64,6 +64,11 @@ class _Placed:
     blocks: frozenset[Block]
     branch: Any  # None: all rows
     last: bool
+
+    @property
+    def owner(self) -> Any:
+        """Another technique of the same node, that says why if both do nothing."""
+        return self.branch or getattr(self.technique, "change", None)
 
     @property
     def label(self) -> str:
@@ -143,6 +148,7 @@ class _Override:
         texts = second_texts(options) and forward.family.second_text != "cross"
         if call not in forward.family.self_attentions or not (placed or texts):
             return host(q, k, v, mask, **kwargs)
+        check_rows(options, len(q))
         apart = _Heads(q, k, v, heads, kwargs)
         scale = kwargs.get("scale") or apart.qkv[0].shape[-1] ** -0.5
         about = (forward, block, run, options, scale)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .attention import SelfAttention, replace_self_attention
 from .families import Block, family_of
+from .forward import check_rows, watch_forward
 from .rider import Rider, riders
 from .run import Run, attach, current_run
 
@@ -69,6 +70,7 @@ class _UNetOutput:
         block = Block(*options["block"])
         if block not in self.blocks:
             return out
+        check_rows(options, len(out))
         run = current_run(options)
         negative = run.negative_chunks(options)
         tokens = out.unflatten(0, (len(negative), -1))
@@ -91,6 +93,7 @@ def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Ch
     if family_of(model).name != "UNet":
         replace_self_attention(model, blocks, _SelfAttention(change), last=True)
         return
+    watch_forward(model)
     patch = _UNetOutput(change, frozenset(blocks))
     model.set_model_attn1_output_patch(patch)
     model.set_model_attn2_output_patch(patch)

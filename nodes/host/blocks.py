@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, UNetModel, forward_timestep_embed
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .branches import chunks_of
-from .families import Block, family_of, self_attention_blocks
-from .forward import current_forward, watch_forward
+from .branches import Branches, chunks_of
+from .families import Block, family_of, self_attention_blocks, transformer_layers, unet_parts
+from .forward import check_rows, current_forward, watch_forward
 from .prefix import Streams, rows_of
 from .run import Run, attach, current_run
 
@@ -33,6 +33,10 @@ class _Skip:
 
     branch: Any
     blocks: Callable[[Run], frozenset[Block]]
+
+    @property
+    def owner(self) -> Any:
+        return self.branch
 
     @property
     def label(self) -> str:
@@ -68,6 +72,19 @@ def skippable_blocks(model: ModelPatcher) -> list[Block]:
     return self_attention_blocks(model)[0 if family.replaceable else 1 :]
 
 
+class ReplacedAttention:
+    """Of one run: the blocks of a UNet whose self-attention other nodes have replaced, in all layers."""
+
+    def __init__(self, run: Run):
+        network = run.network
+        replaced = run.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+        self.blocks = frozenset(
+            block
+            for block, layers in (transformer_layers(network) if isinstance(network, UNetModel) else {}).items()
+            if all(tuple(block) in replaced or (*block, layer) in replaced for layer in range(layers))
+        )
+
+
 def can_resume(model: ModelPatcher) -> bool:
     """Whether a branch of this model can start where it begins to differ from cond."""
     family = family_of(model)
@@ -92,10 +109,13 @@ def _through(
 ) -> Streams:
     """A block, or one layer of a UNet's: `whole` if it can be skipped, `last` if the block ends with it."""
     run, forward, uuids = current_run(options), current_forward(options), options["uuids"]
-    prefix = run.prefix
+    check_rows(options, len(streams["img"]))
+    prefix = run.of(Branches).prefix
     if prefix is not None:
         ahead = run.order[prefix.first] - run.order[block]
         if ahead > 0:
+            if run.order[block] == 0 and forward.family.name != "UNet":
+                prefix.count_tokens(uuids, streams)
             states = prefix.states(uuids)
             if states is not None:
                 if not (last and all(block in state for state in states)):
@@ -168,8 +188,7 @@ class _UNetLayer:
             settings = (emb, context, inner, output_shape, time_context, frames, image_only)
             return {"img": forward_timestep_embed([layer], streams["img"], *settings)}
 
-        parts = {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
-        last = layer is parts[block.kind][block.number][-1]
+        last = layer is unet_parts(network)[block.kind][block.number][-1]
         out = _through(block, options, {"img": x}, compute, isinstance(layer, SpatialTransformer), last)
         if "transformer_index" in inner:
             options["transformer_index"] = inner["transformer_index"]  # the host counts on

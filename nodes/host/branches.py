@@ -1,29 +1,28 @@
 """Extra predictions (weak, reference, perturbed ones): in the same batched network call as cond and uncond, or, where
-a branch equals cond up to some block, in a second call that goes on from there.
+a branch equals cond up to some block, in a second call that goes on from there. Where the guider evaluates its prompts
+by itself, they are evaluated after CFG.
 
-Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), which sees the full conds above context windows;
-`calc_cond_batch`, which takes any number of conds and splits the batch by memory (samplers.py:206, 273-284); and
-`transformer_options["uuids"]`, one per chunk, aligned with `cond_or_uncond` (samplers.py:322-326). Chunks are
-recognised by uuid and never by index: other guiders pass other lists. The uuids are made once per run, for caches that
-key on them.
+Relies on: `calc_cond_batch`, which takes any number of conds and splits the batch by memory (comfy/samplers.py:206,
+273-284); `transformer_options["uuids"]`, one per chunk, aligned with `cond_or_uncond` (samplers.py:322-326); the
+positive's entries in `args["cond"]` of post-CFG functions. Chunks are recognised by uuid and never by index: other
+guiders pass other lists. The uuids are made once per run, for caches that key on them.
 """
 
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .families import Block
+from .parts import know_rows
 from .prefix import Prefix
-from .run import KEY, Run, attach, current_run
+from .run import Run, attach, attach_hook
+from .slot import Evaluate, evaluate_alone, take_slot
 
 
 class Branch:
-    """An extra prediction. Found as `run.predictions[branch]` in the post-CFG functions."""
+    """An extra prediction, for `prediction(run, args, branch)`."""
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
@@ -35,63 +34,81 @@ class Branch:
         return None
 
 
-@dataclass(frozen=True, eq=False)
-class _CalcCondBatch:
-    inner: Callable[[dict], list[Tensor]] | None  # what had the slot before
+class Branches:
+    """Of one run. `prefix`: while an evaluation shares blocks; `shares_blocks`: whether it may."""
 
-    def __call__(self, args: dict) -> list[Tensor]:
-        run = current_run(args["model_options"])
-        asked = {branch: branch.conds(run, args["conds"]) for branch in run.techniques["branches"]}
-        wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
-        first = {branch: branch.first_block(run) for branch in wanted} if run.shares_blocks else {}
-        first = {branch: block for branch, block in first.items() if block is not None and run.order[block] > 0}
-        done = self._resumed(args, run, wanted, first) if first else None
-        out, found = done or self._together(args, run, wanted)
-        run.predictions.update(found)
-        run.acted.update(wanted)
-        return out
+    def __init__(self, run: Run):
+        self.uuids: dict[Any, dict[uuid.UUID, uuid.UUID]] = {}  # by branch, from the uuid of the entry it was made of
+        self.prefix: Prefix | None = None
+        self.shares_blocks = True
+        self._predictions: dict[Branch, Tensor | None] = {}
+        self._evaluation = 0  # that they are of
 
-    def _together(self, args: dict, run: Run, wanted: dict[Branch, list[dict]]) -> tuple[list[Tensor], dict]:
-        """The host's predictions and those of the branches, all in one call."""
-        conds, marked = args["conds"], _marked(run, wanted)
-        out = self._evaluate(args, conds + marked)
-        extra = out[len(conds) :]
-        extra += _evaluate_alone(args, marked[len(extra) :])  # the inner function may know only cond and uncond
-        return out[: len(conds)], dict(zip(wanted, extra))
-
-    def _resumed(
-        self, args: dict, run: Run, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
-    ) -> tuple[list[Tensor], dict] | None:
-        """The same with the branches in `first` in a second call, from the first changed block on."""
-        later = {branch: wanted[branch] for branch in first}
-        entries = {entry["uuid"] for entries in later.values() for entry in entries}
-        prefix = run.prefix = Prefix(min(first.values(), key=run.order.get), entries)
-        try:
-            out, found = self._together(args, run, {b: entries for b, entries in wanted.items() if b not in first})
-            if not prefix.kept:
-                # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
-                # all predictions are cached or none is.
-                run.shares_blocks = False
-                run.say("Weak branches are computed whole from here on: the blocks of the positive could not be seen.")
-                return None
-            prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
-            extra = _evaluate_alone(args, _marked(run, later))
-        finally:
-            run.prefix = None
-        if prefix.repeated:
-            run.say("Weak branches are computed whole: the positive is evaluated in parts.")
-        return out, found | dict(zip(later, extra))
-
-    def _evaluate(self, args: dict, conds: list) -> list[Tensor]:
-        if self.inner is not None:
-            return list(self.inner({**args, "conds": conds}))
-        return _evaluate_alone(args, conds)
+    def predictions(self, run: Run) -> dict[Branch, Tensor | None]:
+        """Those of the current evaluation; None for a branch that wants none."""
+        if self._evaluation != run.evaluations:
+            self._evaluation, self._predictions = run.evaluations, {}
+        return self._predictions
 
 
-def _evaluate_alone(args: dict, conds: list) -> list[Tensor]:
-    if not conds:
-        return []
-    return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
+def prediction(run: Run, args: dict, branch: Branch) -> Tensor | None:
+    """Of `branch`, in a post-CFG function with `args`; None where it wants none."""
+    known = run.of(Branches).predictions(run)
+    if branch not in known:
+        known[branch] = None
+        entries = branch.conds(run, [args["cond"], args["uncond"]])
+        if entries is not None:
+            [known[branch]] = evaluate_alone(args, _marked(run, {branch: entries}))
+            run.say(
+                f"{branch.label}: a whole network evaluation of its own in every step, as {type(run.guider).__name__} "
+                "evaluates its prompts by itself."
+            )
+    return known[branch]
+
+
+def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
+    state = run.of(Branches)
+    asked = {branch: branch.conds(run, args["conds"]) for branch in run.techniques["branches"]}
+    wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
+    first = {branch: branch.first_block(run) for branch in wanted} if state.shares_blocks else {}
+    first = {branch: block for branch, block in first.items() if block is not None and run.order[block] > 0}
+    done = _resumed(run, args, evaluate, wanted, first) if first else None
+    out, found = done or _together(run, args, evaluate, wanted)
+    state.predictions(run).update({**dict.fromkeys(asked), **found})
+    return out
+
+
+def _together(
+    run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]]
+) -> tuple[list[Tensor], dict[Branch, Tensor]]:
+    """The host's predictions and those of the branches, all in one call."""
+    conds = args["conds"]
+    out = evaluate(conds + _marked(run, wanted))
+    return out[: len(conds)], dict(zip(wanted, out[len(conds) :]))
+
+
+def _resumed(
+    run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
+) -> tuple[list[Tensor], dict[Branch, Tensor]] | None:
+    """The same with the branches in `first` in a second call, from the first changed block on."""
+    state, later = run.of(Branches), {branch: wanted[branch] for branch in first}
+    entries = {entry["uuid"] for entries in later.values() for entry in entries}
+    prefix = state.prefix = Prefix(min(first.values(), key=run.order.get), entries)
+    try:
+        out, found = _together(run, args, evaluate, {b: entries for b, entries in wanted.items() if b not in first})
+        if not prefix.kept:
+            # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
+            # all predictions are cached or none is.
+            state.shares_blocks = False
+            run.say("Weak branches are computed whole from here on: the blocks of the positive could not be seen.")
+            return None
+        prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
+        extra = evaluate_alone(args, _marked(run, later))
+    finally:
+        state.prefix = None
+    if prefix.unusable:
+        run.say(f"Weak branches are computed whole: {prefix.unusable}.")
+    return out, found | dict(zip(later, extra))
 
 
 def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
@@ -101,19 +118,22 @@ def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
 
 def add_branch(model: ModelPatcher, branch: Branch) -> None:
     """Evaluates `branch` together with cond and uncond in every step in which it asks for it."""
-    if not model.model_options.get(KEY, {}).get("branches"):
-        inner = model.model_options.get("sampler_calc_cond_batch_function")
-        model.set_model_sampler_calc_cond_batch_function(_CalcCondBatch(inner))
     attach(model, "branches", branch)
+    know_rows(model)
+    attach_hook(model, _hook)
+
+
+def _hook(run: Run, guider) -> None:
+    take_slot(guider, _stage)
 
 
 def branch_uuid(run: Run, branch: Any, original: uuid.UUID) -> uuid.UUID:
     """The uuid of a cond entry on `branch`, the same one throughout the run."""
-    known = run.branch_uuids.setdefault(branch, {})
+    known = run.of(Branches).uuids.setdefault(branch, {})
     return known.setdefault(original, uuid.uuid4())
 
 
 def chunks_of(run: Run, branch: Any, transformer_options: dict) -> list[int]:
     """Which chunks of the current network call belong to `branch`; chunk i is rows i * B to (i + 1) * B."""
-    mine = set(run.branch_uuids.get(branch, {}).values())
+    mine = set(run.of(Branches).uuids.get(branch, {}).values())
     return [i for i, chunk in enumerate(transformer_options["uuids"]) if chunk in mine]

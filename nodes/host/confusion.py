@@ -49,14 +49,13 @@ class Confusion:
         with torch.no_grad():
             logits = self.logits(self.decoder(run, denoised)).cpu()
         run.notes[self] = run.notes.get(self, 0) + 1
-        return said(probabilities(logits, self.temperature), self.measure)
+        return said(probabilities(logits, self.temperature), self.measure, most_confusing(logits))
 
     def asked(self, run: Run) -> int:
         """How many times so far."""
         return run.notes.get(self, 0)
 
 
-def said(p: Tensor, measure: str, reference: Tensor | None = None) -> Said:
-    """With another reference than the most confusing one, if it is given."""
-    k = most_confusing(p) if reference is None else reference
-    return Said(p, k, confusion(p, k, measure))
+def said(p: Tensor, measure: str, reference: Tensor) -> Said:
+    """Of probabilities, with `reference` as the wrong candidate of each picture."""
+    return Said(p, reference, confusion(p, reference, measure))

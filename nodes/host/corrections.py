@@ -8,11 +8,27 @@ correction changes, their order does not matter, and other packs' functions in t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .run import Run, attach, current_run
+
+
+class _Changes:
+    """Of one run: whether each correction has changed anything, as tensors, so that nothing waits for the device."""
+
+    def __init__(self, run: Run):
+        self._any: dict[Any, Tensor] = {}
+        run.at_end(self._tell)
+
+    def note(self, correction: Any, change: Tensor) -> None:
+        found = change.any()
+        self._any[correction] = self._any[correction] | found if correction in self._any else found
+
+    def _tell(self, run: Run) -> None:
+        run.acted.update(correction for correction, found in self._any.items() if found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +40,7 @@ class _PostCFG:
         change = self.correction(run, args)
         if change is None:
             return args["denoised"]
-        run.acted.add(self.correction)
+        run.of(_Changes).note(self.correction, change)
         return args["denoised"] + change
 
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from .families import Block
+from .families import Block, transformer_layers
+from .forward import check_rows
 from .run import current_run
 from .texts import SecondText, second_texts
 
@@ -23,6 +24,7 @@ def _here(options: dict) -> list[SecondText]:
 
 
 def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+    check_rows(options, len(context))
     if texts := [text.by_row(context, options) for text in _here(options)]:
         context, value = torch.cat([*texts, context], 1), torch.cat([*texts, value], 1)
     return n, context, value
@@ -61,9 +63,6 @@ def split_cross_attention(transformer_options: dict, network: torch.nn.Module) -
     """Puts the hooks into the options of a run, around whatever other nodes have put there."""
     transformer_options.setdefault("patches", {}).setdefault("attn2_patch", []).append(_lengthen)
     replaced = transformer_options.setdefault("patches_replace", {}).setdefault("attn2", {})
-    parts = [("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks)]
-    for kind, blocks in parts:
-        for number, block in enumerate(blocks):
-            layers = sum(len(layer.transformer_blocks) for layer in block if isinstance(layer, SpatialTransformer))
-            for key in ((kind, number, layer) for layer in range(layers)):
-                replaced[key] = _Split(replaced.get(key, replaced.get(key[:2])))
+    for block, layers in transformer_layers(network).items():
+        for key in ((*block, layer) for layer in range(layers)):
+            replaced[key] = _Split(replaced.get(key, replaced.get(key[:2])))

@@ -22,8 +22,10 @@ class Decoder:
 
     def check(self, run: Run, label: str) -> None:
         """Raises ValueError where latents of the run cannot be made pictures."""
+        if len(run.latent_shapes) > 1:
+            raise ValueError(f"{label} looks at pictures, and this latent holds video and sound together.")
         shape = run.latent_shapes[0]
-        if len(run.latent_shapes) > 1 or len(shape) not in (4, 5):
+        if len(shape) not in (4, 5):
             raise ValueError(f"{label} looks at pictures, and this latent (shape {tuple(shape)}) holds something else.")
         if self.vae is None and not getattr(run.latent_format, "latent_rgb_factors", None):
             raise ValueError(

@@ -7,7 +7,7 @@ the image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,14 +63,26 @@ class Family:
         return Block(options["block_type"], options["block_index"]), 0
 
 
-def _unet_blocks(network: UNetModel) -> list[Block]:
-    parts = [("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks)]
-    return [
-        Block(kind, i)
-        for kind, blocks in parts
-        for i, block in enumerate(blocks)
-        if any(isinstance(layer, SpatialTransformer) for layer in block)
-    ]
+def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Module]]:
+    """The blocks of a UNet by kind, in the order in which they run."""
+    return {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
+
+
+def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Module]:
+    return {Block(kind, i): block for kind, blocks in unet_parts(network).items() for i, block in enumerate(blocks)}
+
+
+def transformer_layers(network: UNetModel) -> dict[Block, int]:
+    """The number of transformer layers in each block of a UNet that has some."""
+    found = {
+        block: sum(len(layer.transformer_blocks) for layer in layers if isinstance(layer, SpatialTransformer))
+        for block, layers in _unet_blocks(network).items()
+    }
+    return {block: count for block, count in found.items() if count}
+
+
+def _unet_attention(network: UNetModel) -> list[Block]:
+    return list(transformer_layers(network))
 
 
 def _unet_layout(network, latent_shape, tokens, options) -> Layout:
@@ -131,7 +143,7 @@ def _numbered(attribute: str) -> Callable[[torch.nn.Module], list[Block]]:
 
 
 _FAMILIES = {
-    UNetModel: Family("UNet", _unet_blocks, _unet_layout, second_text="cross"),
+    UNetModel: Family("UNet", _unet_attention, _unet_layout, second_text="cross"),
     MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1), second_text="joint"),
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
@@ -182,7 +194,5 @@ def self_attention_blocks(model: ModelPatcher) -> list[Block]:
 def order_of_blocks(network: torch.nn.Module) -> dict[Block, int]:
     """The place of every block in the order in which they run; in a UNet also of those without attention."""
     family = _family_of_network(network)
-    if family.name != "UNet":
-        return {block: i for i, block in enumerate(family.blocks(network))}
-    kinds = [("input", len(network.input_blocks)), ("middle", 1), ("output", len(network.output_blocks))]
-    return {block: i for i, block in enumerate(Block(kind, n) for kind, count in kinds for n in range(count))}
+    blocks = _unet_blocks(network) if family.name == "UNet" else family.blocks(network)
+    return {block: i for i, block in enumerate(blocks)}

@@ -1,10 +1,13 @@
 """Noise levels of the model in use.
 
 Relies on: CONST being the host's class for rectified flows, x = (1 - t) x0 + t n; every other class of
-comfy/model_sampling.py samples x0 + sigma n (its own test: comfy/k_diffusion/sampling.py:152, sigma_to_half_log_snr).
+comfy/model_sampling.py samples x0 + sigma n (its own test: comfy/k_diffusion/sampling.py:152, sigma_to_half_log_snr);
+`percent_to_sigma` falling from the largest level at 0 to none at 1 (model_sampling.py:211, 260, 321, 372, 414).
 """
 
 import comfy.model_sampling
+
+_BISECTIONS = 20  # to a millionth
 
 
 def is_flow(model_sampling) -> bool:
@@ -15,3 +18,12 @@ def is_flow(model_sampling) -> bool:
 def from_ratio(ratio: float, model_sampling) -> float:
     """The model's sigma at a noise-to-signal ratio: the ratio itself, or t = r / (1 + r) of a flow."""
     return ratio / (1 + ratio) if is_flow(model_sampling) else ratio
+
+
+def progress_at(sigma: float, model_sampling) -> float:
+    """How much of the generation lies behind at `sigma`, 0 to 1: the inverse of `percent_to_sigma`, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if model_sampling.percent_to_sigma(middle) > sigma else (low, middle)
+    return (low + high) / 2

@@ -1,18 +1,15 @@
 """The negative's prediction, seen or replaced by an estimate where it is not worth an evaluation.
 
-Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), which may return for the negative whatever later
-hooks shall take for its prediction; conds [cond, uncond, ...], a None of which is not evaluated and gives zeros
-(samplers.py:221). At cfg 1 the host gives None itself.
+Relies on: the function in the slot (slot.py) may return for the negative whatever later hooks shall take for its
+prediction; conds [cond, uncond, ...], a None of which is not evaluated and gives zeros (comfy/samplers.py:221). At
+cfg 1 the host gives None itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .run import KEY, Run, attach, current_run
+from .run import Run, attach, attach_hook
+from .slot import Evaluate, take_slot
 
 
 class Negative:
@@ -20,6 +17,16 @@ class Negative:
     what it puts there; techniques that do not, come first."""
 
     evaluates = False
+    needs_negative = True
+
+    def why_idle(self, run: Run) -> str | None:
+        """The reason that all of these techniques may have to do nothing."""
+        if run.has_guided and not run.of(_Watched).asked:
+            return (
+                f"{type(run.guider).__name__} evaluates its prompts by itself, so that no node can take the negative's "
+                "place. Use KSampler or CFGGuider."
+            )
+        return None
 
     def replaces(self, run: Run) -> bool:
         """Whether the negative is not to be evaluated this time."""
@@ -37,44 +44,46 @@ class Negative:
         """Shown what goes for the two predictions elsewhere; `uncond` is None where nobody wanted it (cfg 1)."""
 
 
-@dataclass(frozen=True, eq=False)
-class _CalcCondBatch:
-    inner: Callable[[dict], list[Tensor]] | None  # what had the slot before
+def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
+    conds = list(args["conds"])
+    techniques = sorted(run.techniques["negative"], key=lambda t: t.evaluates)
+    run.of(_Watched).asked = True
+    wanted = conds[1] is not None
+    chosen = next((t for t in techniques if wanted and t.replaces(run)), None)
+    if chosen is not None:
+        conds[1] = None
+        run.acted.add(chosen)
+    elif wanted:
+        conds[1] = _instead(run, techniques) or conds[1]
+    out = list(evaluate(conds))
+    if chosen is not None:
+        out[1] = chosen.stand_in(run, args, out[0])
+    for technique in techniques:
+        if technique is not chosen:
+            technique.see(run, args, out[0], out[1] if wanted else None)
+    return out
 
-    def __call__(self, args: dict) -> list[Tensor]:
-        run, conds = current_run(args["model_options"]), list(args["conds"])
-        techniques = sorted(run.techniques["negative"], key=lambda t: t.evaluates)
-        wanted = conds[1] is not None
-        chosen = next((t for t in techniques if wanted and t.replaces(run)), None)
-        if chosen is not None:
-            conds[1] = None
-            run.acted.add(chosen)
-        elif wanted:
-            conds[1] = self._instead(run, techniques) or conds[1]
-        out = list(self._evaluate(args, conds))
-        if chosen is not None:
-            out[1] = chosen.stand_in(run, args, out[0])
-        for technique in techniques:
-            if technique is not chosen:
-                technique.see(run, args, out[0], out[1] if wanted else None)
-        return out
 
-    def _instead(self, run: Run, techniques: list[Negative]) -> list[dict] | None:
-        for technique in techniques:
-            if (prompt := technique.instead(run)) is not None:
-                run.acted.add(technique)
-                return prompt
-        return None
+def _instead(run: Run, techniques: list[Negative]) -> list[dict] | None:
+    for technique in techniques:
+        if (prompt := technique.instead(run)) is not None:
+            run.acted.add(technique)
+            return prompt
+    return None
 
-    def _evaluate(self, args: dict, conds: list) -> list[Tensor]:
-        if self.inner is not None:
-            return self.inner({**args, "conds": conds})
-        return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])
+
+class _Watched:
+    """Of one run: whether the guider has ever asked here for its predictions."""
+
+    def __init__(self, run: Run):
+        self.asked = False
 
 
 def watch_negative(model: ModelPatcher, technique: Negative) -> None:
     """Lets `technique` see the two predictions of CFG, and stand in for the negative's."""
-    if not model.model_options.get(KEY, {}).get("negative"):
-        inner = model.model_options.get("sampler_calc_cond_batch_function")
-        model.set_model_sampler_calc_cond_batch_function(_CalcCondBatch(inner))
     attach(model, "negative", technique)
+    attach_hook(model, _hook)
+
+
+def _hook(run: Run, guider) -> None:
+    take_slot(guider, _stage)

@@ -10,7 +10,7 @@ import comfy.sampler_helpers
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .branches import Branch, add_branch, chunks_of
+from .branches import Branch, add_branch, chunks_of, prediction
 from .corrections import add_correction
 from .negative import Negative, watch_negative
 from .ranges import Range
@@ -20,8 +20,7 @@ from .second import SecondModel, add_second_model
 
 SHARED = "in the same network call, on the weights that both share"
 SEPARATE = "in a network call of its own, on weights of its own"
-_NO_NEGATIVE = "its range holds no step, or no negative was evaluated (cfg 1, or a guider without one)."
-_NO_STEP = "its range holds no step, or the guider does not evaluate the positive by itself (as DualCFGGuider)."
+_IDLE = "the sampler never asked for a guided prediction."
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +28,8 @@ class _SharedNegative:
     label: str
     range: Range
 
-    idle_reason = _NO_NEGATIVE
+    idle_reason = _IDLE
+    needs_negative = True
 
     def chunks(self, run: Run, options: dict) -> list[int]:
         if not self.range.active(run):
@@ -47,7 +47,7 @@ class _OtherNegative(Negative):
     second: SecondModel
 
     evaluates = True
-    idle_reason = _NO_NEGATIVE
+    idle_reason = _IDLE
 
     def replaces(self, run: Run) -> bool:
         return self.range.active(run)
@@ -64,7 +64,7 @@ def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, ra
     """
     products = shared_difference(model, other)
     if products is None:
-        second = add_second_model(model, other, label, _NO_NEGATIVE, role="negative")
+        second = add_second_model(model, other, label, _IDLE, role="negative")
         watch_negative(model, _OtherNegative(label, range, second))
         return SEPARATE
     if not products:
@@ -85,7 +85,7 @@ class Mixture:
     own_share: float
     prompt: list | None
 
-    idle_reason = _NO_STEP
+    idle_reason = _IDLE
 
     def change(self, args: dict, other: Tensor) -> Tensor:
         return args["cond_scale"] * (1 - self.own_share) * (other - args["cond_denoised"])
@@ -110,7 +110,7 @@ class _SharedMixture(Mixture, Branch):
         return chunks_of(run, self, options)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
-        other = run.predictions.get(self)
+        other = prediction(run, args, self)
         return None if other is None else self.change(args, other)
 
 
@@ -131,7 +131,7 @@ def mix_in(
     products = shared_difference(model, other)
     settings = label, range, own_share, prompt
     if products is None:
-        second = add_second_model(model, other, label, _NO_STEP, prompt=prompt)
+        second = add_second_model(model, other, label, _IDLE, prompt=prompt)
         add_correction(model, _OtherMixture(*settings, second))
         return SEPARATE
     technique = _SharedMixture(*settings)

@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .parts import know_rows
 from .run import Run, current_run
 
 _RIDERS = "guidekit_riders"
@@ -76,6 +77,7 @@ def add_rider(model: ModelPatcher, rider: Rider) -> None:
             f"The reference latent has {rider.latent.shape[1]} channels (shape {tuple(rider.latent.shape)}), but "
             f"{type(model.model).__name__} takes {wanted}. Encode the picture with this model's VAE."
         )
+    know_rows(model)
     model.add_wrapper(WrappersMP.APPLY_MODEL, rider)
 
 

@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
+from .parts import know_rows
 from .run import Run, current_run
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,7 +54,7 @@ class _RowLora:
         if not chosen:
             return executor(*args, **kwargs)
         factors = run.notes.setdefault(self, {})
-        rows = _Rows(len(options["cond_or_uncond"]), chosen)
+        rows = _Rows(len(args[0]), len(options["cond_or_uncond"]), chosen)
         hooks = []
         try:
             for product in self.products:
@@ -67,16 +68,20 @@ class _RowLora:
 
 @dataclass(frozen=True)
 class _Rows:
+    """Of a call with `rows` rows in `chunks` chunks, those of some chunks."""
+
+    rows: int
     chunks: int
     chosen: list[int]
 
     def spans(self, rows: int, path: str) -> list[tuple[int, int]]:
         """(first, number) of the rows of each."""
         each, rest = divmod(rows, self.chunks)
-        if rest:
+        if rest or rows < self.rows:  # more is what rides along
             raise ValueError(
-                f"{path} of this network works on {rows} rows for {self.chunks} predictions, so that a LoRA cannot be "
-                "put on one of them. Apply it to both, or give the other model weights of its own (load it twice)."
+                f"{path} of this network works on {rows} of {self.rows} rows, as where another node splits the batch, "
+                "so that a LoRA cannot be put on one prediction. Apply it to both, or give the other model weights of "
+                "its own (load it twice)."
             )
         return [(chunk * each, each) for chunk in self.chosen]
 
@@ -118,6 +123,7 @@ def _is_linear(module: nn.Module) -> bool:
 def add_row_lora(model: ModelPatcher, products: tuple[Product, ...], chunks: Callable[[Run, dict], list[int]]) -> None:
     """For a technique that is attached to the model as well. `chunks(run, transformer_options)`: which chunks of a
     network call the products are added to."""
+    know_rows(model)
     model.add_wrapper(WrappersMP.APPLY_MODEL, _RowLora(products, chunks))
 
 

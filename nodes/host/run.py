@@ -1,45 +1,49 @@
 """The state of one sampling run: made when it starts, dropped when it ends, however it ends.
 
 Relies on: CFGGuider.sample clones `model_options` before the OUTER_SAMPLE wrappers and restores it in its own `finally`
-(comfy/samplers.py:1318-1345); wrappers kept by key on the patcher (comfy/model_patcher.py:1317); PREDICT_NOISE
-wrappers run once per evaluation (samplers.py:1211); samplers call the callback once per outer step, after the first
-evaluation of that step (samplers.py:988, k_diffusion/sampling.py).
+(comfy/samplers.py:1318-1345), so that what a run hooks in is gone with it; wrappers kept by key on the patcher
+(comfy/model_patcher.py:1317); PREDICT_NOISE wrappers run once per evaluation (samplers.py:1211), CALC_COND_BATCH ones
+see the prompts that are evaluated (samplers.py:214).
 """
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from .clock import TOLERANCE, clock_of
 from .families import Block, network_of, order_of_blocks
-from .guiders import has_one_scale
-from .prefix import Prefix
 from .tell import tell
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
-# Parts of the names of sampler functions whose second evaluation of a step is at the next sigma: Heun's corrector, and
-# the midpoint of ancestral steps, which for eta = 1 is that sigma.
-_SECOND_AT_NEXT_SIGMA = ("heun", "dpm_2_ancestral", "dpmpp_2s_ancestral")
-_TOLERANCE = 1e-4  # relative; schedules pass through float32
+_HOOKS, _MODELS = "hooks", "models"
+_PARTS = (_HOOKS, _MODELS)  # what serves a technique, and does not report by itself
+_PREFIX = "guidekit_"  # of prompts that techniques give to a guider
 
 log = logging.getLogger(__name__)
+Part = TypeVar("Part")
+Hook = Callable[["Run", Any], None]
 
 
 class Run:
     """One sampling run, shared by all Guidekit nodes on the model.
 
-    `step` counts outer steps and `step_sigma` is the sigma at which the current one began: both are the same for every
-    evaluation of a step, also in samplers that evaluate the model twice or more per step.
+    `began`: by outer step so far, the sigma at which it began. `evaluations`: how many so far, with the current one.
+    `evaluated_now`, `evaluated`: the names of the guider's prompts that were asked for in the current evaluation, and
+    so far. `acted`: the techniques that have changed something. `notes`: what a technique writes down for its report.
     """
 
     def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list):
@@ -49,34 +53,81 @@ class Run:
         self.sigmas: list[float] = sigmas.tolist()
         self.latent_shapes = [tuple(shape) for shape in latent_shapes]
         self.techniques: dict[str, list] = guider.model_options[KEY]
-        self.step = 0
-        self.step_sigma = self.sigmas[0]
-        self.predictions: dict[Any, Tensor] = {}  # of the current evaluation, by branch
-        self.branch_uuids: dict[Any, dict[UUID, UUID]] = {}  # by branch, from the uuid of the entry it was made of
-        self.guests: dict[
-            Any, tuple
-        ] = {}  # second models that are ready to predict: guider, its extra arguments, callback
-        self.shares_blocks = True  # between cond and branches that equal it up to some block
-        self.prefix: Prefix | None = None  # while an evaluation does so
+        self.guests: dict[Any, tuple] = {}  # second models that are ready to predict: guider, its arguments, callback
+        self.evaluations = 0
+        self.evaluated_now: set[str] = set()
+        self.evaluated: set[str] = set()
         self.acted: set = set()
-        self.notes: dict[Any, Any] = {}  # what a technique writes down for its report
+        self.notes: dict[Any, Any] = {}
+        self._parts: dict[type, Any] = {}
+        self._at_end: list[Callable[[Run], None]] = []
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
+        self.began: dict[int, float] = {}
         self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+        self.clock = clock_of(self.sampler_name, getattr(sampler, "extra_options", {}), self.sigmas)
+        self._tells_steps = False  # the sampler says itself where it is
         self._undone = getattr(sampler, "undoes", False)
-        self._second_at_next_sigma = any(part in self.sampler_name for part in _SECOND_AT_NEXT_SIGMA)
-        self._told = False
-        self._last_callback = -1
-        self._evaluations = 0  # since the last callback
-        self._per_step: int | None = None  # evaluations between two callbacks, once seen
+        context = get_executing_context()
+        self._sampler_node = context and context.node_id
+
+    def of(self, kind: Callable[["Run"], Part]) -> Part:
+        """What a subsystem keeps in this run: `kind(run)`, made when it is first asked for."""
+        if kind not in self._parts:
+            self._parts[kind] = kind(self)
+        return self._parts[kind]
+
+    def at_end(self, call: Callable[["Run"], None]) -> None:
+        """Calls `call(run)` when the run is over, before anything is reported."""
+        self._at_end.append(call)
+
+    @property
+    def step(self) -> int:
+        """The outer step that the current evaluation belongs to."""
+        return self.clock.step
+
+    @property
+    def step_sigma(self) -> float:
+        """The sigma at which it began."""
+        return self.clock.step_sigma
+
+    @property
+    def next_sigma(self) -> float:
+        """The sigma at which it ends."""
+        return self.clock.next_sigma
+
+    def seed_of_step(self, seed: int) -> int:
+        """Another one at each noise level, the same in every evaluation of a step, whichever sampler makes it."""
+        return int.from_bytes(hashlib.sha256(f"{seed} {self.step_sigma:.5g}".encode()).digest()[:7], "big")
+
+    @property
+    def steps(self) -> int:
+        """How many outer steps there are; so far, in a sampler that decides as it goes."""
+        return self.clock.steps or self.step + 1
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return network_of(self._model)
 
     @cached_property
     def order(self) -> dict[Block, int]:
         """The place of each of the network's blocks in the order in which they run."""
-        return order_of_blocks(network_of(self._model))
+        return order_of_blocks(self.network)
 
     @cached_property
-    def _prompts(self) -> tuple[set[UUID], set[UUID]]:
+    def _uuids(self) -> dict[str, set[UUID]]:
+        """Of the guider's prompts, by name. Known once the run samples. The host gives a prompt the areas of the
+        positive in entries with the same uuid, which are left out of it."""
+        found = {name: {entry["uuid"] for entry in entries or ()} for name, entries in self._guider.conds.items()}
+        positive = found.get("positive", set())
+        return {name: uuids - positive if name != "positive" else uuids for name, uuids in found.items()}
+
+    def is_ours(self, prompt: str) -> bool:
+        """Whether a technique has given the guider the prompt of this name."""
+        return prompt.startswith(_PREFIX)
+
+    @cached_property
+    def _negatives(self) -> tuple[set[UUID], set[UUID]]:
         """Of the guider's negative prompts, however it calls them, and of the others. Known once the run samples."""
         negative, others = set(), set()
         for name, entries in self._guider.conds.items():
@@ -85,8 +136,8 @@ class Run:
 
     def negative_chunks(self, options: dict) -> tuple[bool, ...]:
         """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
-        negative, others = self._prompts
-        # The host gives a negative the areas of the positive in entries with the same uuid; these go by their place.
+        negative, others = self._negatives
+        # Entries with the areas of the positive have its uuid; these go by their place.
         places = zip(options["cond_or_uncond"], options["uuids"])
         return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in places)
 
@@ -103,6 +154,15 @@ class Run:
         comfy.model_management.load_models_gpu([self._model, *self._model.get_nested_additional_models()])
 
     @property
+    def model_options(self) -> dict:
+        """Of this run."""
+        return self._guider.model_options
+
+    @property
+    def guider(self) -> Any:
+        return self._guider
+
+    @property
     def prompts(self) -> dict[str, list[dict]]:
         """The guider's, by name, as the host has prepared them for this run."""
         return self._guider.conds
@@ -113,11 +173,6 @@ class Run:
         return self.sigmas[0] >= self.sigmas[-1]
 
     @property
-    def next_sigma(self) -> float:
-        """The sigma at which the current step ends; 0 after the last one."""
-        return self.sigmas[self.step + 1] if self.step + 1 < len(self.sigmas) else 0.0
-
-    @property
     def scale_is_lambda(self) -> bool:
         """Whether the sampler is one of the host's CFG++ samplers, which take the guider's cfg as CFG++'s lambda."""
         return "cfg_pp" in self.sampler_name
@@ -125,43 +180,21 @@ class Run:
     def enter_step(self, step: int) -> None:
         """For samplers that say themselves where they are: all evaluations from now on are of the step from
         `sigmas[step]` to the next one, in whichever direction."""
-        self.step, self.step_sigma = step, self.sigmas[step]
-        self._told = True
+        self._tells_steps = True
+        self.clock.step, self.clock.step_sigma = step, self.sigmas[step]
 
     def begin_evaluation(self, sigma: float) -> None:
-        self._evaluations += 1
-        self.predictions.clear()
-        if self._told:
-            return
-        step = self._step_of(sigma)
-        if step != self.step or self._evaluations == 1 and self._last_callback < 0:
-            self.step, self.step_sigma = step, sigma
+        self.evaluations += 1
+        self.evaluated_now = set()
+        if not self._tells_steps:
+            self.clock.evaluation(sigma)
+        self.began.setdefault(self.step, self.step_sigma)
 
-    def _step_of(self, sigma: float) -> int:
-        # After the callback of step i come the remaining evaluations of step i, then the first one of step i + 1.
-        on_schedule = self._schedule_index(sigma)
-        if self._last_callback < 0:
-            # Before the first callback, or in a sampler that never calls it: a lower schedule point is a new step.
-            return self.step if self._evaluations == 1 or on_schedule is None else max(self.step, on_schedule)
-        if self._per_step is not None:
-            finished = self._evaluations >= self._per_step
-        else:
-            # The first step: an evaluation between schedule points belongs to it; at the next schedule point it is
-            # the next step's, unless the sampler has its second stage there.
-            finished = on_schedule is not None and not (self._second_at_next_sigma and self._evaluations == 1)
-        return self._last_callback + finished
-
-    def _schedule_index(self, sigma: float) -> int | None:
-        for i, point in enumerate(self.sigmas):
-            if math.isclose(sigma, point, rel_tol=_TOLERANCE):
-                return i
-        return None
-
-    def end_first_evaluation(self, step: int) -> None:
-        """The sampler's callback for outer step `step`."""
-        if self._last_callback >= 0 and self._evaluations > 0:
-            self._per_step = self._evaluations
-        self._last_callback, self._evaluations = step, 0
+    def see_prompts(self, conds: list) -> None:
+        """The prompts of a call of the host's `calc_cond_batch`."""
+        asked = {entry["uuid"] for entries in conds for entry in entries or ()}
+        self.evaluated_now |= {name for name, uuids in self._uuids.items() if uuids & asked}
+        self.evaluated |= self.evaluated_now
 
     def memory(self, owner) -> "StepMemory":
         """What `owner` (a technique on this model) remembers between steps.
@@ -177,18 +210,48 @@ class Run:
         return self._memories.setdefault(owner, StepMemory(self))
 
     def all_techniques(self) -> list:
-        return list(dict.fromkeys(t for kind in self.techniques.values() for t in kind))
+        return list(dict.fromkeys(t for kind, some in self.techniques.items() if kind not in _PARTS for t in some))
 
     def report(self) -> None:
-        """What the techniques have to say of the run, and, in the log, which of them did nothing."""
+        """What the techniques have to say of the run, or why they did nothing."""
+        for call in self._at_end:
+            call(self)
+        said = set()
         for technique in self.all_techniques():
-            if text := getattr(technique, "summary", lambda run: None)(self):
-                tell(technique.node_id, f"{technique.label}: {text}")
-        idle = [t for t in self.all_techniques() if t not in self.acted]
-        for label, reason in dict.fromkeys((t.label, t.idle_reason) for t in idle):
-            if self.scale_is_lambda and any(t.label == label for t in _scale_changes(self)):
-                reason = f"the sampler {self.sampler_name} takes cfg as CFG++'s lambda. Use one without cfg_pp."
-            log.warning("%s had no effect in this run: %s", label, reason)
+            label = f"{technique.label}{self._where}"
+            if technique in self.acted:
+                if text := getattr(technique, "summary", lambda run: None)(self):
+                    tell(technique.node_id, f"{label}: {text}")
+            elif getattr(technique, "owner", None) not in self._idle:  # which says it for both
+                message = f"{label} had no effect in this run: {self.why_idle(technique)}"
+                if message not in said:
+                    said.add(message)
+                    tell(getattr(technique, "node_id", None), message, logging.WARNING)
+
+    @property
+    def _idle(self) -> set:
+        return {technique for technique in self.all_techniques() if technique not in self.acted}
+
+    @property
+    def _where(self) -> str:
+        """The sampler, as a graph may have several."""
+        return f" (sampler node {self._sampler_node})" if self._sampler_node else ""
+
+    def why_idle(self, technique: Any) -> str:
+        """The reason for which a technique has done nothing in this run, as a sentence."""
+        limits = getattr(technique, "range", None)
+        if limits is not None and not any(limits.contains(sigma, self) for sigma in self.began.values()):
+            return f"none of its {len(self.began)} steps lies in the node's range (start_percent to end_percent)."
+        if own := getattr(technique, "why_idle", lambda run: None)(self):
+            return own
+        if getattr(technique, "needs_negative", False) and not self.has_guided:
+            return "no negative prompt was evaluated: cfg is 1, or the guider has none."
+        return technique.idle_reason
+
+    @property
+    def has_guided(self) -> bool:
+        """Whether any other prompt than the positive has been evaluated so far."""
+        return any(name != "positive" and not self.is_ours(name) for name in self.evaluated)
 
     def say(self, message: str) -> None:
         """Logs a message once per run."""
@@ -224,7 +287,7 @@ class StepMemory:
     def read(self) -> Any:
         run = self._run
         if run.step != self._step:
-            turned = run.step_sigma > self._sigma * (1 + _TOLERANCE) if run.descending else run.step_sigma < self._sigma
+            turned = run.step_sigma > self._sigma * (1 + TOLERANCE) if run.descending else run.step_sigma < self._sigma
             self._before = None if turned else self._after
             self._step, self._sigma, self._written = run.step, run.step_sigma, False
         return self._before
@@ -256,7 +319,21 @@ def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
     model.model_options.setdefault(KEY, {}).setdefault(kind, []).append(technique)
     if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sample)
-        model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, _predict)
+
+
+def attach_hook(model: ModelPatcher, hook: Hook) -> None:
+    """Calls `hook(run, guider)` when a run of a (cloned) model starts, once however often it is attached. What it puts
+    into `guider.model_options` goes around whatever other nodes have put there, and is gone after the run."""
+    hooks = model.model_options.setdefault(KEY, {}).setdefault(_HOOKS, [])
+    if hook not in hooks:
+        hooks.append(hook)
+
+
+def wrap_run(guider, kind: str, wrapper: Callable, *, outermost: bool) -> None:
+    """For hooks: a wrapper around, or inside, those that other nodes have added."""
+    wrappers = guider.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+    ours, others = {f"{KEY} {wrapper.__module__}": [wrapper]}, wrappers.get(kind, {})
+    wrappers[kind] = {**ours, **others} if outermost else {**others, **ours}
 
 
 def _sample(executor, *args, **kwargs):
@@ -264,10 +341,13 @@ def _sample(executor, *args, **kwargs):
     noise, _, sampler, sigmas, _, callback, *rest = args
     latent_shapes = kwargs.get("latent_shapes") or [noise.shape]
     _check_latent(guider, latent_shapes)
+    options = guider.model_options
+    # The host's guiders do so for every run; one of another pack might not.
+    guider.model_options = comfy.model_patcher.create_model_options_clone(options)
     run = Run(guider, sampler, sigmas, latent_shapes)
 
     def on_step(step: int, *values):
-        run.end_first_evaluation(step)
+        run.clock.callback(step)
         for each in (callback, *(of_guest for _, _, of_guest in run.guests.values())):
             if each is not None:
                 each(step, *values)
@@ -275,51 +355,33 @@ def _sample(executor, *args, **kwargs):
     def sample():
         return executor(*args[:5], on_step, *rest, **kwargs)
 
-    for technique in run.all_techniques():
-        if begin := getattr(technique, "begin", None):
-            begin(run, guider)
-    for second in run.techniques.get("models", ()):
-        sample = partial(second.around, run, guider, sample, args, latent_shapes)
-    options = guider.model_options["transformer_options"]
-    options[_RUN] = run
     try:
+        guider.model_options.setdefault("transformer_options", {})[_RUN] = run
+        wrap_run(guider, WrappersMP.PREDICT_NOISE, _predict, outermost=True)
+        wrap_run(guider, WrappersMP.CALC_COND_BATCH, _calc_cond_batch, outermost=True)
+        for hook in run.techniques.get(_HOOKS, ()):
+            hook(run, guider)
+        for technique in run.all_techniques():
+            if begin := getattr(technique, "begin", None):
+                begin(run, guider)
+        for second in run.techniques.get(_MODELS, ()):
+            sample = partial(second.around, run, guider, sample, args, latent_shapes)
         samples = sample()
     finally:
-        del options[_RUN]
+        guider.model_options = options
     run.report()
     _check_finite(samples)
     return samples
 
 
 def _predict(executor, x: Tensor, timestep: Tensor, *args, **kwargs):
-    guider = executor.class_obj
-    run = current_run(guider.model_options)
-    run.begin_evaluation(float(timestep.flatten()[0]))
-    saved = guider.cfg
-    try:
-        for change in _scale_changes(run) if has_one_scale(guider) and not run.scale_is_lambda else ():
-            changed = change(run, guider.cfg)
-            if changed != guider.cfg:
-                run.acted.add(change)
-            guider.cfg = changed
-        return executor(x, timestep, *args, **kwargs)
-    finally:
-        guider.cfg = saved
+    current_run(executor.class_obj.model_options).begin_evaluation(float(timestep.flatten()[0]))
+    return executor(x, timestep, *args, **kwargs)
 
 
-def _scale_changes(run: Run) -> list:
-    """Those that set the scale come before those that limit it, so that the order of nodes does not matter."""
-    return [*run.techniques.get("set scale", ()), *run.techniques.get("limit scale", ())]
-
-
-def set_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
-    """Puts `change(run, scale)` in place of the guider's scale in each evaluation."""
-    attach(model, "set scale", change)
-
-
-def limit_scale(model: ModelPatcher, change: Callable[[Run, float], float]) -> None:
-    """Brings the scale of each evaluation, whoever has set it, nearer to 1; at 1 the host skips the negative."""
-    attach(model, "limit scale", change)
+def _calc_cond_batch(executor, model, conds: list, x: Tensor, timestep: Tensor, model_options: dict):
+    current_run(model_options).see_prompts(conds)
+    return executor(model, conds, x, timestep, model_options)
 
 
 def _check_latent(guider, latent_shapes: list) -> None:

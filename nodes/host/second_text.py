@@ -23,6 +23,7 @@ from torch import Tensor
 from .attention import reach_attention
 from .cross_text import split_cross_attention
 from .families import families_with_second_text, family_of, network_of
+from .forward import watch_forward
 from .layered_text import see_refiner, with_layers
 from .run import KEY, Run, attach, current_run
 from .texts import SecondText, Steering, by_row, second_texts, with_texts
@@ -113,6 +114,7 @@ def steer_with_text(model: ModelPatcher, steering: Steering, conditioning: list)
     attach(model, _KIND, _Prompt(steering, conditioning))
     if not first:
         return
+    watch_forward(model)
     model.add_wrapper(WrappersMP.APPLY_MODEL, _apply_model)
     if family.second_text == "joint":
         model.set_model_patch(_place_tokens, "post_input")

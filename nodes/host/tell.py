@@ -13,9 +13,9 @@ def node_id_of(node: type) -> str | None:
     return node.hidden.unique_id if node.hidden else None
 
 
-def tell(node_id: str | None, text: str) -> None:
-    """`node_id` of `node_id_of`."""
-    log.info(text)
+def tell(node_id: str | None, text: str, level: int = logging.INFO) -> None:
+    """`node_id` of `node_id_of`; `level`: in the log."""
+    log.log(level, text)
     if node_id is not None:
         from server import PromptServer  # not at the top: the tests load nodes without a server
 

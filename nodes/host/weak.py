@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...samplers.guidance.cfg import cfg
 from ...samplers.guidance.weak_branch import RESCALE, weak_branch
-from .blocks import can_resume, reach_blocks
-from .branches import Branch, add_branch, chunks_of
+from .blocks import ReplacedAttention, can_resume, reach_blocks
+from .branches import Branch, add_branch, chunks_of, prediction
 from .choice import TOOLTIP as BLOCKS_TOOLTIP
 from .corrections import add_correction
 from .families import Block
@@ -33,10 +33,7 @@ class WeakGuidance:
     rescale: str
     range: Range
 
-    idle_reason = (
-        "its range holds no step, another node has replaced the attention or the blocks that it changes, or the "
-        "guider does not evaluate the positive by itself (as DualCFGGuider)."
-    )
+    idle_reason = "the sampler never asked for a guided prediction (DualModelGuider at cfg 1 does not)."
 
     def change(self, run: Run, args: dict, weak: Tensor) -> Tensor:
         """What to add to the guided prediction."""
@@ -56,6 +53,9 @@ class WeakBranch(WeakGuidance, Branch):
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         return conds[0] if self.range.active(run) and self.blocks(run) else None
 
+    def why_idle(self, run: Run) -> str | None:
+        return None if self.blocks(run) else "another node has replaced the self-attention of all its blocks (as SAG)."
+
     def first_block(self, run: Run) -> Block | None:
         if not self.resumes:
             run.say(
@@ -65,7 +65,7 @@ class WeakBranch(WeakGuidance, Branch):
         return min(self.blocks(run), key=run.order.get)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
-        weak = run.predictions.get(self)
+        weak = prediction(run, args, self)
         return None if weak is None else self.change(run, args, weak)
 
 
@@ -80,7 +80,7 @@ class WeakLora(WeakGuidance, Branch):
         return chunks_of(run, self, options)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
-        weak = run.predictions.get(self)
+        weak = prediction(run, args, self)
         return None if weak is None else self.change(run, args, weak)
 
 
@@ -140,6 +140,14 @@ class Always:
 
     def __call__(self, run: Run) -> frozenset[Block]:
         return self.blocks
+
+
+@dataclass(frozen=True)
+class WhereAttentionRuns(Always):
+    """Those of the blocks whose self-attention is the network's own: in others, it cannot be weakened."""
+
+    def __call__(self, run: Run) -> frozenset[Block]:
+        return self.blocks - run.of(ReplacedAttention).blocks
 
 
 def scale_input(default: float) -> io.Float.Input:

@@ -11,6 +11,9 @@ The published code takes the logarithm of a quotient of exponentials, which over
 The size of g is that of the authors' EDM sampler, applied to the denoised estimate:
 
     c_i = c ((N - i) / N + kappa sin(pi i / (N - 1))),   N levels, step i of 0 ... N - 2
+
+Here the limit of many steps is taken, c (1 - u + kappa sin(pi u)) with u = i / (N - 1) the part of the generation that
+lies behind: it depends on the noise level alone, so that a run in two parts gives what a run in one gives.
 """
 
 import math
@@ -28,10 +31,9 @@ def objective(logits: Tensor, target: int, tau_1: float = 1.0, tau_2: float = 0.
     return tau_1 * logits[:, target] - torch.logsumexp(tau_2 * logits, 1)
 
 
-def strength(scale: float, step: int, steps: int, kappa: float = KAPPA) -> float:
-    """c_i: most in the middle of the run, `scale` in its first step."""
-    levels = steps + 1
-    return scale * ((levels - step) / levels + kappa * math.sin(math.pi * step / (levels - 1)))
+def strength(scale: float, progress: float, kappa: float = KAPPA) -> float:
+    """c ((1 - u) + kappa sin(pi u)) at `progress` u: 0 at the largest noise level, 1 at none. `scale` at u = 0."""
+    return scale * (1 - progress + kappa * math.sin(math.pi * progress))
 
 
 def push(denoised: Tensor, gradient: Tensor, strength: float) -> Tensor:

@@ -6,7 +6,7 @@ grows with the confusion. Its closed formula for the scale, and which class exac
 read. What follows is a construction of this pack with those parts:
 
     p = softmax(logits / temperature)       over the target, at index 0, and N - 1 other candidates
-    k = argmax_{j >= 1} p_j                 the most confusing wrong one
+    k = argmax_{j >= 1} logit_j             the most confusing wrong one
     strength = scale * confusion(p)         miss: 1 - p_0, margin: p_k / (p_0 + p_k), max: p_k, const: 1
     D = D_cfg + strength (D_c - D_k)
 
@@ -29,9 +29,10 @@ def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     return torch.where(seen, (torch.where(seen, logits, 0.0) / temperature).softmax(1), target)
 
 
-def most_confusing(p: Tensor) -> Tensor:
-    """[B] of indices from 1 on; among equals the first."""
-    return p[:, 1:].argmax(1) + 1
+def most_confusing(logits: Tensor) -> Tensor:
+    """[B] of indices from 1 on; among equals the first. Of logits, because the probabilities of all wrong candidates
+    may be too small for their format."""
+    return logits[:, 1:].nan_to_num(-torch.inf).argmax(1) + 1
 
 
 def _of(p: Tensor, k: Tensor) -> Tensor:

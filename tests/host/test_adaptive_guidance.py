@@ -255,8 +255,11 @@ def test_it_tells_where_it_crossed_and_what_it_saved(caplog):
     assert "Adaptive guidance: crossed -1 (raw) in step 2 of 8; 6 evaluations saved. Cosine by step: 1: " in caplog.text
     caplog.clear()
     toy.sample(adaptive(meeting(), threshold=0.99999, space="x0"), steps=STEPS)
-    assert "no evaluation saved, threshold 0.99999 (x0). Cosine by step: 1: " in caplog.text
-    assert "had no effect" in caplog.text
+    told = "had no effect in this run: the predictions never agreed to 0.99999 (x0). Cosine by step: 1: "
+    assert told in caplog.text
+    caplog.clear()
+    toy.sample(adaptive(meeting(), threshold=-1.0, warm_up=STEPS), steps=STEPS)
+    assert "had no effect in this run: the predictions agreed too late to save anything (warm_up 8)." in caplog.text
 
 
 def test_text_goes_to_the_node_in_the_graph(monkeypatch):

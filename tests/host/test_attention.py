@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from guidekit.nodes.host.attention import SelfAttention, replace_self_attention
-from guidekit.nodes.host.branches import Branch, add_branch
+from guidekit.nodes.host.branches import Branch, add_branch, prediction
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block, family_of, self_attention_blocks
 from guidekit.tests.host import probes, tiny
@@ -154,7 +154,7 @@ class Weak(Branch):
         return conds[0]
 
     def __call__(self, run, args):
-        return 2.0 * (args["cond_denoised"] - run.predictions[self])
+        return 2.0 * (args["cond_denoised"] - prediction(run, args, self))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

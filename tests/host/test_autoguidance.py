@@ -274,7 +274,8 @@ def test_both_models_count_the_same_steps(sampler):
 def test_degradation_is_another_in_every_step_and_block():
     def noise(step, block, seed=1):
         tokens = torch.ones(2, 3, 8, 4)
-        run = SimpleNamespace(step=step, order={Block("double", 0): 0, Block("double", 1): 1})
+        order = {Block("double", 0): 0, Block("double", 1): 1}
+        run = SimpleNamespace(seed_of_step=lambda seed: 1000 * seed + 10 * step, order=order)
         place = (slice(2, 8), (2, 3), Block("double", block), run, None)
         attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, (False,), (), lambda q, k, v: v)
         out = _Degraded("dropout", 0.5, seed)(attention)

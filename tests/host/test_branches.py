@@ -6,7 +6,7 @@ import comfy.samplers
 import pytest
 import torch
 
-from guidekit.nodes.host.branches import Branch, add_branch
+from guidekit.nodes.host.branches import Branch, add_branch, prediction
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.tests.host import probes, tiny
 
@@ -41,9 +41,8 @@ class Subtract:
     label, idle_reason = "subtract", "never"
 
     def __call__(self, run, args):
-        if self.branch not in run.predictions:
-            return None
-        return self.scale * (args["cond_denoised"] - run.predictions[self.branch])
+        found = prediction(run, args, self.branch)
+        return None if found is None else self.scale * (args["cond_denoised"] - found)
 
 
 def with_branches(family, count=1, every=1):

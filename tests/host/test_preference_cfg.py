@@ -371,7 +371,7 @@ def test_layers_whose_rows_are_not_the_predictions():
     import comfy.patcher_extension
 
     guided.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, OneRow())
-    with pytest.raises(ValueError, match="works on 1 rows for 2 predictions"):
+    with pytest.raises(ValueError, match="works on 1 of 2 rows"):
         tiny.sample(guided, "unet")
     assert not any(module._forward_hooks for module in model.model.modules())
 

@@ -15,9 +15,12 @@ from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.host import blocks
 from guidekit.nodes.host.attention import replace_self_attention
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.host.branches import Branches
 from guidekit.nodes.host.choice import choose_blocks, usually_perturbed, usually_skipped
+from guidekit.nodes.host.clock import Clock
 from guidekit.nodes.host.families import self_attention_blocks
 from guidekit.nodes.host.prefix import Prefix
+from guidekit.nodes.host.run import Run
 from guidekit.nodes.host.weak import WeakBranch
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
@@ -369,9 +372,9 @@ def test_random_blocks_change_from_step_to_step_and_repeat():
     model = run_node(SLG, model=tiny.model("flux"), random_blocks=1, random_seed=1)
     (branch,) = set(model.model_options["guidekit"]["branches"])
 
-    class At:
+    class At(Run):
         def __init__(self, step):
-            self.step = step
+            self.clock = Clock([10.0 - 0.1 * step, 0.0], lambda step, sigmas: 1)
 
     chosen = [branch.blocks(At(step)) for step in range(40)]
     assert chosen == [branch.blocks(At(step)) for step in range(40)]
@@ -545,7 +548,7 @@ def test_what_cond_left_is_dropped_with_the_evaluation():
     model, prefixes = run_node(PAG, model=tiny.model("flux")), []
 
     def post_cfg(args):
-        prefixes.append(current_run(args["model_options"]).prefix)
+        prefixes.append(current_run(args["model_options"]).of(Branches).prefix)
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(post_cfg)

@@ -50,6 +50,17 @@ def test_the_reference_is_never_the_target():
     assert most_confusing(sure).item() == 1
 
 
+def test_the_reference_where_probabilities_underflow():
+    """CLIP's logits are 100 cosines: at a low temperature every wrong candidate has probability 0 in float32."""
+    logits = torch.tensor([[30.0, 10.0, 15.0, 20.0]])
+    assert probabilities(logits, 0.05)[0, 1:].tolist() == [0.0, 0.0, 0.0]
+    assert most_confusing(logits).item() == 3
+
+
+def test_a_picture_of_nan_has_the_first_candidate():
+    assert most_confusing(torch.tensor([[torch.nan] * 4, [0.0, torch.nan, 1.0, 2.0]])).tolist() == [1, 3]
+
+
 def test_among_equals_the_first():
     assert most_confusing(torch.tensor([[0.1, 0.2, 0.3, 0.3], [0.4, 0.2, 0.2, 0.2]])).tolist() == [2, 1]
 
