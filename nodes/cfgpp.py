@@ -10,12 +10,14 @@ from .host.levels import is_flow
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 from .host.scales import set_scale
+from .host.tell import node_id_of
 
 
 @dataclass(frozen=True, eq=False)
 class _Schedule:
     guidance_lambda: float
     range: Range
+    node_id: str | None
 
     label = "CFG++"
     idle_reason = "the sampler never asked for a guided prediction."
@@ -30,10 +32,21 @@ class _Schedule:
     def why_idle(self, run: Run) -> str | None:
         return None if has_one_scale(run.guider) else why_not_one_scale(run.guider)
 
+    def summary(self, run: Run) -> str | None:
+        steps = run.notes.get(self)
+        if not steps:
+            return None
+        return (
+            f"the negative prompt was evaluated in {steps} more evaluations, which cfg 1 would have left out. Models "
+            "that are made for cfg 1 need no CFG++."
+        )
+
     def __call__(self, run: Run, scale: float) -> float:
         if not self.range.active(run):
             return scale
         run.acted.add(self)
+        if scale == 1:
+            run.notes[self] = run.notes.get(self, 0) + 1
         return equivalent_scale(self.guidance_lambda, run.step_sigma, run.next_sigma, is_flow(run.model_sampling))
 
 
@@ -62,6 +75,7 @@ class CFGPP(io.ComfyNode):
                 *range_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with CFG++.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -71,5 +85,5 @@ class CFGPP(io.ComfyNode):
     @classmethod
     def execute(cls, model, guidance_lambda, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
-        set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent)))
+        set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent), node_id_of(cls)))
         return io.NodeOutput(model)

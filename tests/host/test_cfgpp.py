@@ -491,3 +491,15 @@ def test_the_node_on_the_model_inverts_as_the_sampler_does(family):
         guider = guider_of(m, family)
         results.append(guider.sample(torch.zeros_like(latent), latent, sampler, rising, disable_pbar=True))
     assert probes.distance(*results) < 1e-4
+
+
+def test_at_cfg_1_it_says_what_it_costs(caplog):
+    caplog.set_level("INFO")
+    model = run_node(CFGPP, model=tiny.model("flux"))
+    seen = probes.count_evaluations(model)
+    tiny.sample(model, "flux", cfg=1.0, steps=4)
+    assert seen.total == 8
+    assert "CFG++: the negative prompt was evaluated in 4 more evaluations, which cfg 1 would have left" in caplog.text
+    caplog.clear()
+    tiny.sample(model, "flux", cfg=4.0, steps=4)
+    assert "more evaluations" not in caplog.text

@@ -219,10 +219,11 @@ def test_flux_kv_cache(node, monkeypatch):
 
     settings = {"blocks": "double 1", "scale": 100.0}
     found = sample(run_node(node, model=cached(), **settings))
-    assert probes.distance(found, sample(cached())) > 1e-3
+    effect = probes.distance(found, sample(cached()))
+    assert effect > 1e-3
     never = property(lambda self: False, lambda self, value: None)
     monkeypatch.setattr(Branches, "shares_blocks", never, raising=False)
-    assert probes.distance(found, sample(run_node(node, model=cached(), **settings))) < 1e-4
+    assert probes.distance(found, sample(run_node(node, model=cached(), **settings))) < effect / 5
 
 
 # EasyCache answers for the network: what is evaluated in a call of its own would be fresh beside the rest.
