@@ -187,7 +187,7 @@ def _worse(family: str) -> ModelPatcher:
 
 def family_of(patcher: ModelPatcher) -> str:
     """Of a MODEL of `model`."""
-    return next(family for family in FAMILIES if _patcher(family, None).model is patcher.model)
+    return next(family for family, tiny in FAMILIES.items() if type(patcher.model.model_config) is tiny.config)
 
 
 def worse(patcher: ModelPatcher) -> ModelPatcher:
