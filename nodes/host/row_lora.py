@@ -11,6 +11,8 @@ a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446).
 """
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from .run import Run, attach, current_run
 
-KEY = "guidekit_row_lora"  # of the wrapper
+KEY = "guidekit_row_lora"  # of the wrapper, and of the current call in the options
 _KIND = "row LoRA"  # of the techniques
 
 
@@ -81,49 +83,73 @@ class RowLora(Protocol):
 class _RowLoras:
     unmerged: tuple[Unmerged, ...]
 
-    def __call__(self, executor, *args, **kwargs) -> Tensor:
-        options = args[5] if len(args) > 5 else kwargs["transformer_options"]
-        run, hooks = current_run(options), []
+    def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        run, hooks = current_run(transformer_options), []
         factors = run.notes.setdefault(self, {})
+        call = _Call(tuple(range(len(transformer_options["cond_or_uncond"]))))
+        options = {**transformer_options, KEY: call}
         try:
-            for product, rows in self._placed(run, options):
+            for product, chunks in self._placed(run, options):
                 module = executor.class_obj.get_submodule(product.path)
-                hooks.append(module.register_forward_hook(_Add(product, rows, factors)))
-            return executor(*args, **kwargs)
+                hooks.append(module.register_forward_hook(_Add(product, _Rows(call, chunks), factors)))
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
 
-    def _placed(self, run: Run, options: dict) -> list[tuple[Product, "_Rows"]]:
-        """All products of the current call, and the rows they are added to."""
-        number, found = len(options["cond_or_uncond"]), []
+    def _placed(self, run: Run, options: dict) -> list[tuple[Product, frozenset[int]]]:
+        """All products of the current call, and the chunks they are added to."""
+        found: list[tuple[Product, frozenset[int]]] = []
         without: dict[int, set[int]] = {}  # chunks, by the origins of what they lack
         for technique in run.techniques[_KIND]:
-            chunks, difference = technique.chunks(run, options), technique.difference
+            chunks, difference = frozenset(technique.chunks(run, options)), technique.difference
             found += [(product, chunks) for product in difference.adds]
             for each in difference.lacks:
                 without.setdefault(id(each.origin), set()).update(chunks)
-        everywhere = frozenset(range(number))
+        everywhere = frozenset(options[KEY].present)
         found += [(each.product, everywhere - without.get(id(each.origin), set())) for each in self.unmerged]
-        return [(product, _Rows(number, tuple(sorted(chunks)))) for product, chunks in found if chunks]
+        return [(product, chunks) for product, chunks in found if chunks]
+
+
+@dataclass
+class _Call:
+    """A network call; `present`: the chunks whose rows go through its layers just now, in order."""
+
+    present: tuple[int, ...]
+
+
+@contextmanager
+def only_chunks(transformer_options: dict, chunks: tuple[int, ...]) -> Iterator[None]:
+    """For who calls layers of the network with the rows of these chunks alone."""
+    call = transformer_options.get(KEY)
+    if call is None:  # a model without LoRAs on some rows
+        yield
+        return
+    before, call.present = call.present, chunks
+    try:
+        yield
+    finally:
+        call.present = before
 
 
 @dataclass(frozen=True)
 class _Rows:
-    chunks: int
-    chosen: tuple[int, ...]
+    call: _Call
+    chosen: frozenset[int]
 
     def spans(self, rows: int, path: str) -> list[tuple[int, int]]:
         """(first, number) of the rows of each."""
-        if len(self.chosen) == self.chunks:
+        present = self.call.present
+        here = [i for i, chunk in enumerate(present) if chunk in self.chosen]
+        if len(here) == len(present):
             return [(0, rows)]
-        each, rest = divmod(rows, self.chunks)
+        each, rest = divmod(rows, len(present))
         if rest:
             raise ValueError(
-                f"{path} of this network works on {rows} rows for {self.chunks} predictions, so that a LoRA cannot be "
+                f"{path} of this network works on {rows} rows for {len(present)} predictions, so that a LoRA cannot be "
                 "put on one of them. Apply it to both, or give the other model weights of its own (load it twice)."
             )
-        return [(chunk * each, each) for chunk in self.chosen]
+        return [(i * each, each) for i in here]
 
 
 @dataclass(frozen=True)

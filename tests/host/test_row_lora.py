@@ -11,6 +11,7 @@ from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.host.lora_difference import own_patches, shared_difference
 from guidekit.nodes.host.other import SHARED
 from guidekit.nodes.host.row_lora import unmerged
+from guidekit.nodes.nasa import NASA
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
 from guidekit.samplers.guidance.cfg import cfg
@@ -263,3 +264,24 @@ def test_nodes_of_a_second_model_with_its_loras_at_another_strength(family):
     for step in steps_of(guided, family, steps=1):
         negative, without = negative_alone(half, family, step), negative_alone(none, family, step)
         assert probes.distance(step["uncond_denoised"], negative + 2.0 * (negative - without)) < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("way", ["on the other", "on the model"])
+def test_layers_that_are_called_for_one_prediction_alone(batch, way):
+    """By a second text in Lumina2, for the rows of the positive."""
+
+    def steered(model, other):
+        guided = run_node(PreferenceCFG, model=model, other_model=other)
+        return run_node(NASA, model=guided, negative=tiny.conditioning("lumina2", 33, 5), alpha=0.4)
+
+    def pair(one, two):
+        return (one, lora(two)) if way == "on the other" else (lora(one), two)
+
+    model = tiny.model("lumina2")
+    shared = steered(*pair(model, model))
+    apart = steered(*pair(model, on_weights_of_its_own("lumina2")))
+    assert not shared.additional_models
+    assert apart.additional_models
+    found, wanted = (tiny.sample(m, "lumina2", batch=batch) for m in (shared, apart))
+    assert probes.distance(found, wanted) < 1e-4
