@@ -36,6 +36,6 @@ def patches_of(model: ModelPatcher, target: Target, parts: Mapping[str, Tensor])
         if part == "set_weight":  # as a difference, so that it has a strength
             change = change.float() - target.of(weight_of(model, target.key))
         if part == BIAS and ALPHA in parts:  # of the second factor, whose product has a share
-            change = change * (parts[ALPHA].item() / len(parts[DOWN]))
+            change = change.float() * (parts[ALPHA].item() / len(parts[DOWN]))
         found[target.bias if part in _OF_BIAS else target] = ("diff", (change,))
     return found

@@ -17,7 +17,7 @@ def changes_nothing(parts: Mapping[str, Tensor]) -> bool:
         return False
     if "oft_blocks" in parts:  # a rotation; symmetric blocks turn nothing
         blocks = parts["oft_blocks"].float()
-        rescaled = "rescale" in parts and bool((parts["rescale"] != 1).any())
+        rescaled = "rescale" in parts and bool((parts["rescale"].float() != 1).any())
         return not rescaled and bool((blocks == blocks.transpose(-1, -2)).all())
     if "a1.weight" in parts:  # W A + B
         return all(zero(f"{name}1.weight") or zero(f"{name}2.weight") for name in "ab")

@@ -296,3 +296,25 @@ def test_a_wider_layer_by_its_own_names(folder):  # noqa: F811
     found = merged(load(model, strength=0.5)[0])[key].double()
     wanted = torch.cat([weight, torch.zeros(32, 64)], 1).double() + 0.5 * product(down, up)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["LoRA", "LoHa of a convolution", "LoKr", "OFT"])
+def test_parts_of_8_bits(folder, name):  # noqa: F811
+    """As good as what they are rounded to."""
+    if name == "LoRA":
+        target, parts = FLUX[2], {"lora_A.weight": normal(3, 32), "lora_B.weight": normal(64, 3, seed=1)}
+        parts["lora_B.bias"] = normal(64, seed=2)
+    elif name == "OFT":
+        target, parts = LINEAR, {"oft_blocks": normal(8, 4, 4), "rescale": 1 + normal(ROWS, 1, seed=1)}
+    else:
+        target, parts, _ = PRODUCTS[name]()
+    model = tiny.model("flux" if target in FLUX else "unet")
+    rounded = {part: tensor.to(torch.float8_e4m3fn) for part, tensor in parts.items()}
+    config = json.dumps({"r": 3 if name == "LoRA" else 2, "alpha": 6}) if name != "OFT" else "{}"
+    found = []
+    for file, kept in (("x.safetensors", rounded), ("y.safetensors", {p: t.float() for p, t in rounded.items()})):
+        save(folder, f"transformer.{target.diffusers}", kept, file, {"lora_adapter_metadata": config})
+        found.append(merged(load(model, file=file)[0]))
+    assert found[0].keys() == found[1].keys()
+    for key, weight in found[0].items():
+        torch.testing.assert_close(weight, found[1][key], rtol=0, atol=1e-6)

@@ -43,8 +43,8 @@ TARGETS = {
         whole("img_in.proj", "x_embedder.proj"),
         whole(
             "txt_in.individual_token_refiner.blocks.1.self_attn.qkv",
-            "context_embedder.token_refiner.refiner_blocks.1.attn.to_k",
-            (32, 64),
+            "context_embedder.token_refiner.refiner_blocks.1.attn.to_v",
+            (64, 96),
         ),
     ),
     "qwen_image": tuple(
