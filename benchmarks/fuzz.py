@@ -17,13 +17,10 @@ SECONDS = 600
 def names_of(found: header.Header) -> None:
     """What is made of a header that could be read."""
     layouts.layout_of(found.tensors)
-    renamed = lora_keys.rename(found.tensors, found.tensors)
-    parts: dict[str, dict[str, shapes.Shape]] = {}
-    for new, old in renamed.names.items():
-        module, part = lora_keys.split(new)
-        parts.setdefault(module, {})[part] = found.tensors[old].shape
-    for each in parts.values():
-        shapes.problem(each, (8, 4))
+    names = (lora_keys.split(name) for name in found.tensors)
+    renamed = lora_keys.rename(found.tensors, {name.module: name.module for name in names if name is not None})
+    for parts in renamed.parts.values():
+        shapes.problem({part: found.tensors[name].shape for part, name in parts.items()}, (8, 4), (8,))
 
 
 class Target:

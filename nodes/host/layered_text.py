@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .blocks import skipping_chunks
 from .forward import current_forward
+from .row_lora import only_chunks
 from .texts import SecondText, TextAttention
 
 _BESIDE = "guidekit_text_beside"
@@ -76,14 +77,15 @@ def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tens
         modulation = state.modulation[of_all]
         for text in call.texts:
             stream = state.streams.get((text, chunk))
-            if stream is None:
-                stream = state.streams[text, chunk] = {0: _refined(network, text, of_all, state, call.options)}
-            came = stream[max(layer for layer in stream if layer <= call.block.number)]
             alone = _Beside(k[part, :, rest], v[part, :, rest])
             options = {**call.options, _BESIDE: alone}
-            goes = network.layers[call.block.number](
-                came, None, state.places[text], modulation, transformer_options=options
-            )
+            with only_chunks(options, (chunk,)):
+                if stream is None:
+                    stream = state.streams[text, chunk] = {0: _refined(network, text, of_all, state, call.options)}
+                came = stream[max(layer for layer in stream if layer <= call.block.number)]
+                goes = network.layers[call.block.number](
+                    came, None, state.places[text], modulation, transformer_options=options
+                )
             if chunk not in passing:
                 stream[call.block.number + 1] = goes
             if call.block in text.steering.blocks:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .branches import Branch, add_branch, chunks_of, prediction
 from .corrections import add_correction
+from .lora_difference import shared_difference
 from .negative import Negative, watch_negative
 from .ranges import Range
-from .row_lora import add_row_lora, shared_difference
-from .run import Run, attach
+from .row_lora import Difference, add_row_lora
+from .run import Run
 from .second import SecondModel, add_second_model
 
 SHARED = "in the same network call, on the weights that both share"
@@ -27,6 +28,7 @@ _IDLE = "the sampler never asked for a guided prediction."
 class _SharedNegative:
     label: str
     range: Range
+    difference: Difference
 
     idle_reason = _IDLE
     needs_negative = True
@@ -62,16 +64,14 @@ def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, ra
     Raises:
         ValueError: the two are the same, or do not share latents or noise.
     """
-    products = shared_difference(model, other)
-    if products is None:
+    difference = shared_difference(model, other)
+    if difference is None:
         second = add_second_model(model, other, label, _IDLE, role="negative")
         watch_negative(model, _OtherNegative(label, range, second))
         return SEPARATE
-    if not products:
+    if not difference:
         raise ValueError("The other model is the model itself. Connect one with other LoRAs or other weights.")
-    technique = _SharedNegative(label, range)
-    add_row_lora(model, products, technique.chunks)
-    attach(model, "negative of another model", technique)
+    add_row_lora(model, _SharedNegative(label, range, difference))
     return SHARED
 
 
@@ -93,6 +93,8 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class _SharedMixture(Mixture, Branch):
+    difference: Difference
+
     def begin(self, run: Run, guider) -> None:
         if self.prompt is not None:
             guider.conds[self._name] = comfy.sampler_helpers.convert_cond(self.prompt)
@@ -128,14 +130,14 @@ def mix_in(
     model: ModelPatcher, other: ModelPatcher, label: str, range: Range, own_share: float, prompt: list | None
 ) -> str:
     """Mixes what `other` predicts into the positive of a (cloned) model; returns how, SHARED or SEPARATE."""
-    products = shared_difference(model, other)
+    difference = shared_difference(model, other)
     settings = label, range, own_share, prompt
-    if products is None:
+    if difference is None:
         second = add_second_model(model, other, label, _IDLE, prompt=prompt)
         add_correction(model, _OtherMixture(*settings, second))
         return SEPARATE
-    technique = _SharedMixture(*settings)
-    add_row_lora(model, products, technique.chunks)
+    technique = _SharedMixture(*settings, difference)
+    add_row_lora(model, technique)
     add_branch(model, technique)
     add_correction(model, technique)
     return SHARED

@@ -1,28 +1,31 @@
 """LoRAs on some predictions of a network call and not on others, with one set of weights.
 
-A LoRA that is merged is on every row of the batch. Here its product, up(down(x)), is added to what its layer gives for
-the rows that it is meant for, so that predictions with and without it come from the same call.
+A LoRA that is merged is on every row of the batch, and in weights of 8 bits it is rounded together with them, so that
+it cannot be taken out of a row again. Here its product, up(down(x)), is added to what its layer gives for the rows that
+it is meant for, beside weights without it. What some rows of a model do not have is so taken off its weights, and added
+to the other rows.
 
 Relies on: APPLY_MODEL wrappers, once per network call, whose class object is the model (comfy/model_base.py:191);
 torch's forward hooks; every chunk of a call being one part of the rows, in order (comfy/samplers.py:284); patches of
-a patcher as tuples (strength, what, strength of the weight, offset, function) that its clones share
-(comfy/model_patcher.py:834).
+a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
 from .parts import know_rows
-from .run import Run, current_run
+from .run import Run, attach, current_run
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+KEY = "guidekit_row_lora"  # of the wrapper, and of the current call in the options
+_KIND = "row LoRA"  # of the techniques
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,47 +46,114 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
-class _RowLora:
-    products: tuple[Product, ...]
-    chunks: Callable[[Run, dict], list[int]]
+class Unmerged:
+    """A LoRA of a model's own, on one weight, that is not merged. `patch`: as the host has it, and would merge it.
+    `origin`: that patch as it was when it was taken off, by which it is known at any strength."""
 
-    def __call__(self, executor, *args, **kwargs) -> Tensor:
-        options = args[5] if len(args) > 5 else kwargs["transformer_options"]
-        run = current_run(options)
-        chosen = self.chunks(run, options)
-        if not chosen:
-            return executor(*args, **kwargs)
+    key: str
+    patch: tuple
+    product: Product
+    origin: tuple
+
+    def times(self, factor: float) -> "Unmerged":
+        product = replace(self.product, scale=factor * self.product.scale)
+        return replace(self, patch=(factor * self.patch[0], *self.patch[1:]), product=product)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What some rows have beside a model's LoRAs, and which of these they do not have."""
+
+    adds: tuple[Product, ...]
+    lacks: tuple[Unmerged, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.adds or self.lacks)
+
+
+class RowLora(Protocol):
+    """A technique some rows of which have other LoRAs than the model."""
+
+    difference: Difference
+
+    def chunks(self, run: Run, options: dict) -> list[int]:
+        """Which chunks of the current network call these rows are."""
+
+
+@dataclass(frozen=True, eq=False)
+class _RowLoras:
+    unmerged: tuple[Unmerged, ...]
+
+    def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        run, hooks = current_run(transformer_options), []
         factors = run.notes.setdefault(self, {})
-        rows = _Rows(len(args[0]), len(options["cond_or_uncond"]), chosen)
-        hooks = []
+        chunks = len(transformer_options["cond_or_uncond"])
+        call = _Call(tuple(range(chunks)), len(x) // chunks)
+        options = {**transformer_options, KEY: call}
         try:
-            for product in self.products:
+            for product, chunks in self._placed(run, options):
                 module = executor.class_obj.get_submodule(product.path)
-                hooks.append(module.register_forward_hook(_Add(product, rows, factors)))
-            return executor(*args, **kwargs)
+                hooks.append(module.register_forward_hook(_Add(product, _Rows(call, chunks), factors)))
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
 
+    def _placed(self, run: Run, options: dict) -> list[tuple[Product, frozenset[int]]]:
+        """All products of the current call, and the chunks they are added to."""
+        found: list[tuple[Product, frozenset[int]]] = []
+        without: dict[int, set[int]] = {}  # chunks, by the origins of what they lack
+        for technique in run.techniques[_KIND]:
+            chunks, difference = frozenset(technique.chunks(run, options)), technique.difference
+            found += [(product, chunks) for product in difference.adds]
+            for each in difference.lacks:
+                without.setdefault(id(each.origin), set()).update(chunks)
+        everywhere = frozenset(options[KEY].present)
+        found += [(each.product, everywhere - without.get(id(each.origin), set())) for each in self.unmerged]
+        return [(product, chunks) for product, chunks in found if chunks]
+
+
+@dataclass
+class _Call:
+    """A network call; `present`: the chunks whose rows go through its layers just now, in order; `rows`: of each."""
+
+    present: tuple[int, ...]
+    rows: int
+
+
+@contextmanager
+def only_chunks(transformer_options: dict, chunks: tuple[int, ...]) -> Iterator[None]:
+    """For who calls layers of the network with the rows of these chunks alone."""
+    call = transformer_options.get(KEY)
+    if call is None:  # a model without LoRAs on some rows
+        yield
+        return
+    before, call.present = call.present, chunks
+    try:
+        yield
+    finally:
+        call.present = before
+
 
 @dataclass(frozen=True)
 class _Rows:
-    """Of a call with `rows` rows in `chunks` chunks, those of some chunks."""
-
-    rows: int
-    chunks: int
-    chosen: list[int]
+    call: _Call
+    chosen: frozenset[int]
 
     def spans(self, rows: int, path: str) -> list[tuple[int, int]]:
         """(first, number) of the rows of each."""
-        each, rest = divmod(rows, self.chunks)
-        if rest or rows < self.rows:  # more is what rides along
+        present = self.call.present
+        here = [i for i, chunk in enumerate(present) if chunk in self.chosen]
+        if len(here) == len(present):
+            return [(0, rows)]
+        each, rest = divmod(rows, len(present))
+        if rest or each < self.call.rows:  # more is what rides along
             raise ValueError(
-                f"{path} of this network works on {rows} of {self.rows} rows, as where another node splits the batch, "
-                "so that a LoRA cannot be put on one prediction. Apply it to both, or give the other model weights of "
-                "its own (load it twice)."
+                f"{path} of this network works on {rows} rows for {len(present)} predictions of {self.call.rows}, as "
+                "where another node splits the batch, so that a LoRA cannot be put on one of them. Apply it to both, "
+                "or give the other model weights of its own (load it twice)."
             )
-        return [(chunk * each, each) for chunk in self.chosen]
+        return [(i * each, each) for i in here]
 
 
 @dataclass(frozen=True)
@@ -98,7 +168,7 @@ class _Add:
         if key not in self.factors:
             self.factors[key] = self.product.at(x)
         up, down = self.factors[key]
-        outputs = -1 if _is_linear(module) else 1
+        outputs = -1 if is_linear(module) else 1
         view = output if self.product.place is None else output.narrow(outputs, *self.product.place)
         for first, number in self.rows.spans(len(x), self.product.path):
             view.narrow(0, first, number).add_(_change(module, x.narrow(0, first, number), up, down))
@@ -106,7 +176,7 @@ class _Add:
 
 
 def _change(module: nn.Module, x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
-    if _is_linear(module):
+    if is_linear(module):
         return up if down is None else nn.functional.linear(nn.functional.linear(x, down), up)
     if down is None:
         return up.reshape(-1, *[1] * (x.ndim - 2))
@@ -115,82 +185,35 @@ def _change(module: nn.Module, x: Tensor, up: Tensor, down: Tensor | None) -> Te
     return torch.einsum("or,br...->bo...", up.flatten(1), inner)
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """The host's layers with quantised weights are no nn.Linear (comfy/ops.py:1282)."""
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
-def add_row_lora(model: ModelPatcher, products: tuple[Product, ...], chunks: Callable[[Run, dict], list[int]]) -> None:
-    """For a technique that is attached to the model as well. `chunks(run, transformer_options)`: which chunks of a
-    network call the products are added to."""
+def unmerged(model: ModelPatcher) -> tuple[Unmerged, ...]:
+    """The model's LoRAs that are not merged into its weights."""
+    wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
+    return wrappers[0].unmerged if wrappers else ()
+
+
+def set_unmerged(model: ModelPatcher, found: tuple[Unmerged, ...]) -> None:
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _RowLoras(found))
+
+
+def add_row_lora(model: ModelPatcher, technique: RowLora) -> None:
+    """Puts the technique's difference on its rows in the network calls of a (cloned) model. What they lack of the
+    model's own LoRAs is not merged any more."""
     know_rows(model)
-    model.add_wrapper(WrappersMP.APPLY_MODEL, _RowLora(products, chunks))
-
-
-def shared_difference(model: ModelPatcher, other: ModelPatcher) -> tuple[Product, ...] | None:
-    """What `other` adds to the layers of `model`, if the two are one network with different LoRAs; else None."""
-    if other.model is not model.model or not _is_bare(other, model):
-        return None
-    products = []
-    for key in {**model.patches, **other.patches}:
-        mine, theirs = model.patches.get(key, []), other.patches.get(key, [])
-        for sign, entries, rest in ((1, theirs, mine), (-1, mine, theirs)):
-            for patch in entries:
-                if any(patch is p for p in rest):
-                    continue
-                product = _product(model.model, key, patch, sign)
-                if product is None:
-                    return None
-                products.append(product)
-    return tuple(products)
-
-
-def _product(base: nn.Module, key: str, patch: tuple, sign: int) -> Product | None:
-    """None for a patch that is no product of two matrices on a layer."""
-    strength, what, of_weight, offset, function = patch
-    path, _, part = key.rpartition(".")
-    module = base.get_submodule(path)
-    layer = _is_linear(module) or isinstance(module, _CONVOLUTIONS) and module.groups == 1
-    if not layer or of_weight != 1.0 or function is not None:
-        return None
-    if offset is not None and (offset[0] != 0 or part != "weight"):
-        return None
-    place = offset and (offset[1], offset[2])
-    if part == "bias" and isinstance(what, tuple) and what[0] == "diff" and len(what[1]) == 1:
-        return Product(path, what[1][0], None, sign * strength, place)
-    if part != "weight" or type(what) is not LoRAAdapter:
-        return None
-    up, down, alpha, mid, dora_scale, reshape = what.weights
-    if any(each is not None for each in (mid, dora_scale, reshape)):
-        return None
-    scale = 1.0 if alpha is None else alpha / down.shape[0]
-    shape = getattr(module, "kernel_size", None)
-    if shape is None:
-        up, down = up.flatten(1), down.flatten(1)
-    elif down.ndim == 2:
-        down = down.reshape(len(down), -1, *shape)
-    return Product(path, up, down, sign * strength * scale, place)
-
-
-def _is_bare(other: ModelPatcher, model: ModelPatcher) -> bool:
-    """Whether `other` has nothing but weight patches that `model` has not."""
-    return (
-        all(
-            _within(getattr(other, name), getattr(model, name))
-            for name in ("model_options", "object_patches", "wrappers", "callbacks", "injections", "hook_patches")
-        )
-        and not other.additional_models.keys() - model.additional_models.keys()
-    )
-
-
-def _within(some: Any, all_: Any) -> bool:
-    if isinstance(some, dict) and isinstance(all_, dict):
-        return all(_within(value, all_.get(key, _empty(value))) for key, value in some.items())
-    if isinstance(some, list) and isinstance(all_, list):
-        return all(any(_within(one, another) for another in all_) for one in some)
-    return some is all_ or isinstance(some, (int, float, str)) and some == all_
-
-
-def _empty(value: Any) -> Any:
-    """What counts as the same as nothing at all."""
-    return type(value)() if isinstance(value, (dict, list)) else None
+    before = unmerged(model)
+    taken = [each for each in technique.difference.lacks if each not in before]
+    for each in taken:
+        rest = [patch for patch in model.patches[each.key] if patch is not each.patch]
+        if rest:
+            model.patches[each.key] = rest
+        else:
+            del model.patches[each.key]
+    if taken:
+        model.patches_uuid = uuid.uuid4()
+    set_unmerged(model, (*before, *taken))
+    attach(model, _KIND, technique)

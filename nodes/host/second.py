@@ -25,6 +25,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .references import References
+from .row_lora import set_unmerged, unmerged
 from .run import KEY, Run, attach
 
 
@@ -188,7 +189,8 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
         ValueError: a model without LoRAs.
     """
     added = {key for key, patches in model.patches.items() if any(_is_added(patch) for patch in patches)}
-    if not added:
+    beside = unmerged(model)
+    if not added and not beside:
         raise ValueError(
             "The model has no LoRA whose strength could be changed. Put a LoRA loader before this node, or connect "
             "another model."
@@ -197,6 +199,8 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
     for key in added:
         other.patches[key] = [(p[0] * factor, *p[1:]) if _is_added(p) else p for p in other.patches[key]]
     other.patches_uuid = uuid.uuid4()
+    if beside:
+        set_unmerged(other, tuple(each.times(factor) for each in beside))
     return other
 
 

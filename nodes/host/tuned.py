@@ -1,19 +1,16 @@
 """Files of tuned weights, adapters or whole networks, as patches of a model: what a file is and whether it fits is read
-from its header, the weights only where it does.
-
-Relies on: model_lora_keys_unet (comfy/lora.py:203), the host's spellings of a model's modules.
-"""
+from its header, the weights only where it does."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.lora
 from comfy.model_patcher import ModelPatcher
 
 from ...samplers.alignment import layouts, lora_keys
 from ...samplers.safetensors_header import read_header
 from .tuned_about import name_of, other_kind
 from .tuned_adapter import Adapter
+from .tuned_names import converted, modules_of
 from .tuned_network import names_of_network, read_difference
 
 
@@ -32,15 +29,10 @@ def read_tuned(model: ModelPatcher, path: Path, rank: int) -> Tuned:
         ValueError: a sentence about why nothing of the file can be put on the model.
     """
     header = read_header(path)
-    state = model.model.state_dict()
-    known = {
-        module: target
-        for module, target in comfy.lora.model_lora_keys_unet(model.model, {}).items()
-        if (target if isinstance(target, str) else target[0]) in state
-    }
-    renamed = lora_keys.rename(header.tensors, known)
-    if renamed.names:
-        return Tuned(*Adapter(model, path, header, known, renamed).read())
+    names, known = converted(header), modules_of(model)
+    renamed = lora_keys.rename(names, known)
+    if renamed.parts:
+        return Tuned(*Adapter(model, path, header, names, known, renamed).read())
     whole = names_of_network(model, header)
     if whole:
         return Tuned(*read_difference(model, path, header, whole, rank))

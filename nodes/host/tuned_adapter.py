@@ -1,119 +1,148 @@
-"""A file of LoRA and its relatives as patches of a model.
+"""A file of LoRA and its relatives as patches of a model: what of it fits is known from its header, and what of that is
+applied from trying it."""
 
-Relies on: load_lora (comfy/lora.py:42) for parts by the names of `samplers/alignment/lora_keys.py`.
-"""
-
-from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import comfy.lora
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...samplers.alignment import layouts, lora_keys, shapes
+from ...samplers.alignment import lora_keys, shapes
+from ...samplers.alignment.lora_keys import ALPHA, SCALE
 from ...samplers.alignment.peft import PeftConfig, read_config
+from ...samplers.alignment.zeros import changes_nothing
 from ...samplers.safetensors_header import Header
-from .corrected import corrected
 from .tensors import FLOATS, read_tensors
-from .tuned_about import about_itself, name_of, other_kind
+from .tuned_about import name_of, other_kind
+from .tuned_check import Patched, without_effect
+from .tuned_names import Target
+from .tuned_patches import patches_of
+from .tuned_report import AdapterReport
 
 _PEFT_FILE = "adapter_model.safetensors"  # PEFT writes its configuration beside a file of this name
 _PEFT_CONFIG = "adapter_config.json"
 _LARGEST_CONFIG = 2**20  # bytes
-_SHOWN = 3  # examples in a sentence
+_INTEGERS = ("I64", "I32")
+_WITH_INTEGERS = (ALPHA, "reshape_weight")
+
+
+@dataclass(frozen=True)
+class Module:
+    """`trained`: its path in the file; `names`: those of its parts there, `shapes`: theirs."""
+
+    trained: str
+    target: Target
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def rank(self) -> int | None:
+        return shapes.rank_of(self.shapes)
+
+    @property
+    def kind(self) -> str:
+        return "DoRA" if SCALE in self.names else shapes.kind_of(self.names)
 
 
 class Adapter:
-    """One file of LoRA and its relatives."""
+    """One file of LoRA and its relatives. `names`: those of the file, by how the host's converters spell them; `known`:
+    the model's modules by the paths in `renamed`."""
 
     def __init__(
-        self, model: ModelPatcher, path: Path, header: Header, known: dict, renamed: lora_keys.Renamed
+        self,
+        model: ModelPatcher,
+        path: Path,
+        header: Header,
+        names: Mapping[str, str | None],
+        known: Mapping[str, Target],
+        renamed: lora_keys.Renamed,
     ) -> None:
-        self.model, self.path, self.header, self.known, self.renamed = model, path, header, known, renamed
-        self.parts: dict[str, dict[str, str]] = {}  # names in the file by module and part
-        for new, old in renamed.names.items():
-            module, part = lora_keys.split(new)
-            self.parts.setdefault(module, {})[part] = old
-        self.left_out: dict[str, list[str]] = {}  # modules as the file names them, by the reason
+        self.model, self.path, self.header = model, path, header
+        self.report = AdapterReport(model, path, header, names, renamed)
+        self.modules = [self._module(known[path], parts, names) for path, parts in renamed.parts.items()]
+
+    def _module(self, target: Target, parts: Mapping[str, str], names: Mapping[str, str | None]) -> Module:
+        in_file = {part: names[spelled] for part, spelled in parts.items() if names[spelled] is not None}
+        first = lora_keys.split(next(iter(in_file.values()))) or lora_keys.split(next(iter(parts.values())))
+        of_file = {part: self.header.tensors[name].shape for part, name in in_file.items()}
+        return Module(first.module, target, in_file, {part: of_file.get(part, ()) for part in parts})
 
     def read(self) -> tuple[dict, list[str]]:
+        """Patches, and the report.
+
+        Raises:
+            ValueError: a sentence about why nothing of it can be applied.
+        """
         fitting = self._fitting()
         if not fitting:
-            raise ValueError(
-                f"{self.path.name} does not fit {name_of(self.model)}{other_kind(self.header)}: of its "
-                f"{len(self.parts)} modules none can be used. {self._reasons()[0]}."
-            )
+            self._refuse()
         tensors = self._tensors(fitting)
-        plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(".dora_scale")}
-        patches = comfy.lora.load_lora(plain, {module: self.known[module] for module in fitting}, log_missing=False)
-        for module in fitting:
-            key = self.known[module]
-            if isinstance(patches.get(key), WeightAdapterBase):
-                patches[key] = corrected(patches[key], tensors.get(f"{module}.dora_scale"))
-        return patches, self._report(fitting, tensors)
+        trained = [module for module in fitting if not changes_nothing(tensors[module.trained])]
+        if not trained:
+            raise ValueError(f"{self.path.name} changes nothing: all of its products are 0. It was never trained.")
+        patches = self._patches(trained, tensors)
+        applied = [module for module in trained if module.trained in {each.module for each in patches}]
+        if not applied:
+            self._refuse()
+        parts = [tensors[module.trained] for module in applied if module.rank is not None]
+        alphas = [each[ALPHA].item() for each in parts if ALPHA in each]
+        report = self.report.sentences(applied, alphas, len(fitting) - len(trained))
+        return {each.target.name: each.patch for each in patches}, report
 
-    def _shape_of(self, name: str) -> tuple[int, ...]:
-        return self.header.tensors[name].shape
+    def _refuse(self) -> None:
+        raise ValueError(
+            f"{self.path.name} does not fit {name_of(self.model)}{other_kind(self.header)}: of its "
+            f"{self.report.modules} modules none can be used. {self.report.reasons()[0]}."
+        )
 
-    def _fitting(self) -> list[str]:
+    def _fitting(self) -> list[Module]:
         """The modules whose parts make a change of the model's weights; the others are counted."""
-        found, taken = [], set()
-        for module, parts in self.parts.items():
-            target = self.known[module]
-            key, place = (target, None) if isinstance(target, str) else target[:2]
-            shape = list(comfy.utils.get_attr(self.model.model, key).shape)  # of quantised weights, what they stand for
-            if place is not None:
-                shape[place[0]] = place[2]
-            wrong = shapes.problem({part: self._shape_of(name) for part, name in parts.items()}, tuple(shape))
-            kinds = {self.header.tensors[name].dtype for name in parts.values()} - {*FLOATS}
-            if wrong is None and kinds - {"I64", "I32"}:
-                wrong = f"is in {' and '.join(sorted(kinds))}"
+        state, found, taken = self.model.model.state_dict(), [], set()
+        for module in self.modules:
+            target = module.target
+            bias = target.bias.shape(self.model) if target.bias.key in state else None
+            wrong = shapes.problem(module.shapes, target.shape(self.model), bias) or self._wrong_numbers(module)
             if wrong is None and target in taken:
                 wrong = "is for a weight that another one is for as well"
             if wrong is None:
                 found.append(module)
                 taken.add(target)
             else:
-                self.left_out.setdefault(wrong, []).append(self._trained(module)[:200])
+                self.report.leave_out(module.trained, wrong)
         return found
 
-    def _trained(self, module: str) -> str:
-        """A module as the file names it."""
-        return lora_keys.split(next(iter(self.parts[module].values())))[0]
+    def _wrong_numbers(self, module: Module) -> str | None:
+        for part, name in module.names.items():
+            dtype = self.header.tensors[name].dtype
+            if dtype not in FLOATS and not (part in _WITH_INTEGERS and dtype in _INTEGERS):
+                return f"has {part} in {dtype}"
+        return None
 
-    def _reasons(self) -> list[str]:
-        """Why modules are left out, the most frequent reason first."""
-        found = sorted(self.left_out.items(), key=lambda item: -len(item[1]))
-        return [f"{names[0]} {why}" + (f", and {len(names) - 1} like it" * (len(names) > 1)) for why, names in found]
-
-    def _tensors(self, modules: list[str]) -> dict[str, Tensor]:
-        """By the names that the host loads; finite, and not all without effect."""
-        wanted = {f"{m}.{part}": name for m in modules for part, name in self.parts[m].items()}
-        tensors = read_tensors(self.path, wanted)
-        for new, tensor in tensors.items():
-            if "lora_magnitude_vector" in wanted[new]:  # PEFT has it for outputs, however it lies
-                module = new.removesuffix(".dora_scale")
-                out = tensor.numel()
-                ndim = max(len(self._shape_of(name)) for name in self.parts[module].values())
-                tensors[new] = tensor.reshape(out, *[1] * (ndim - 1))
-        if all(_is_zero(self._of(module, tensors)) for module in modules):
-            raise ValueError(f"{self.path.name} changes nothing: all of its products are 0. It was never trained.")
-        config = self._config()
+    def _tensors(self, modules: list[Module]) -> dict[str, dict[str, Tensor]]:
+        """The parts of each module, by its path in the file."""
+        wanted = {f"{m.trained}.{part}": name for m in modules for part, name in m.names.items()}
+        tensors, config, found = read_tensors(self.path, wanted), self._config(), {}
         for module in modules:
-            if tensors.get(f"{module}.oft_blocks", torch.tensor(0)).ndim == 4:
-                tensors.setdefault(f"{module}.alpha", torch.tensor(0.0))  # BOFT without a limit; core wants to be told
-            if config is not None and "alpha" not in self.parts[module] and (rank := self._rank(module)):
-                tensors[f"{module}.alpha"] = torch.tensor(config.alpha_of(self._trained(module), rank))
-        return tensors
+            parts = {part: tensors.get(f"{module.trained}.{part}", torch.tensor(0)) for part in module.shapes}
+            if "lora_magnitude_vector" in module.names.get(SCALE, ""):  # PEFT has it for outputs, however it lies
+                ndim = max(map(len, module.shapes.values()))
+                parts[SCALE] = parts[SCALE].reshape(-1, *[1] * (ndim - 1))
+            if config is not None and ALPHA not in parts:
+                self._share(module, parts, config)
+            found[module.trained] = parts
+        return found
 
-    def _of(self, module: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {part: tensors[f"{module}.{part}"] for part in self.parts[module]}
-
-    def _rank(self, module: str) -> int | None:
-        return shapes.rank_of({part: self._shape_of(name) for part, name in self.parts[module].items()})
+    def _share(self, module: Module, parts: dict[str, Tensor], config: PeftConfig) -> None:
+        """Puts the share of the configuration into the parts of a product."""
+        try:
+            if module.rank is not None:
+                parts[ALPHA] = torch.tensor(config.share(module.trained, module.rank) * module.rank)
+            elif "lokr_w1" in parts:  # of whole factors
+                parts["lokr_w1"] = config.share(module.trained, None) * parts["lokr_w1"].float()
+        except ValueError as error:
+            raise ValueError(f"{self.path.name} cannot be used: {error}.") from error
 
     def _config(self) -> PeftConfig | None:
         text = self.header.metadata.get("lora_adapter_metadata")
@@ -127,54 +156,14 @@ class Adapter:
         except ValueError as error:
             raise ValueError(f"{self.path.name} cannot be used: {error}.") from error
 
-    def _report(self, fitting: list[str], tensors: dict[str, Tensor]) -> list[str]:
-        header, found = self.header, []
-        ranks = sorted({rank for module in fitting if (rank := self._rank(module))})
-        alphas = sorted({float(t) for name, t in tensors.items() if name.endswith(".alpha")})
-        rank = f" of rank {_span(ranks)}" if ranks else ""
-        alpha = f", alpha {_span(alphas)}" if alphas else ", no alpha (as if it were the rank)" if ranks else ""
-        found.append(
-            f"{self.path.name}: {_kinds(self.parts, fitting)}{rank}{alpha}; {layouts.layout_of(header.tensors)}."
-        )
-        found.append(f"{len(fitting)} of its {len(self.parts)} modules for this model are applied.")
-        found += [f"Left out: {reason}." for reason in self._reasons()[:_SHOWN]]
-        text = [name for name in self.renamed.unknown if name.startswith(("text_encoder", "lora_te"))]
-        if text:
-            found.append(
-                f"{len(text)} tensors are for the text encoder, which this node leaves as it is; use Load LoRA."
-            )
-        others = [name for name in self.renamed.unknown if name not in set(text)]
-        if others:
-            shown = ", ".join(name[:100] for name in others[:_SHOWN])
-            found.append(f"{len(others)} tensors belong to nothing in {name_of(self.model)}: {shown}.")
-        if alphas and ranks and max(alphas) > 4 * max(ranks):
-            found.append(
-                f"An alpha of {max(alphas):g} at rank {max(ranks)} is unusually strong; begin with less strength."
-            )
-        zero = sum(_is_zero(self._of(module, tensors)) for module in fitting)
-        if zero:
-            found.append(f"{zero} modules are 0 and change nothing.")
-        return found + about_itself(self.model, header)
-
-
-# Parts of products, one of which being 0 makes the product 0; and parts that are added.
-_FACTORS = ("lora_up", "lora_down", "hada_w", "lokr_w", "oft_blocks")
-_ADDED = ("diff", "diff_b", "w_norm", "b_norm")
-
-
-def _is_zero(parts: dict[str, Tensor]) -> bool:
-    if "dora_scale" in parts or not any(part.startswith(_FACTORS) or part in _ADDED for part in parts):
-        return False
-    factors = [tensor for part, tensor in parts.items() if part.startswith(_FACTORS) or part == "alpha"]
-    added = [tensor for part, tensor in parts.items() if part in _ADDED]
-    product = not factors or any(not tensor.float().any() for tensor in factors)
-    return product and not any(tensor.float().any() for tensor in added)
-
-
-def _kinds(parts: dict[str, dict[str, str]], modules: list[str]) -> str:
-    kinds = Counter("DoRA" if "dora_scale" in parts[module] else shapes.kind_of(parts[module]) for module in modules)
-    return " and ".join(kind for kind, _ in kinds.most_common())
-
-
-def _span(values: list) -> str:
-    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+    def _patches(self, modules: list[Module], tensors: Mapping[str, dict[str, Tensor]]) -> list[Patched]:
+        """Those of modules all of whose patches have an effect; the others are counted."""
+        found = []
+        for module in modules:
+            for target, patch in patches_of(self.model, module.target, tensors[module.trained]).items():
+                found.append(Patched(module.trained, target, patch, target.whole.shape(self.model)))
+        idle = without_effect(self.model, found)
+        for module in modules:
+            if module.trained in idle:
+                self.report.leave_out(module.trained, f"is {module.kind} that leaves the weight as it is")
+        return [each for each in found if each.module not in idle]

@@ -1,7 +1,7 @@
 """A whole tuned network as its difference to the model: as it is, or in products of a low rank.
 
-Relies on: unet_to_diffusers for the names of diffusers (comfy/utils.py); get_key_patches for the weights as they were
-loaded (comfy/model_patcher.py:858); LoRAAdapter's weights (comfy/weight_adapter/lora.py:206).
+Relies on: unet_to_diffusers for the names of diffusers (comfy/utils.py); LoRAAdapter's weights
+(comfy/weight_adapter/lora.py:206).
 """
 
 import math
@@ -12,13 +12,13 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
-from torch import Tensor
 
 from ...samplers.alignment import layouts
 from ...samplers.alignment.low_rank import low_rank
 from ...samplers.safetensors_header import Header
 from .tensors import FLOATS, read_tensors
 from .tuned_about import about_itself, name_of, other_kind
+from .tuned_weights import weight_of
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 
@@ -59,12 +59,11 @@ def read_difference(
             f"{len(parameters)} weights {len(missing)} are not in it and {len(wrong)} have another shape. A whole "
             "network has to be of the same architecture to be applied as a difference."
         )
-    originals = model.get_key_patches("diffusion_model.")
     patches, missed, total = {}, 0.0, 0.0
     progress = comfy.utils.ProgressBar(len(whole))
     for name, key in whole.items():
         target = read_tensors(path, {key: name})[key]
-        change = target.float().reshape(state[key].shape) - _as_loaded(originals[key][0])
+        change = target.float().reshape(state[key].shape) - weight_of(model, key)
         kept = target.dtype if target.element_size() > 1 else torch.float16  # differences are too small for 8 bits
         progress.update(1)
         if change.count_nonzero() == 0:
@@ -89,13 +88,6 @@ def read_difference(
             f"square, a relative error of {math.sqrt(missed / total):.4f}."
         )
     return patches, report + about_itself(model, header)
-
-
-def _as_loaded(original: tuple) -> Tensor:
-    """A weight before any patch, in float32."""
-    weight, convert = original
-    weight = comfy.model_management.cast_to_device(weight, torch.device("cpu"), torch.float32, copy=True)
-    return convert(weight, inplace=True)
 
 
 def _same(one: tuple[int, ...], other: torch.Size) -> bool:

@@ -18,8 +18,9 @@ from .branches import Branch, add_branch, chunks_of, prediction
 from .choice import TOOLTIP as BLOCKS_TOOLTIP
 from .corrections import add_correction
 from .families import Block
+from .lora_difference import shared_difference
 from .ranges import Range
-from .row_lora import add_row_lora, shared_difference
+from .row_lora import Difference, add_row_lora
 from .run import Run
 from .second import SecondModel, add_second_model
 
@@ -73,6 +74,8 @@ class WeakBranch(WeakGuidance, Branch):
 class WeakLora(WeakGuidance, Branch):
     """Away from cond with other LoRAs."""
 
+    difference: Difference
+
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         return conds[0] if self.range.active(run) else None
 
@@ -119,15 +122,15 @@ def add_weak_model(
 ) -> None:
     """Guides away from what `weak` predicts for the same positive, x and sigma: in the same network call where it is
     the same network with other LoRAs."""
-    products = shared_difference(model, weak)
-    if products is None:
+    difference = shared_difference(model, weak)
+    if difference is None:
         second = add_second_model(model, weak, label, WeakGuidance.idle_reason)
         add_correction(model, WeakModel(label, scale, rescale, range, second))
         return
-    if not products:
+    if not difference:
         raise ValueError("The weak model is the model itself, so that nothing lies between them. Connect a worse one.")
-    branch = WeakLora(label, scale, rescale, range)
-    add_row_lora(model, products, branch.chunks)
+    branch = WeakLora(label, scale, rescale, range, difference)
+    add_row_lora(model, branch)
     add_branch(model, branch)
     add_correction(model, branch)
 

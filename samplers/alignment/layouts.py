@@ -5,8 +5,12 @@ from collections.abc import Iterable
 
 # By the first that fits most names, in this order.
 _LAYOUTS = {
-    "kohya (lora_unet_..., lora_te_...)": r"lora_(unet|te\d?|transformer|prior_unet)_",
+    "PEFT's OFT or BOFT (....oft_R, ....boft_R)": r".*\.(oft_[Rrs]|boft_[Rs])(\.|$)",
+    "XLabs (double_blocks....processor.qkv_lora1)": r".*blocks\.\d+\.processor\.(qkv|proj)_lora",
+    "kohya (lora_unet_..., lora_te_...)": r"lora_(unet|te\d?|prior_unet)_",
+    "OneTrainer (lora_transformer_...)": r"lora_transformer_",
     "LyCORIS (lycoris_...)": r"lycoris_",
+    "DiffSynth (pipe.dit....lora_A)": r"pipe\.dit\.",
     "ComfyUI's trainer (diffusion_model....lora_up)": r"diffusion_model\..*\.(lora_(up|down|A|B)|diff|diff_b|alpha)",
     "PEFT (base_model.model....lora_A)": r"base_model\.model\.",
     "attention processors of diffusers (....processor....to_q_lora.up)": r".*\.processor\..*lora",
@@ -24,8 +28,9 @@ _LAYOUTS = {
     "an embedding": r"(emb_params|clip_[lgh]|string_to_param)",
 }
 ACCEPTED = (
-    "LoRA, DoRA, LoHa, LoKr, OFT or GLoRA with the names of kohya, LyCORIS, ComfyUI, diffusers or PEFT, and whole "
-    "networks of the model's kind with the names of diffusers or of the model itself"
+    "LoRA, DoRA, LoHa or LoKr with the names of kohya, LyCORIS, OneTrainer, ComfyUI, diffusers, PEFT, DiffSynth or "
+    "XLabs; OFT, BOFT or GLoRA with those of kohya, LyCORIS or ComfyUI; and whole networks of the model's kind with "
+    "the names of diffusers or of the model itself"
 )
 
 

@@ -1,98 +1,129 @@
-"""Names of adapter weights, whatever wrote them, in the spelling that ComfyUI loads.
+"""Names of adapter weights, whatever wrote them.
 
-A name is the path of a module and a part: `unet.down_blocks.0.attentions.0...to_q` and `lora_A.weight`, say. ComfyUI
-has a list of paths for each model, and knows most spellings of parts; what it does not know it leaves out, with a line
-in the log for each name. Those are, on UNets: the paths of diffusers (`unet.`) with the parts `lora.up`, `lora_A` or
-`lora_A.default`, of PEFT (`base_model.model.`), and magnitudes of DoRA as PEFT calls them. Here a module is looked up
-under each of the spellings in turn.
+A name is the path of a module and a part: `unet.down_blocks.0.attentions.0...to_q` and `lora_A.weight`, say. Programs
+differ in both. A path begins with what its program calls the network, and has dots or underscores between its words;
+without the one and whatever the other, it is the same path. Parts have a few spellings each; PEFT puts the name that
+the user gave the adapter in the middle of them.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 DOWN, UP, MID, ALPHA, SCALE = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"
+BIAS = "lora_up.bias"  # PEFT's, of the second factor
 # Endings of names, the longer first, and the part that each is.
 _PARTS = {
-    ".lora_magnitude_vector.default.weight": SCALE,
-    ".lora_magnitude_vector.weight": SCALE,
-    ".lora_magnitude_vector.default": SCALE,
-    ".lora_magnitude_vector": SCALE,
     ".lora_linear_layer.down.weight": DOWN,
     ".lora_linear_layer.up.weight": UP,
-    ".lora_A.default.weight": DOWN,
-    ".lora_B.default.weight": UP,
-    ".lora_A.weight": DOWN,
-    ".lora_B.weight": UP,
+    ".lora_down.weight": DOWN,
+    ".lora_up.weight": UP,
+    ".lora_mid.weight": MID,
     ".lora.down.weight": DOWN,
     ".lora.up.weight": UP,
     "_lora.down.weight": DOWN,
     "_lora.up.weight": UP,
-    ".lora_A.default": DOWN,
-    ".lora_B.default": UP,
-    ".lora_A": DOWN,
-    ".lora_B": UP,
-    ".lora_down.weight": DOWN,
-    ".lora_up.weight": UP,
-    ".lora_mid.weight": MID,
     ".dora_scale": SCALE,
     ".alpha": ALPHA,
 }
+_OF_PEFT = re.compile(
+    r"\.(lora_A|lora_B|lora_magnitude_vector|hada_w[12](?:_[ab])?|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)"
+    r"(?:\.(?!(?:weight|bias)$)([^.]+))?(?:\.(weight|bias))?$"
+)
+_PARTS_OF_PEFT = {"lora_A": DOWN, "lora_B": UP, "lora_magnitude_vector": SCALE}
 # Of adapters of other kinds and of differences, which have one spelling.
 _OTHER = re.compile(
-    r"\.(hada_w[12](_[ab])?|hada_t[12]|lokr_w[12](_[ab])?|lokr_t2|oft_blocks|oft_diag|rescale|a[12]\.weight|b[12]\.weight"
-    r"|diff|diff_b|set_weight|w_norm|b_norm|reshape_weight)$"
+    r"\.(oft_blocks|oft_diag|rescale|a[12]\.weight|b[12]\.weight|diff|diff_b|set_weight|w_norm|b_norm|reshape_weight)$"
 )
-_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "unet.", "transformer.")
+_PREFIX = re.compile(
+    r"base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|transformer\.|pipe\.dit\."
+    r"|lora_(prior_)?unet_|lora_transformer_|lycoris_|oft_unet_"
+)
+_TEXT = re.compile(r"lora_te\d?_|text_encoder|.*text_model[._]encoder[._]")
+
+
+@dataclass(frozen=True)
+class Name:
+    """`part` as ComfyUI spells it; `adapter`: what PEFT calls it, if that is in the name."""
+
+    module: str
+    part: str
+    adapter: str = ""
 
 
 @dataclass
 class Renamed:
-    """`names`: for each name as ComfyUI loads it, the one in the file; `unknown`: those that belong to no module of the
-    model, or are no adapter's; `modules`: paths of the model's modules that have something."""
+    """`parts`: names of the file by the model's module, as ComfyUI's list has it, and part; `nowhere`: modules of the
+    file that the model does not have; `repeated`: modules whose parts are named more than once, of which the first is
+    taken; `unknown`: names that are no adapter's."""
 
-    names: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    nowhere: dict[str, None] = field(default_factory=dict)
+    repeated: dict[str, None] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    modules: set[str] = field(default_factory=set)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """For each name as ComfyUI loads it, the one in the file."""
+        return {f"{path}.{part}": name for path, parts in self.parts.items() for part, name in parts.items()}
 
 
-def split(name: str) -> tuple[str, str] | None:
-    """(module, part as ComfyUI spells it); None for what is no adapter's."""
+def split(name: str) -> Name | None:
+    """None for what is no adapter's."""
     for ending, part in _PARTS.items():
         if name.endswith(ending):
-            return name.removesuffix(ending), part
+            return Name(name.removesuffix(ending), part)
+    if match := _OF_PEFT.search(name):
+        part, adapter, kind = match.groups()
+        if kind == "bias" and part != "lora_B" or kind == "weight" and part not in _PARTS_OF_PEFT:
+            return None
+        part = BIAS if kind == "bias" else _PARTS_OF_PEFT.get(part, part)
+        return Name(name[: match.start()], part, adapter or "")
     if match := _OTHER.search(name):
-        return name[: match.start()], match[1]
+        return Name(name[: match.start()], match[1])
     return None
 
 
-def spellings(module: str) -> Iterable[str]:
-    """Under which a model's list may have a module, as it is first."""
-    yield module
-    bare = module
-    while prefix := next((p for p in _PREFIXES if bare.startswith(p)), None):
-        bare = bare.removeprefix(prefix)
-        yield bare
-    flat = bare.replace(".", "_")
-    yield f"lora_unet_{flat}"
-    yield f"diffusion_model.{bare}"
-    yield f"transformer.{bare}"
-    yield f"lora_transformer_{flat}"
-    yield f"lycoris_{flat}"
-    # diffusers before 0.22 put the projections of attention into a processor, and calls the last one to_out.
-    if "processor." in bare:
-        yield from (f"lora_unet_{flat.replace('processor_', '')}{end}" for end in ("", "_0"))
+def bare(path: str) -> str:
+    """A path without what comes before it, and without the difference between dots and underscores."""
+    while match := _PREFIX.match(path):
+        path = path[match.end() :]
+    # diffusers before 0.22 put the projections of attention into a processor.
+    return path.replace(".", "_").replace("_processor_", "_").strip("_")
 
 
-def rename(names: Collection[str], known: Collection[str]) -> Renamed:
-    """`known`: the paths of the model's modules, in all spellings that ComfyUI has for them."""
-    found = Renamed()
+def is_of_text(module: str) -> bool:
+    """Whether a module of a file is one of a text encoder."""
+    return _TEXT.match(module) is not None
+
+
+def rename(names: Collection[str], known: Mapping[str, Any]) -> Renamed:
+    """`known`: what each path of the model's modules stands for, in all spellings that ComfyUI has for them."""
+    found, by_bare = Renamed(), _by_bare(known)
     for name in names:
-        module, part = split(name) or (None, None)
-        path = next((s for s in spellings(module) if s in known), None) if module is not None else None
-        if path is None or f"{path}.{part}" in found.names:
+        split_name = split(name)
+        if split_name is None:
             found.unknown.append(name)
+            continue
+        module = split_name.module
+        path = module if module in known else by_bare.get(bare(module))
+        if path is None and module.endswith("to_out"):  # the old processors have no index
+            path = by_bare.get(f"{bare(module)}_0")
+        if path is None:
+            found.nowhere[module] = None
+        elif split_name.part in found.parts.get(path, ()):
+            found.repeated[module] = None
         else:
-            found.names[f"{path}.{part}"] = name
-            found.modules.add(path)
+            found.parts.setdefault(path, {})[split_name.part] = name
     return found
+
+
+def _by_bare(known: Mapping[str, Any]) -> dict[str, str]:
+    """Paths by what they are called without prefixes; none that would stand for two modules."""
+    found, twice = {}, set()
+    for path, module in known.items():
+        first = found.setdefault(bare(path), path)
+        if known[first] != module:
+            twice.add(bare(path))
+    return {path: first for path, first in found.items() if path not in twice}

@@ -1,8 +1,9 @@
-"""What PEFT writes beside the weights of an adapter: which share of B A is added.
+"""What PEFT writes beside the weights of an adapter: which share of its product is added.
 
 The configuration (adapter_config.json, or the same under `lora_adapter_metadata` in a file of diffusers, where each
-name begins with that of the network) has the rank r and lora_alpha; a module's B A is multiplied by alpha / r, with
-rsLoRA (Kalajdzievski 2023, arXiv 2312.03732) by alpha / sqrt(r). Without it nothing in the file says alpha.
+name begins with that of the network) has the rank r and lora_alpha, which is called alpha for LoHa and LoKr; a module's
+product is multiplied by alpha / r, also where the factors of LoKr have no rank, with rsLoRA (Kalajdzievski 2023, arXiv
+2312.03732) by alpha / sqrt(r). Without it nothing in the file says alpha.
 """
 
 import json
@@ -17,13 +18,21 @@ _NETWORKS = ("unet.", "transformer.")
 @dataclass(frozen=True)
 class PeftConfig:
     alpha: float
+    rank: float | None = None
     rank_stabilised: bool = False
-    patterns: Mapping[str, float] = field(default_factory=dict)  # alpha of modules by the end of their path
+    alphas: Mapping[str, float] = field(default_factory=dict)  # of modules by the end of their path
+    ranks: Mapping[str, float] = field(default_factory=dict)
 
-    def alpha_of(self, module: str, rank: int) -> float:
-        """The alpha for which alpha / rank is this module's share."""
-        alpha = next((a for end, a in self.patterns.items() if module == end or module.endswith(f".{end}")), self.alpha)
-        return alpha * math.sqrt(rank) if self.rank_stabilised else alpha
+    def share(self, module: str, rank: float | None) -> float:
+        """What a module's product is multiplied by. `rank`: of its factors, None if they have none.
+
+        Raises:
+            ValueError: neither the factors nor the configuration have a rank.
+        """
+        rank = rank or _of(module, self.ranks, self.rank)
+        if not rank:
+            raise ValueError(f"the configuration of the adapter has alpha {self.alpha:g} and no r")
+        return _of(module, self.alphas, self.alpha) / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
 def read_config(text: str) -> PeftConfig | None:
@@ -40,14 +49,27 @@ def read_config(text: str) -> PeftConfig | None:
         raise ValueError("the configuration of the adapter is no dict")
     for network in _NETWORKS:
         found |= {name.removeprefix(network): value for name, value in found.items() if name.startswith(network)}
-    alpha, patterns = found.get("lora_alpha"), found.get("alpha_pattern") or {}
+    alpha, rank = found.get("lora_alpha", found.get("alpha")), found.get("r")
     if alpha is None:
         return None
-    if not isinstance(patterns, dict) or not all(_is_number(value) for value in (alpha, *patterns.values())):
-        raise ValueError(f"the configuration of the adapter has lora_alpha {alpha!r} and alpha_pattern {patterns!r}")
+    alphas, ranks = (_by_end(found, name) for name in ("alpha_pattern", "rank_pattern"))
+    for name, values in (("alpha", [alpha, *alphas.values()]), ("r", [1 if rank is None else rank, *ranks.values()])):
+        for value in values:
+            if not _is_number(value) or name == "r" and value <= 0:
+                raise ValueError(f"the configuration of the adapter has {name} {value!r}")
+    return PeftConfig(float(alpha), rank, found.get("use_rslora") is True, alphas, ranks)
+
+
+def _of(module: str, by_end: Mapping[str, float], otherwise: float | None) -> float | None:
+    return next((n for end, n in by_end.items() if module == end or module.endswith(f".{end}")), otherwise)
+
+
+def _by_end(found: dict, name: str) -> dict[str, Any]:
+    patterns = found.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"the configuration of the adapter has {name} {patterns!r}")
     # They are regular expressions; all that are in use are ends of paths.
-    ends = {pattern.lstrip("^").rstrip("$").replace("\\.", "."): float(a) for pattern, a in patterns.items()}
-    return PeftConfig(float(alpha), found.get("use_rslora") is True, ends)
+    return {pattern.lstrip("^").rstrip("$").replace("\\.", "."): value for pattern, value in patterns.items()}
 
 
 def _is_number(value: Any) -> bool:

@@ -8,8 +8,8 @@ Shape = tuple[int, ...]
 
 def rank_of(parts: Mapping[str, Shape]) -> int | None:
     """The rank of a low-rank adapter; None for other kinds."""
-    down = parts.get("lora_down.weight") or parts.get("hada_w1_b")
-    return down[0] if down else None
+    factors = (parts.get(name) for name in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b"))
+    return next((factor[0] for factor in factors if factor), None)
 
 
 def kind_of(parts: Iterable[str]) -> str:
@@ -18,14 +18,13 @@ def kind_of(parts: Iterable[str]) -> str:
     return next(kinds, "differences")
 
 
-def problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
+def problem(parts: Mapping[str, Shape], weight: Shape, bias: Shape | None = None) -> str | None:
     """What is wrong with the adapter of a weight, in words that follow its name; None for nothing.
 
-    `parts`: shapes by the names of `lora_keys`: of LoRA, LoHa (Hadamard), LoKr (Kronecker), and whole differences.
-    OFT and GLoRA are looked at for missing parts only.
+    `parts`: shapes by the names of `lora_keys`. `bias`: that of the model beside the weight, None if it has none.
     """
     try:
-        return _problem(parts, weight)
+        return _problem(parts, weight) or _problem_of_bias(parts, bias)
     except KeyError as error:
         return f"has no {error.args[0]}"
     except (IndexError, ValueError):
@@ -38,6 +37,10 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
         kinds.add("a whole difference")
     if len(kinds) > 1:
         return f"has parts of {' and '.join(sorted(kinds))}"
+    if "rescale" in parts and "OFT" not in kinds:
+        return "has a rescale without a rotation"
+    if not kinds and not parts.keys() & {*_OF_BIAS, "dora_scale"}:
+        return f"has nothing but {' and '.join(parts)}"
     if math.prod(parts.get("alpha", ())) != 1:
         return f"has an alpha of {math.prod(parts['alpha'])} numbers"
     made: Shape | None = None  # rows, columns
@@ -47,6 +50,11 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
         if up[1] != down[0] or mid is not None and mid[:2] != (down[0], down[0]):
             return f"has a rank of {down[0]} and of {up[1]}"
         made = up[0], math.prod(down[1:]) * (math.prod(mid[2:]) if mid else 1)
+        if "reshape_weight" in parts:  # a wider layer, whose new inputs the product alone sees
+            wider = up[0], *down[1:]
+            if len(wider) != len(weight) or any(new < old for new, old in zip(wider, weight)):
+                return f"is for a weight of {list(wider)}, into which {list(weight)} does not fit"
+            weight = wider
     elif "LoHa" in kinds:
         halves = [_hada(parts, i) for i in "12"]
         if None in halves or halves[0] != halves[1]:
@@ -58,11 +66,15 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
             return "has factors of different ranks"
         made = one[0] * two[0], one[1] * two[1]
     elif "GLoRA" in kinds:
-        _ = [parts[name] for name in ("a1.weight", "a2.weight", "b1.weight", "b2.weight")]
+        made = _glora(parts, weight)
+        if made is None:
+            return "has factors of different shapes"
     elif "OFT" in kinds:
-        *_, blocks, size, _ = parts["oft_blocks"]  # BOFT has a dimension more, of passes
-        if blocks * size != weight[0]:
-            return f"has blocks for {blocks * size} rows, where the weight has {weight[0]}"
+        *_, blocks, size, width = parts["oft_blocks"]  # BOFT has a dimension more, of passes
+        if blocks * size != weight[0] or size != width:
+            return f"has {blocks} blocks of {size} x {width}, where the weight has {weight[0]} rows"
+        if math.prod(parts.get("rescale", weight[:1])) != weight[0]:
+            return f"has a rescale of {list(parts['rescale'])}, where the weight has {weight[0]} rows"
     wanted = weight[0], math.prod(weight[1:])
     if made is not None and made != wanted:
         return f"is for a weight of {made[0]} x {made[1]}, where the model has {wanted[0]} x {wanted[1]}"
@@ -79,6 +91,15 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
     return None
 
 
+def _problem_of_bias(parts: Mapping[str, Shape], bias: Shape | None) -> str | None:
+    for name in _OF_BIAS:
+        if name in parts and parts[name] != bias:
+            has = "none" if bias is None else list(bias)
+            return f"changes a bias of {list(parts[name])}, where the model has {has}"
+    return None
+
+
+_OF_BIAS = ("diff_b", "b_norm", "lora_up.bias")
 _KINDS = {
     "lora_": "LoRA",
     "hada_": "LoHa",
@@ -97,6 +118,14 @@ def _hada(parts: Mapping[str, Shape], i: str) -> Shape | None:
     if core is not None:  # of a convolution: [rank, rank, height, width], a [rank, out], b [rank, in]
         return (a[1], b[1] * math.prod(core[2:])) if core[:2] == (a[0], b[0]) else None
     return (a[0], math.prod(b[1:])) if a[1] == b[0] else None
+
+
+def _glora(parts: Mapping[str, Shape], weight: Shape) -> Shape | None:
+    """W + W a1 a2 + b1 b2, or, as it first was, W + W a2 a1 + b2 b1."""
+    a1, a2, b1, b2 = ((s[0], math.prod(s[1:])) for s in (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2")))
+    new = a1[1] == a2[0] == b1[1] == b2[0] and a1[0] == a2[1] == weight[1]
+    first = a2[1] == a1[0] == b2[1] == b1[0] and a2[0] == a1[1] == math.prod(weight[1:])
+    return (b1[0], b2[1]) if new else (b2[0], b1[1]) if first else None
 
 
 def _kron(parts: Mapping[str, Shape], i: str) -> Shape | None:

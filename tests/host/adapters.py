@@ -1,5 +1,6 @@
 """Files of adapters for the tiny networks: one random product per layout, and what a hand-made merge gives."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -145,9 +146,9 @@ def file_of(path, model, targets, layout: Names, alpha: float | None = ALPHA, me
         tensors |= {names[0]: down, names[1]: up}
         change = product(down, up)
         if alpha is not None:
-            for end in (*KOHYA, *PEFT, *DIFFUSERS, "_lora.down.weight", ".lora_A.default.weight"):
-                if names[0].endswith(end):
-                    tensors[names[0].removesuffix(end) + ".alpha"] = torch.tensor(alpha)
+            module = re.split(r"[._]lora[._]|\.lora_linear_layer\.", names[0].removeprefix("lora_"))[0]
+            start = "lora_" if names[0].startswith("lora_") else ""
+            tensors[f"{start}{module}.alpha"] = torch.tensor(alpha)
             change *= alpha / RANK
         full = torch.zeros_like(weights[target.key], dtype=torch.float64)
         full[target.rows] = change

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.host.lora_difference import shared_difference
 from guidekit.nodes.host.other import SEPARATE, SHARED
-from guidekit.nodes.host.row_lora import shared_difference
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.preference_cfg import MIXTURE, NEGATIVE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
@@ -371,7 +371,7 @@ def test_layers_whose_rows_are_not_the_predictions():
     import comfy.patcher_extension
 
     guided.add_wrapper(comfy.patcher_extension.WrappersMP.APPLY_MODEL, OneRow())
-    with pytest.raises(ValueError, match="works on 1 of 2 rows"):
+    with pytest.raises(ValueError, match="works on 1 rows for 2 predictions"):
         tiny.sample(guided, "unet")
     assert not any(module._forward_hooks for module in model.model.modules())
 

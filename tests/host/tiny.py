@@ -150,19 +150,21 @@ def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
     return build(FAMILIES[family].network, family, model_type)
 
 
-def build(network: dict, family: str = "unet", model_type: ModelType | None = None) -> ModelPatcher:
-    """A MODEL of a family with other network settings."""
+def build(
+    network: dict, family: str = "unet", model_type: ModelType | None = None, dtype: torch.dtype = torch.float32
+) -> ModelPatcher:
+    """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32."""
     config = FAMILIES[family].config(dict(network))
     if family == "unet":
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     if model_type is not None:
         config.model_type = lambda *args, **kwargs: model_type
     model = config.get_model({}, "")
     generator = torch.Generator().manual_seed(SEED)
     for name, parameter in model.diffusion_model.named_parameters():
         gain = 1.0 if parameter.ndim == 1 and not name.endswith("bias") else 0.0
-        parameter.data = gain + torch.randn(parameter.shape, generator=generator) * 0.05
+        parameter.data = (gain + torch.randn(parameter.shape, generator=generator) * 0.05).to(dtype)
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
             buffer.data = torch.randn(buffer.shape, generator=generator) * 0.05

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 
+from guidekit.samplers.alignment.cores import without_cores
 from guidekit.samplers.alignment.dora import decomposed
 from guidekit.samplers.alignment.layouts import layout_of
 from guidekit.samplers.alignment.low_rank import low_rank
 from guidekit.samplers.alignment.peft import read_config
 from guidekit.samplers.alignment.shapes import kind_of, problem, rank_of
+from guidekit.samplers.alignment.zeros import changes_nothing
 
 WEIGHT = (6, 4, 3, 3)
 FIT = {
@@ -34,7 +36,11 @@ FIT = {
     "LoKr with a core": {"lokr_w1": (2, 2), "lokr_w2_a": (2, 3), "lokr_w2_b": (2, 2), "lokr_t2": (2, 2, 3, 3)},
     "OFT": {"oft_blocks": (3, 2, 2)},
     "BOFT": {"oft_blocks": (1, 3, 2, 2)},
-    "GLoRA": {"a1.weight": (2, 4), "a2.weight": (4, 2), "b1.weight": (6, 2), "b2.weight": (2, 36)},
+    "OFT with a rescale": {"oft_blocks": (3, 2, 2), "rescale": (6, 1, 1, 1)},
+    "GLoRA": {"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (6, 2), "b2.weight": (2, 36)},
+    "GLoRA of old": {"a1.weight": (2, 36), "a2.weight": (36, 2), "b1.weight": (2, 36), "b2.weight": (6, 2)},
+    "LoRA of a wider layer": {"lora_down.weight": (2, 5, 3, 3), "lora_up.weight": (6, 2, 1, 1), "reshape_weight": (2,)},
+    "LoRA with a bias": {"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "lora_up.bias": (6,)},
     "difference": {"diff": WEIGHT, "diff_b": (6,)},
     "norm": {"w_norm": WEIGHT},
     "DoRA of outputs": {"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "dora_scale": (6, 1, 1, 1)},
@@ -45,17 +51,19 @@ FIT = {
 
 @pytest.mark.parametrize("name", FIT)
 def test_what_fits(name):
-    assert problem(FIT[name], WEIGHT) is None
-    assert problem(FIT[name], (5, 7, 3, 3)) is not None or name == "GLoRA"
+    assert problem(FIT[name], WEIGHT, (6,)) is None
+    assert problem(FIT[name], (5, 7, 3, 3), (5,)) is not None
 
 
 @pytest.mark.parametrize("name", [name for name in FIT if len(FIT[name]) > 1 and "diff" not in FIT[name]])
 def test_a_part_that_is_missing(name):
     """Of what has to be there."""
-    optional = {"alpha", "lora_mid.weight", "dora_scale", "hada_t1", "hada_t2", "lokr_t2"}
+    optional = {"alpha", "lora_mid.weight", "dora_scale", "hada_t1", "hada_t2", "lokr_t2", "lora_up.bias"}
+    optional |= {"reshape_weight", "rescale"}
     for part in FIT[name].keys() - optional:
         rest = {p: shape for p, shape in FIT[name].items() if p != part}
-        assert part in problem(rest, WEIGHT) or "has no" in problem(rest, WEIGHT)
+        said = problem(rest, WEIGHT)
+        assert part in said or "has no" in said or "without" in said
 
 
 @pytest.mark.parametrize(
@@ -70,23 +78,39 @@ def test_a_part_that_is_missing(name):
         ({"hada_w1_a": (6, 2), "hada_w1_b": (3, 36), "hada_w2_a": (6, 3), "hada_w2_b": (3, 36)}, "different shapes"),
         ({"hada_w1_a": (6, 2), "hada_w1_b": (2, 36), "hada_w2_a": (4, 3), "hada_w2_b": (3, 36)}, "different shapes"),
         ({"lokr_w1": (2, 2), "lokr_w2_a": (3, 2), "lokr_w2_b": (1, 18)}, "different ranks"),
-        ({"oft_blocks": (3, 3, 3)}, "9 rows"),
+        ({"oft_blocks": (3, 3, 3)}, "3 blocks of 3 x 3, where the weight has 6 rows"),
+        ({"oft_blocks": (3, 2, 3)}, "3 blocks of 2 x 3"),
+        ({"oft_blocks": (3, 2, 2), "rescale": (5, 1)}, "a rescale of [5, 1]"),
+        ({"a1.weight": (4, 2), "a2.weight": (2, 4), "b1.weight": (6, 3), "b2.weight": (3, 36)}, "different shapes"),
+        ({"lora_down.weight": (2, 3, 3, 3), "lora_up.weight": (6, 2), "reshape_weight": (2,)}, "does not fit"),
+        ({"lora_down.weight": (2, 40), "lora_up.weight": (6, 2), "reshape_weight": (2,)}, "does not fit"),
+        ({"diff": WEIGHT, "diff_b": (7,)}, "changes a bias of [7], where the model has [6]"),
         ({"oft_blocks": (3, 2)}, "too few dimensions"),
         ({"diff": (6, 4)}, "changes a weight of [6, 4]"),
         ({"alpha": (2,), "lora_down.weight": (2, 36), "lora_up.weight": (6, 2)}, "an alpha of 2 numbers"),
         ({"dora_scale": (6, 1, 1, 1)}, "a magnitude without a product"),
+        ({"rescale": (6, 1, 1, 1)}, "a rescale without a rotation"),
+        ({"alpha": ()}, "nothing but alpha"),
+        ({"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "rescale": (6, 1)}, "a rescale without a rotation"),
         ({"dora_scale": (6, 1, 1, 1), "diff": WEIGHT}, "a magnitude without a product"),
         ({"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "dora_scale": (5,)}, "a magnitude of [5]"),
         ({"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "dora_scale": (1, 4, 3, 1)}, "a magnitude of"),
     ],
 )
 def test_what_does_not_fit(parts, said):
-    assert said in problem(parts, WEIGHT)
+    assert said in problem(parts, WEIGHT, (6,))
+
+
+@pytest.mark.parametrize("part", ["diff_b", "b_norm"])
+def test_a_bias_that_the_model_has_not(part):
+    assert "where the model has none" in problem({part: (6,)}, WEIGHT)
 
 
 def test_rank_and_kind():
     assert rank_of(FIT["LoRA"]) == 2
     assert rank_of(FIT["LoHa"]) == 2
+    assert rank_of(FIT["LoKr in factors"]) == 1
+    assert rank_of(FIT["LoKr"]) is None
     assert rank_of(FIT["OFT"]) is None
     kinds = {name: kind_of(parts) for name, parts in FIT.items()}
     assert all(kinds[name] == name.split()[0] for name in ("LoRA", "LoHa with a core", "LoKr", "OFT", "GLoRA"))
@@ -143,23 +167,30 @@ def test_a_product_of_the_rank_is_kept_whole():
 
 def test_alpha_and_its_patterns():
     config = read_config(json.dumps({"r": 8, "lora_alpha": 16, "alpha_pattern": {"attn1.to_q": 4, r"^mid\.to_k$": 2}}))
-    assert config.alpha_of("down.attn1.to_q", 8) == 4
-    assert config.alpha_of("attn1.to_q", 8) == 4
-    assert config.alpha_of("xattn1.to_q", 8) == 16
-    assert config.alpha_of("mid.to_k", 8) == 2
-    assert config.alpha_of("down.attn1.to_v", 8) == 16
+    wanted = {"down.attn1.to_q": 4, "attn1.to_q": 4, "xattn1.to_q": 16, "mid.to_k": 2, "down.attn1.to_v": 16}
+    assert {module: 8 * config.share(module, 8) for module in wanted} == wanted
 
 
 def test_rank_stabilised():
     """alpha / sqrt(r)."""
     config = read_config(json.dumps({"lora_alpha": 6, "use_rslora": True}))
-    assert config.alpha_of("x", 16) / 16 == pytest.approx(6 / 4)
+    assert config.share("x", 16) == pytest.approx(6 / 4)
 
 
 def test_names_of_diffusers():
     config = read_config(json.dumps({"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": 2}}))
-    assert config.alpha_of("a.to_q", 4) == 2
-    assert config.alpha_of("a.to_v", 4) == 8
+    assert config.share("a.to_q", 4) == 2 / 4
+    assert config.share("a.to_v", 4) == 8 / 4
+
+
+def test_loha_and_lokr():
+    """alpha without a prefix, and the rank of factors that have none from the configuration."""
+    config = read_config(json.dumps({"peft_type": "LOKR", "r": 2, "alpha": 8, "rank_pattern": {"to_q": 4}}))
+    assert config.share("a.to_v", None) == 4
+    assert config.share("a.to_q", None) == 2
+    assert config.share("a.to_q", 16) == 0.5
+    with pytest.raises(ValueError, match="alpha 8 and no r"):
+        read_config('{"alpha": 8}').share("a", None)
 
 
 @pytest.mark.parametrize("text", ["{}", '{"r": 4}'])
@@ -178,6 +209,10 @@ def test_a_configuration_that_says_nothing(text):
         '{"lora_alpha": 1e999}',
         '{"lora_alpha": 4, "alpha_pattern": [1]}',
         '{"lora_alpha": 4, "alpha_pattern": {"a": null}}',
+        '{"lora_alpha": 4, "r": 0}',
+        '{"lora_alpha": 4, "r": "8"}',
+        '{"lora_alpha": 4, "rank_pattern": {"a": -1}}',
+        '{"alpha": "a"}',
         "[" * 100_000,
     ],
 )
@@ -194,6 +229,11 @@ def test_bad_configurations(text):
     [
         ("lora_unet_down_blocks_0.lora_up.weight", "kohya"),
         ("lora_te_text_model.lora_up.weight", "kohya"),
+        ("lora_transformer_layers_0.lora_up.weight", "OneTrainer"),
+        ("pipe.dit.blocks.0.self_attn.q.lora_A.default.weight", "DiffSynth"),
+        ("double_blocks.0.processor.qkv_lora1.up.weight", "XLabs"),
+        ("base_model.model.blocks.0.oft_R.weight", "PEFT's OFT or BOFT"),
+        ("base_model.model.blocks.0.boft_s.default", "PEFT's OFT or BOFT"),
         ("lycoris_down_blocks_0.lokr_w1", "LyCORIS"),
         ("diffusion_model.input_blocks.1.lora_up.weight", "ComfyUI's trainer"),
         ("unet.down_blocks.0.to_q.lora.up.weight", "diffusers (unet....lora.up)"),
@@ -219,3 +259,65 @@ def test_layouts(name, said):
 
 def test_no_names():
     assert layout_of([]) == "an empty file"
+
+
+# Cores of convolutions ----------------------------------------------------------------------------------------------
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (1, 3, 3)])
+def test_cores_in_two_factors(kernel):
+    """sum_ij a_i t_ij b_j, for convolutions of any rank."""
+    core, a, b = random(2, 3, *kernel), random(2, 6, seed=1), random(3, 4, seed=2)
+    whole = torch.einsum("ij...,ip,jq->pq...", core, a, b)
+    ones = [1] * len(kernel)
+    lora = {
+        "lora_mid.weight": core,
+        "lora_up.weight": a.T.reshape(6, 2, *ones),
+        "lora_down.weight": b.reshape(3, 4, *ones),
+    }
+    found = without_cores({**lora, "alpha": torch.tensor(2.0)})
+    assert found.keys() == {"lora_up.weight", "lora_down.weight", "alpha"}
+    assert found["lora_down.weight"].shape == (2, 4, *kernel)
+    product = found["lora_up.weight"].flatten(1) @ found["lora_down.weight"].flatten(1)
+    torch.testing.assert_close(product, whole.flatten(1))
+    for one, other, third in (("hada_w1_a", "hada_w1_b", "hada_t1"), ("lokr_w2_a", "lokr_w2_b", "lokr_t2")):
+        found = without_cores({one: a, other: b, third: core})
+        assert found.keys() == {one, other}
+        torch.testing.assert_close(found[one] @ found[other], whole.flatten(1))
+
+
+# Nothing ------------------------------------------------------------------------------------------------------------
+
+ZERO, ONE = torch.zeros(2, 2), torch.ones(2, 2)
+TURNED = torch.tensor([[[0.0, 1.0], [2.0, 0.0]]])
+
+
+@pytest.mark.parametrize(
+    ("parts", "nothing"),
+    [
+        ({"lora_down.weight": ONE, "lora_up.weight": ZERO}, True),
+        ({"lora_down.weight": ONE, "lora_up.weight": ONE}, False),
+        ({"lora_down.weight": ONE, "lora_up.weight": ONE, "alpha": torch.tensor(0.0)}, True),
+        ({"lora_down.weight": ONE, "lora_up.weight": ONE, "lora_up.bias": ZERO}, False),
+        ({"lora_down.weight": ONE, "lora_up.weight": ZERO, "lora_up.bias": ONE}, False),
+        ({"lora_down.weight": ONE, "lora_up.weight": ONE, "reshape_weight": torch.tensor(0)}, False),
+        ({"lora_down.weight": ONE, "lora_up.weight": ZERO, "dora_scale": ONE}, False),
+        ({"lora_down.weight": ONE, "lora_up.weight": ZERO, "diff_b": ONE}, False),
+        ({"hada_w1_a": ONE, "hada_w1_b": ONE, "hada_w2_a": ONE, "hada_w2_b": ZERO}, True),
+        ({"lokr_w1": ZERO, "lokr_w2": ONE}, True),
+        ({"oft_blocks": TURNED, "alpha": torch.tensor(0.0)}, False),  # without a limit
+        ({"oft_blocks": TURNED + TURNED.mT}, True),
+        ({"oft_blocks": torch.zeros(1, 2, 2), "rescale": 2 * torch.ones(2, 1)}, False),
+        ({"oft_blocks": torch.zeros(1, 2, 2), "rescale": torch.ones(2, 1)}, True),
+        ({"a1.weight": ONE, "a2.weight": ZERO, "b1.weight": ZERO, "b2.weight": ONE}, True),
+        ({"a1.weight": ONE, "a2.weight": ZERO, "b1.weight": ONE, "b2.weight": ONE}, False),
+        ({"diff": ZERO, "diff_b": ZERO}, True),
+        ({"set_weight": ZERO}, False),
+    ],
+)
+def test_what_changes_nothing(parts, nothing):
+    assert changes_nothing(parts) == nothing

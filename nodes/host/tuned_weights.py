@@ -1,0 +1,21 @@
+"""A model's weights as they were loaded.
+
+Relies on: get_key_weight, with what is to be done to a weight's stored form, and the backups of a patcher, which its
+clones share (comfy/model_patcher.py:216, 458). get_key_patches, which has both, fails on quantised layers.
+"""
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher, get_key_weight
+from torch import Tensor
+
+
+def weight_of(model: ModelPatcher, key: str) -> Tensor:
+    """A copy in float32, without the patches that are on it just now."""
+    weight, _, convert = get_key_weight(model.model, key)
+    if key in model.backup:
+        weight = model.backup[key].weight
+    if key in model.hook_backup:
+        weight = model.hook_backup[key][0]
+    weight = comfy.model_management.cast_to_device(weight, torch.device("cpu"), torch.float32, copy=True)
+    return weight if convert is None else convert(weight, inplace=True)
