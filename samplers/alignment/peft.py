@@ -5,12 +5,15 @@ name begins with that of the network) has the rank r and lora_alpha; a module's 
 rsLoRA (Kalajdzievski 2023, arXiv 2312.03732) by alpha / sqrt(r). Without it nothing in the file says alpha.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as shown
 from typing import Any
 
+from ..strict_json import is_number, read_json
+
+LARGEST = 1e6  # alpha; files have up to a few hundred, and 1e39 is infinite in float32
 _NETWORKS = ("unet.", "transformer.")
 
 
@@ -33,9 +36,9 @@ def read_config(text: str) -> PeftConfig | None:
         ValueError: a sentence about what is wrong with it.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the configuration of the adapter is not JSON: {error}") from error
+        found = read_json(text)
+    except ValueError as error:
+        raise ValueError(f"the configuration of the adapter cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ValueError("the configuration of the adapter is no dict")
     for network in _NETWORKS:
@@ -43,12 +46,15 @@ def read_config(text: str) -> PeftConfig | None:
     alpha, patterns = found.get("lora_alpha"), found.get("alpha_pattern") or {}
     if alpha is None:
         return None
-    if not isinstance(patterns, dict) or not all(_is_number(value) for value in (alpha, *patterns.values())):
-        raise ValueError(f"the configuration of the adapter has lora_alpha {alpha!r} and alpha_pattern {patterns!r}")
+    if not isinstance(patterns, dict) or not all(map(_is_alpha, (alpha, *patterns.values()))):
+        raise ValueError(
+            f"the configuration of the adapter has lora_alpha {shown(alpha)} and alpha_pattern {shown(patterns)}; "
+            f"numbers up to {LARGEST:g} are read"
+        )
     # They are regular expressions; all that are in use are ends of paths.
     ends = {pattern.lstrip("^").rstrip("$").replace("\\.", "."): float(a) for pattern, a in patterns.items()}
     return PeftConfig(float(alpha), found.get("use_rslora") is True, ends)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _is_alpha(value: Any) -> bool:
+    return is_number(value) and abs(value) <= LARGEST
