@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ...samplers.safetensors_header import read_header
 from ...samplers.strict_json import read_json
 from .checksum import checksum
 from .tensors import read_tensors
-from .whole_file import write_whole
+from .whole_file import whole_file
 
 _NAME = "guidekit"  # of the folders, and of the description in a file
 _CHECKSUM = "guidekit sha256"
@@ -71,16 +72,14 @@ class Folder:
     def save(self, name: str, tensors: dict[str, Tensor], description: dict) -> str:
         """Writes the whole file or nothing; returns its name. Raises ValueError with the reason where it cannot."""
         name, text = self.check(name), json.dumps(description)
-        tensors = _apart(tensors)
-        content = save(tensors, {_NAME: text, _CHECKSUM: checksum(text, tensors)})
-        folder = Path(self.paths()[0])
+        tensors, folder = _apart(tensors), Path(self.paths()[0])
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / name, content)
-        except OSError as error:
-            raise ValueError(
-                f"{name} cannot be saved in {self.shown}: {error.strerror or error}. What was there is as it was."
-            ) from error
+            with whole_file(folder / name) as path:
+                save_file(tensors, path, {_NAME: text, _CHECKSUM: checksum(text, tensors)})
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or str(error)[:200]
+            raise ValueError(f"{name} cannot be saved in {self.shown}: {why}. What was there is as it was.") from error
         return name
 
     def load(

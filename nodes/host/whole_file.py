@@ -1,16 +1,18 @@
 """Files that are written whole or not at all, whatever ends the writing.
 
-The bytes go into a part beside the file, which then takes its place. A part's name tells who writes it, on a disk that
-several computers or containers share too (where each of them may be process 1), so that the parts of writers who were
-ended can be told from those of writers at work.
+They are written in a folder of their own beside their place, and then moved there: whatever the one who writes makes on
+the way lies in it too. Its name tells who that is, on a disk that several computers or containers share (where each of
+them may be process 1), so that what writers have left who were ended can be told from what is being written.
 """
 
 import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # the host's own
@@ -20,25 +22,26 @@ _PART = re.compile(r"\.guidekit\.([A-Za-z0-9-]+)\.(\d{1,9})\.[0-9a-f]{16}\.part"
 _LONG = 24 * 3600.0  # seconds after which a writer elsewhere is taken to be gone
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """With the permissions that the process gives to its files.
-
-    Raises:
-        OSError: then what was at `path` is as it was.
-    """
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write what will be at `path` once the block has ended, with the rights that the process gives to files.
+    What was there is as it was if the block, or this, raises; of its own it raises OSError."""
     for old in path.parent.glob(".guidekit.*.part"):
-        with contextlib.suppress(OSError):  # of another user, or taken away by another writer
+        with contextlib.suppress(OSError):  # another writer has taken it away
             if _is_left_over(old):
-                old.unlink()
+                shutil.rmtree(old, ignore_errors=True)
     part = path.with_name(f".guidekit.{_HOST}.{os.getpid()}.{secrets.token_hex(8)}.part")
+    part.mkdir()
     try:
-        with part.open("xb") as file:
-            file.write(content)
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+        whole = part / "whole"
+        whole.touch()
+        mode = whole.stat().st_mode
+        yield whole
+        with contextlib.suppress(OSError):  # disks without rights
+            whole.chmod(mode)  # the library gives none to others
+        whole.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _is_left_over(part: Path) -> bool:
