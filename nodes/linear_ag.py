@@ -12,7 +12,7 @@ from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
 from .host.run import Run
 from .host.scales import limit_scale, saved
-from .host.schedule import describe, difference
+from .host.schedule import check_description, describe, difference
 from .host.tell import node_id_of
 
 MISMATCH = ["error", "use CFG"]
@@ -127,10 +127,14 @@ class LinearAG(io.ComfyNode):
     @classmethod
     def execute(cls, model, file, on_mismatch) -> io.NodeOutput:
         tensors, fitted = files.MODELS.load(file, ("cond", "uncond"))
-        steps = len(fitted.get("sigmas", ())) - 1
-        for name, tensor in tensors.items():
-            if tensor.shape != (steps, steps):
-                raise ValueError(f"{file}: {name} has shape {tuple(tensor.shape)}, wanted is ({steps}, {steps}).")
+        try:
+            check_description(fitted)
+            steps = len(fitted["sigmas"]) - 1
+            for name, tensor in tensors.items():
+                if steps < 1 or tensor.shape != (steps, steps):
+                    raise ValueError(f"{name} has shape {tuple(tensor.shape)[:10]}, wanted is ({steps}, {steps})")
+        except ValueError as error:
+            raise ValueError(f"{file} is not a file of LinearAG Fit: {error}. Fit it again.") from error
         model = model.clone()
         technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch, node_id_of(cls))
         limit_scale(model, technique)

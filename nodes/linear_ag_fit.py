@@ -151,7 +151,7 @@ class LinearAGFit(io.ComfyNode):
         random_seed,
         ridge,
     ) -> io.NodeOutput:
-        files.check_name(name)
+        files.MODELS.check(name)
         lines = [line.strip() for line in prompts.splitlines() if line.strip()]
         if not lines:
             raise ValueError("There are no prompts. Give positive prompts of the kind that will be used, one per line.")

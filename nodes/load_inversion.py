@@ -1,5 +1,7 @@
 """Inversions from files."""
 
+from reprlib import repr as shown
+
 from comfy_api.latest import io
 
 from .host import files
@@ -44,10 +46,11 @@ class LoadInversion(io.ComfyNode):
     @classmethod
     def execute(cls, file) -> io.NodeOutput:
         tensors, description = files.INVERSIONS.load(file, _REQUIRED, _OTHERS)
-        kind = {kind.maker: kind for kind in _KINDS}.get(description.get("made by"))
+        maker = description.get("made by")
+        kind = next((kind for kind in _KINDS if kind.maker == maker), None)
         try:
             if kind is None:
-                raise ValueError(f"it was made by {description.get('made by')!r}")
+                raise ValueError(f"it was made by {shown(maker)}")
             if missing := set(kind.tensors) - set(tensors):
                 raise ValueError(f"it has no {' and '.join(sorted(missing))}")
             state = kind.from_file(tensors, description)

@@ -1,7 +1,7 @@
 """What an inversion leaves, carried by a LATENT beside what the latent shows, and kept in files."""
 
-import math
 from dataclasses import dataclass
+from reprlib import repr as shown
 from typing import ClassVar, TypeVar
 
 import torch
@@ -9,9 +9,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...samplers.inversion.pairs import check_falling
+from ...samplers.strict_json import is_number
 from .schedule import describe_model
 
 KEY = "guidekit_inversion"
+_LONGEST = 200  # characters of a word in a description
 _Some = TypeVar("_Some", bound="Carried")
 
 
@@ -83,21 +85,30 @@ def carried(latent: dict, wanted: type[_Some] = Carried) -> _Some:
 
 def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
     """The common part of a file, as arguments for a `Carried`. Raises ValueError."""
-    sigmas, model = tensors["sigmas"], description.get("model")
-    check_falling(sigmas.flatten().tolist())
-    if not isinstance(model, dict) or set(model) != {"model", "network", "parameterisation"}:
+    sigmas, picture, latent, model = *(tensors[name] for name in Carried.tensors), description.get("model")
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, and is a list")
+    sigmas = sigmas.float()
+    check_falling(sigmas.tolist())
+    if not isinstance(model, dict) or set(model) != {"model", "network", "parameterisation"} or not _texts(model):
         raise ValueError("it does not say which model it was made with")
-    check_shape("picture", tensors["picture"], tensors["shown"].shape)
-    return {"sigmas": sigmas, "model": model, "picture": tensors["picture"], "shown": tensors["shown"]}
+    if not 3 <= latent.ndim <= 5 or 0 in latent.shape:
+        raise ValueError(f"shown has shape {tuple(latent.shape)[:10]}, which no latent has")
+    check_shape("picture", picture, latent.shape)
+    return {"sigmas": sigmas, "model": model, "picture": picture, "shown": latent}
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {tuple(shape)}")
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)[:10]}, not {tuple(shape)}")
 
 
 def number(description: dict, name: str) -> float:
     value = description.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"its {name} is {value!r}, not a number")
+    if not is_number(value):
+        raise ValueError(f"its {name} is {shown(value)}, not a number")
     return float(value)
+
+
+def _texts(model: dict) -> bool:
+    return all(isinstance(value, str) and len(value) <= _LONGEST for value in model.values())

@@ -4,10 +4,10 @@ Relies on: `folder_paths` keeping a folder `classifiers` (folder_paths.py:53); M
 (comfy/model_patcher.py).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 
 import comfy.model_management
 import folder_paths
@@ -15,15 +15,17 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...samplers.classifiers.resnet import ResNet, load_resnet
+from ...samplers.classifiers.resnet import ResNet, load_resnet, plan_resnet
 from ...samplers.safetensors_header import read_header
+from .class_names import class_names
 from .files import Folder
 from .labels import Label, Logits
-from .tensors import read_tensors
+from .tensors import FLOATS, read_tensors
 
 CLASSIFIERS = Folder("models/classifiers", lambda: folder_paths.get_folder_paths("classifiers"))
 # What torchvision's weights were trained with.
-_SIZE, _MEAN, _STD = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_DEFAULTS = {"size": "224", "mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"}
+_LARGEST = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,64 +87,47 @@ class _Some:
 
 
 def load_classifier(path: Path, labels: str | None = None) -> ImageClassifier:
-    """From a safetensors file; its class names are `labels`, a line each, or those in its metadata, or in a file beside
-    it, `.txt` with a line each or `.json` with a list or a dict from numbers to names.
+    """From a safetensors file, with `class_names`. Its metadata may say `size`, `mean` and `std`.
 
     Raises:
         ValueError: it is not such a file.
     """
     name, header = path.name, read_header(path)
-    said = header.metadata
+    said, tensors = header.metadata, header.tensors
     try:
-        with torch.device("meta"):  # the shapes tell whether it is one, before any weight is read
-            ResNet({key: torch.Size(entry.shape) for key, entry in header.tensors.items()})
-        size, mean, std = int(said.get("size", _SIZE)), _three(said.get("mean"), _MEAN), _three(said.get("std"), _STD)
+        size, mean, std = _size(said), _three(said, "mean", -1e3), _three(said, "std", 1e-3)
+        # The shapes tell whether it is one, before any weight is read.
+        plan_resnet({key: entry.shape for key, entry in tensors.items()}, size)
+        for key, entry in tensors.items():
+            if entry.dtype not in FLOATS and not key.endswith("num_batches_tracked"):
+                raise ValueError(f"{key} is in {entry.dtype}; weights are in {', '.join(FLOATS)}")
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    weights = read_tensors(path, {key: key for key in header.tensors})
-    try:
-        network = load_resnet(weights)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    names = _names(path, said, labels)
+        raise ValueError(f"{name}: {error}.") from error
+    network = load_resnet(read_tensors(path, {key: key for key in tensors}))
+    names = class_names(path, said, labels)
     if len(names) != network.classes:
         raise ValueError(f"{name} has {network.classes} classes, and there are {len(names)} labels for them.")
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     return ImageClassifier(name, ModelPatcher(network, device, offload), names, size, mean, std)
 
 
-def _names(path: Path, said: dict[str, str], labels: str | None) -> tuple[str, ...]:
-    for text in (labels, said.get("labels")):
-        if text:
-            return _lines(text)
-    if (beside := path.with_suffix(".txt")).is_file():
-        return _lines(beside.read_text("utf-8"))
-    if (beside := path.with_suffix(".json")).is_file():
-        return _of_json(beside)
-    raise ValueError(
-        f"{path.name} says no names of its classes. Put {path.stem}.txt beside it, with a line for each class in "
-        "order, or give them in the node."
-    )
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
-
-
-def _of_json(path: Path) -> tuple[str, ...]:
+def _size(said: dict[str, str]) -> int:
+    text = said.get("size") or _DEFAULTS["size"]
     try:
-        found = json.loads(path.read_text("utf-8"))
-        if isinstance(found, dict):
-            found = [found[str(i)] for i in range(len(found))]
-        if isinstance(found, list) and all(isinstance(name, str) for name in found):
-            return tuple(found)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise ValueError(f"{path.name} cannot be read: {error}.") from error
-    raise ValueError(f"{path.name} is not a list of names, and not a dict from numbers to names.")
+        size = int(text)
+    except ValueError:
+        size = 0
+    if not 1 <= size <= _LARGEST:
+        raise ValueError(f"its size is {shown(text)}; the side of a square that it is given has 1 to {_LARGEST} pixels")
+    return size
 
 
-def _three(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    found = tuple(map(float, text.split())) if text else default
-    if len(found) != 3:
-        raise ValueError(f"mean and std have a number for each of R, G and B, not {text!r}")
+def _three(said: dict[str, str], what: str, least: float) -> tuple[float, ...]:
+    text = said.get(what) or _DEFAULTS[what]
+    try:
+        found = tuple(map(float, text.split()))
+    except ValueError:
+        found = ()
+    if len(found) != 3 or not all(least <= value <= 1e3 for value in found):
+        raise ValueError(f"its {what} is {shown(text)}; R, G and B have a number each, from {least:g} to 1000")
     return found

@@ -1,6 +1,7 @@
 """What an exact inversion leaves: with it, sampling makes the same picture again."""
 
 from dataclasses import dataclass
+from reprlib import repr as shown
 from typing import ClassVar
 
 from torch import Tensor
@@ -51,7 +52,7 @@ class Inverted(Carried):
         common = check_file(tensors, description)
         method, p, gamma = description.get("method"), number(description, "p"), number(description, "gamma")
         if method not in METHODS:
-            raise ValueError(f"its method is {method!r}, not one of {', '.join(METHODS)}")
+            raise ValueError(f"its method is {shown(method)}, not one of {', '.join(METHODS)}")
         steps, trajectory = len(common["sigmas"]) - 1, tensors.get("trajectory")
         first = method_of(method, p, gamma, steps).first
         if steps <= first:

@@ -7,13 +7,16 @@ and `pooled_output`.
 import hashlib
 import json
 import math
+from reprlib import repr as shown
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...samplers.strict_json import is_number
 from .run import Run
 
+_LONGEST = 200  # characters of a name
 _PROJECTIONS = 4
 _TOLERANCE = 0.01  # other devices and precisions give text embeddings that differ in the third digit
 
@@ -36,6 +39,21 @@ def describe_model(model: ModelPatcher) -> dict:
         "network": _digest(model.model.model_config.unet_config),
         "parameterisation": _prediction(model.get_model_object("model_sampling")),
     }
+
+
+def check_description(found: dict) -> None:
+    """Raises ValueError for what `describe` does not make."""
+    texts, lists = ("model", "network", "parameterisation", "sampler"), ("sigmas", "negative")
+    if found.keys() != {*texts, *lists, "cfg"}:
+        raise ValueError(f"it says {shown(sorted(found))} of the run that it is for")
+    for name in texts:
+        if not isinstance(found[name], str) or len(found[name]) > _LONGEST:
+            raise ValueError(f"its {name} is {shown(found[name])}, not a name")
+    for name in lists:
+        if not isinstance(found[name], list) or not all(map(is_number, found[name])):
+            raise ValueError(f"its {name} are {shown(found[name])}, not a list of numbers")
+    if not is_number(found["cfg"]):
+        raise ValueError(f"its cfg is {shown(found['cfg'])}, not a number")
 
 
 def difference(fitted: dict, run: dict) -> str | None:

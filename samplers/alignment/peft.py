@@ -6,12 +6,15 @@ product is multiplied by alpha / r, also where the factors of LoKr have no rank,
 2312.03732) by alpha / sqrt(r). Without it nothing in the file says alpha.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as shown
 from typing import Any
 
+from ..strict_json import is_number, read_json
+
+LARGEST = 1e6  # alpha; files have up to a few hundred, and 1e39 is infinite in float32
 _NETWORKS = ("unet.", "transformer.")
 
 
@@ -42,9 +45,9 @@ def read_config(text: str) -> PeftConfig | None:
         ValueError: a sentence about what is wrong with it.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the configuration of the adapter is not JSON: {error}") from error
+        found = read_json(text)
+    except ValueError as error:
+        raise ValueError(f"the configuration of the adapter cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise ValueError("the configuration of the adapter is no dict")
     for network in _NETWORKS:
@@ -55,8 +58,10 @@ def read_config(text: str) -> PeftConfig | None:
     alphas, ranks = (_by_end(found, name) for name in ("alpha_pattern", "rank_pattern"))
     for name, values in (("alpha", [alpha, *alphas.values()]), ("r", [1 if rank is None else rank, *ranks.values()])):
         for value in values:
-            if not _is_number(value) or name == "r" and value <= 0:
-                raise ValueError(f"the configuration of the adapter has {name} {value!r}")
+            if not is_number(value) or abs(value) > LARGEST or name == "r" and value <= 0:
+                raise ValueError(
+                    f"the configuration of the adapter has {name} {shown(value)}; numbers up to {LARGEST:g} are read"
+                )
     return PeftConfig(float(alpha), rank, found.get("use_rslora") is True, alphas, ranks)
 
 
@@ -67,10 +72,6 @@ def _of(module: str, by_end: Mapping[str, float], otherwise: float | None) -> fl
 def _by_end(found: dict, name: str) -> dict[str, Any]:
     patterns = found.get(name) or {}
     if not isinstance(patterns, dict):
-        raise ValueError(f"the configuration of the adapter has {name} {patterns!r}")
+        raise ValueError(f"the configuration of the adapter has {name} {shown(patterns)}")
     # They are regular expressions; all that are in use are ends of paths.
     return {pattern.lstrip("^").rstrip("$").replace("\\.", "."): value for pattern, value in patterns.items()}
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

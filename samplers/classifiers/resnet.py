@@ -5,11 +5,17 @@ The names are those of torchvision's resnet18 to resnet152 and wide_resnet: conv
 layerN.M.downsample, fc. The second 3x3 convolution of a bottleneck carries the stride, as there.
 """
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+MOST_BLOCKS = 1000  # the paper's deepest network has 600
+MOST_WEIGHTS = 2**30  # a wide ResNet-101 has 2**27
+_NOT_ONE = "these are not the weights of a ResNet in torchvision's layout"
 
 
 def activation(x: Tensor, beta: float | None) -> Tensor:
@@ -42,26 +48,18 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`shapes`: of a state dict, by name.
+    """`shapes`: of the convolutions and of `fc`, by their names in a state dict."""
 
-    Raises:
-        ValueError: they are not those of a ResNet.
-    """
-
-    def __init__(self, shapes: dict[str, torch.Size]):
+    def __init__(self, shapes: Mapping[str, Sequence[int]]):
         super().__init__()
-        try:
-            o, n, k, _ = shapes["conv1.weight"]
-            self.conv1 = nn.Conv2d(n, o, k, 2, k // 2, bias=False)
-            self.bn1 = nn.BatchNorm2d(o)
-            self.stages = [
-                name for name in ("layer1", "layer2", "layer3", "layer4") if f"{name}.0.conv1.weight" in shapes
-            ]
-            for name in self.stages:
-                self.add_module(name, nn.ModuleList(_blocks(name, shapes)))
-            self.fc = nn.Linear(*reversed(shapes["fc.weight"]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"these are not the weights of a ResNet in torchvision's layout: {error}") from error
+        o, n, k, _ = shapes["conv1.weight"]
+        self.conv1 = nn.Conv2d(n, o, k, 2, k // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(o)
+        self.stages = [name for name in ("layer1", "layer2", "layer3", "layer4") if f"{name}.0.conv1.weight" in shapes]
+        for name in self.stages:
+            self.add_module(name, nn.ModuleList(_blocks(name, shapes)))
+        classes, features = shapes["fc.weight"]
+        self.fc = nn.Linear(features, classes)
 
     @property
     def classes(self) -> int:
@@ -76,7 +74,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def _blocks(stage: str, shapes: dict[str, torch.Size]) -> list[_Block]:
+def _blocks(stage: str, shapes: Mapping[str, Sequence[int]]) -> list[_Block]:
     pattern = re.compile(rf"{stage}\.(\d+)\.conv\d+\.weight")
     count = len({match[1] for name in shapes if (match := pattern.fullmatch(name))})
     blocks = []
@@ -88,15 +86,47 @@ def _blocks(stage: str, shapes: dict[str, torch.Size]) -> list[_Block]:
     return blocks
 
 
-def load_resnet(weights: dict[str, Tensor]) -> ResNet:
+def plan_resnet(shapes: Mapping[str, Sequence[int]], side: int = 224) -> ResNet:
+    """The network that a state dict of these shapes is of, on the meta device: it takes no memory, whatever they are.
+
+    `side`: of a picture that it has to take.
+
+    Raises:
+        ValueError: they are not those of a ResNet, to the last one.
+    """
+    try:
+        if empty := [name for name, shape in shapes.items() if 0 in shape]:
+            raise ValueError(f"{empty[0][:200]} is {tuple(shapes[empty[0]])}")
+        if (count := sum(map(math.prod, shapes.values()))) > MOST_WEIGHTS:
+            raise ValueError(f"it has {count} weights, and up to {MOST_WEIGHTS} are read")
+        blocks = {match[0] for name in shapes if (match := re.match(r"layer\d\.\d+\.", name))}
+        if len(blocks) > MOST_BLOCKS:
+            raise ValueError(f"it has {len(blocks)} blocks, and up to {MOST_BLOCKS} are read")
+        with torch.device("meta"):
+            network = ResNet(shapes)
+            wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+            given = {name: tuple(shape) for name, shape in shapes.items()}
+            odd = [name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)]
+            # Without the counter of training steps files are as good.
+            if odd := sorted(name for name in odd if name in given or not name.endswith("num_batches_tracked")):
+                raise ValueError(
+                    f"{odd[0][:200]} is {given.get(odd[0], 'missing')} and should be {wanted.get(odd[0], 'missing')}, "
+                    f"with {len(odd) - 1} like it"
+                )
+            network.eval()(torch.empty(1, 3, side, side))
+    except KeyError as error:
+        raise ValueError(f"{_NOT_ONE}: {error.args[0][:200]} is missing") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{_NOT_ONE}: {str(error)[:300]}") from error
+    return network
+
+
+def load_resnet(weights: Mapping[str, Tensor]) -> ResNet:
     """The network of a state dict, ready to be asked.
 
     Raises:
         ValueError: the weights are not those of one.
     """
-    network = ResNet({name: weight.shape for name, weight in weights.items()})
-    try:
-        network.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    except RuntimeError as error:
-        raise ValueError(f"these are not the weights of a ResNet in torchvision's layout: {error}") from error
-    return network.eval().requires_grad_(False)
+    network = plan_resnet({name: weight.shape for name, weight in weights.items()}).to_empty(device="cpu")
+    network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return network.requires_grad_(False)

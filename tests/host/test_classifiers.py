@@ -1,6 +1,7 @@
 """Classifiers and candidates as the nodes make them."""
 
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from guidekit.tests.host import guides, tiny
 from guidekit.tests.maths.test_resnet import weights
 
 NAMES = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu")
+LABELS = {"labels": "\n".join(NAMES)}
 
 
 @pytest.fixture
@@ -99,8 +101,24 @@ def not_a_number(state):
     [
         ({}, "says no names of its classes. Put zoo.txt beside it"),
         ({"metadata": {"labels": "ant\nbee"}}, "has 7 classes, and there are 2 labels"),
-        ({"metadata": {"labels": "\n".join(NAMES), "size": "wide"}}, "zoo.safetensors: invalid literal"),
-        ({"metadata": {"labels": "\n".join(NAMES), "mean": "0.5 0.5"}}, "mean and std have a number for each"),
+        *(
+            ({"metadata": LABELS | {"size": size}}, "its size is .*; the side")
+            for size in ("wide", "0", "-5", "20000", "9" * 5000)
+        ),
+        *(
+            ({"metadata": LABELS | {"mean": mean}}, "its mean is .*; R, G and B")
+            for mean in ("0.5 0.5", "a b c", "nan 0 0")
+        ),
+        *(
+            ({"metadata": LABELS | {"std": std}}, "its std is .*; R, G")
+            for std in ("0 1 1", "1 -1 1", "1e-50 1 1", "inf 1 1")
+        ),
+        ({"metadata": {"labels": "\n".join(NAMES[:6]) + "\n" + "x" * 2000}}, "a name of 2000 characters"),
+        ({"change": lambda state: {**state, "fc.bias": state["fc.bias"].int()}}, "fc.bias is in I32"),
+        (
+            {"change": lambda state: {**state, "conv1.weight": torch.zeros(64, 4, 7, 7)}},
+            "not the weights of a ResNet.*channel",
+        ),
         ({"change": not_a_number}, "holds NaN or infinity in fc.bias"),
         ({"change": lambda state: {"a": torch.zeros(2)}}, "not the weights of a ResNet"),
     ],
@@ -108,11 +126,12 @@ def not_a_number(state):
 )
 def test_files_that_do_not_fit(folder, about, sentence):
     name = put(folder, **about)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
         run_node(ImageClassifier, file=name)
+    assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("text", ["{", "3", '{"1": "ant"}', '["ant", 2]'])
+@pytest.mark.parametrize("text", ["{", "3", '{"1": "ant"}', '["ant", 2]', "[" * 100_000, '{"0": "a", "0": "b"}'])
 def test_names_that_cannot_be_read(folder, text):
     name = put(folder)
     (folder / "zoo.json").write_text(text)
@@ -120,9 +139,60 @@ def test_names_that_cannot_be_read(folder, text):
         run_node(ImageClassifier, file=name)
 
 
+def test_names_in_other_letters(folder):
+    """UTF-8, with the mark that editors on Windows put in front too; others are named."""
+    name, words = put(folder), ("Ameise", "Bär", "Kuh", "Hündin", "Elch", "Füchsin", "蚂蚁")
+    for encoding in ("utf-8", "utf-8-sig"):
+        (folder / "zoo.txt").write_text("\n".join(words), encoding)
+        assert run_node(ImageClassifier, file=name).labels == words
+    for ending, encoding in ((".txt", "utf-16"), (".txt", "gb18030"), (".json", "utf-16")):
+        for old in folder.glob("zoo.[tj]*"):
+            old.unlink()
+        (folder / f"zoo{ending}").write_text("\n".join(words), encoding)
+        with pytest.raises(
+            ValueError, match=rf"zoo{ending} is not in UTF-8 \(byte \d+ is 0x..\)\. Save it in UTF-8\.$"
+        ):
+            run_node(ImageClassifier, file=name)
+
+
+def test_a_file_of_names_that_is_too_large(folder):
+    name = put(folder)
+    with (folder / "zoo.txt").open("wb") as file:
+        file.truncate(2**25)
+    with pytest.raises(ValueError, match=r"zoo\.txt has more than the \d+ bytes that are read"):
+        run_node(ImageClassifier, file=name)
+
+
+GIANTS = {
+    "a convolution": {"conv1.weight": (2**20, 2**20, 7, 0)},
+    "a convolution of any size": {"conv1.weight": (2**30, 2**30, 2, 0)},
+    "a norm": {"conv1.weight": (2**36, 0, 7, 7)},
+    "classes": {"fc.weight": (2**40, 0)},
+    "another dimension": {"fc.weight": (2**40, 0, 3)},
+    "5000 blocks": {f"layer1.{i}.conv1.weight": (64, 64, 1, 1) for i in range(5000)},
+}
+
+
+@pytest.mark.parametrize("what", GIANTS)
+def test_giants_are_refused_before_memory_is_taken(folder, what):
+    """Headers that promise more than the file has: without weights, since one side is 0."""
+    shapes = {key: tuple(value.shape) for key, value in torchvision.models.resnet18(num_classes=7).state_dict().items()}
+    about, end = {"__metadata__": LABELS}, 0
+    for key, shape in (shapes | GIANTS[what]).items():
+        size = 4 * math.prod(shape)
+        about[key] = {"dtype": "F32", "shape": shape, "data_offsets": (end, end := end + size)}
+    text = json.dumps(about).encode()
+    with (folder / "giant.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    with pytest.raises(ValueError, match="not the weights of a ResNet") as error:
+        run_node(ImageClassifier, file="giant.safetensors")
+    assert len(str(error.value)) < 600
+
+
 def test_files_that_are_none(folder):
     (folder / "half.safetensors").write_bytes(b"\x10")
-    with pytest.raises(ValueError, match="half.safetensors has"):
+    with pytest.raises(ValueError, match="half.safetensors is not a whole"):
         run_node(ImageClassifier, file="half.safetensors")
     with pytest.raises(ValueError, match="There is no file '../x' in models/classifiers. It has: half.safetensors"):
         run_node(ImageClassifier, file="../x")

@@ -1,6 +1,7 @@
 """Inversions as files: what comes back is what was saved, and what is not such a file is said."""
 
 import json
+import math
 import os
 
 import pytest
@@ -109,33 +110,23 @@ def test_latents_that_carry_nothing():
         saved({"samples": picture("unet")})
 
 
-def test_an_interrupted_save_leaves_the_old_file(folder, monkeypatch):
-    model = tiny.model("unet")
-    name = saved(inverted(model, "unet"))
-    before = (folder / name).read_bytes()
-
-    def broken(tensors, path, metadata):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(files, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        saved(inverted(model, "unet", steps=5))
-    assert [path.name for path in folder.iterdir()] == [name]
-    assert (folder / name).read_bytes() == before
-
-
 def changed(folder, name, tensors=lambda t: t, words=lambda d: d):
-    """The file with something else in it."""
+    """The file with something else in it, and as earlier versions wrote it: without a checksum."""
     path = folder / name
     with safe_open(path, "pt") as file:
         inside = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         description = json.loads(file.metadata()["guidekit"])
-    save_file(tensors(inside), path, metadata={"guidekit": json.dumps(words(description))})
+    words = words(description)
+    text = words if isinstance(words, str) else json.dumps(words)
+    save_file(tensors(inside), path, metadata={"guidekit": text})
 
 
 def without(name):
     return lambda some: {key: value for key, value in some.items() if key != name}
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else []
 
 
 BAD = {
@@ -151,6 +142,50 @@ BAD = {
     "p is a word": ({"words": lambda d: {**d, "p": "much"}}, "its p is 'much', not a number"),
     "p is too large": ({"words": lambda d: {**d, "p": 2}}, "p is 2"),
     "p is true": ({"words": lambda d: {**d, "p": True}}, "its p is True"),
+    "p is beyond every float": ({"words": lambda d: {**d, "p": 10**400}}, "its p is 1000.*, not a number"),
+    "gamma is a list of lists": ({"words": lambda d: {**d, "gamma": nested(400)}}, "its gamma is .*, not a number"),
+    "p is NaN": ({"words": lambda d: {**d, "p": math.nan}}, "cannot be read: in its description it holds NaN"),
+    "a maker that is a list": ({"words": lambda d: {**d, "made by": []}}, r"it was made by \[\]"),
+    "a method that is a list": ({"words": lambda d: {**d, "method": [["edict"]]}}, "its method is"),
+    "an endless method": ({"words": lambda d: {**d, "method": "e" * 10_000}}, "its method is"),
+    "a nested description": ({"words": lambda d: "[" * 100_000}, "in its description it is nested too deeply"),
+    "a list as description": ({"words": lambda d: []}, "wanted is a file of this pack"),
+    "no text as description": ({"words": lambda d: "{"}, "cannot be read: in its description"),
+    "two methods": (
+        {"words": lambda d: json.dumps(d)[:-1] + ', "method": "bdia"}'},
+        "in its description it names something twice",
+    ),
+    "a model of numbers": (
+        {"words": lambda d: {**d, "model": {**d["model"], "network": 5}}},
+        "which model it was made",
+    ),
+    "a model that is a list": ({"words": lambda d: {**d, "model": [1]}}, "which model it was made with"),
+    "an endless model": (
+        {"words": lambda d: {**d, "model": {**d["model"], "model": "m" * 10_000}}},
+        "which model it was made with",
+    ),
+    "float8": ({"tensors": lambda t: {**t, "x": t["x"].to(torch.float8_e4m3fn)}}, "has x in F8_E4M3; wanted is one of"),
+    "integers": ({"tensors": lambda t: {**t, "x": t["x"].int(), "y": t["y"].int()}}, "has . in I32; wanted is one of"),
+    "integer sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.arange(4, -1, -1)}}, "has sigmas in I64"),
+    "truth": ({"tensors": lambda t: {**t, "picture": t["picture"] > 0}}, "has picture in BOOL"),
+    "sigmas of two dimensions": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"][:, None]}}, "sigmas has shape"),
+    "one sigma": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"][0].clone()}}, "sigmas has shape"),
+    "no sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.zeros(0)}}, "at least two, falling"),
+    "sigmas below zero": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"] - 1}}, "falling, down to 0"),
+    "sigmas that are one in float32": (
+        {"tensors": lambda t: {**t, "sigmas": torch.tensor([1 + 1e-12, 1, 0], dtype=torch.float64)}},
+        "falling",
+    ),
+    "very many sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.ones(100_000)}}, "falling"),
+    "infinity": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"] / 0}}, "holds NaN or infinity in sigmas"),
+    "latents of two dimensions": (
+        {"tensors": lambda t: {**t, **{k: torch.zeros(4, 4) for k in ("shown", "picture", "x", "y")}}},
+        "shown has shape",
+    ),
+    "no latents": (
+        {"tensors": lambda t: {**t, **{k: torch.zeros(0, 4, 8, 8) for k in ("shown", "picture", "x", "y")}}},
+        "shown has shape",
+    ),
     "no model": ({"words": without("model")}, "which model it was made with"),
     "half a model": ({"words": lambda d: {**d, "model": {"model": "x"}}}, "which model it was made with"),
     "rising sigmas": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"].flip(0).clone()}}, "falling"),
@@ -176,8 +211,10 @@ def test_files_that_are_something_else(what, folder):
     name = saved(inverted(tiny.model("unet"), "unet"))
     changes, sentence = BAD[what]
     changed(folder, name, **changes)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
         loaded(name)
+    assert str(error.value).startswith(name)
+    assert len(str(error.value)) < 1000
 
 
 def test_a_trajectory_of_another_length(folder):
@@ -191,8 +228,61 @@ def test_a_trajectory_of_another_length(folder):
 def test_files_that_cannot_be_read(content, folder):
     folder.mkdir(parents=True)
     (folder / "bad.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="bad.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"bad\.safetensors is not a whole safetensors file: .* Get it again"):
         loaded("bad.safetensors")
+
+
+def test_a_changed_byte_is_noticed_or_changes_nothing(folder):
+    """In the header, the description, the checksum and the tensors alike."""
+    name = saved(inverted(tiny.model("unet"), "unet", keep_trajectory=True))
+    wanted, whole = loaded(name), (folder / name).read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    header = int.from_bytes(whole[:8], "little") + 8
+    places = [*range(0, header, 3), *torch.randint(header, len(whole), (100,), generator=generator).tolist()]
+    sentences = []
+    for place in places:
+        flipped = whole[place] ^ (1 << int(torch.randint(8, (), generator=generator)))
+        (folder / name).write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        try:
+            found = loaded(name)
+        except ValueError as error:
+            sentences.append(str(error))
+            continue
+        for one, other in zip(found[KEY].to_file(), wanted[KEY].to_file(), strict=True):
+            assert one.keys() == other.keys()
+            assert all(
+                torch.equal(v, other[k]) if isinstance(v, torch.Tensor) else v == other[k] for k, v in one.items()
+            )
+    assert all(sentence.startswith(name) for sentence in sentences)
+    assert len(sentences) > 0.9 * len(places)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensors": lambda t: {**t, "x": t["y"].clone(), "y": t["x"].clone()}},
+        {"tensors": lambda t: {**t, "sigmas": t["sigmas"].double()}},
+        {
+            "tensors": lambda t: {
+                **t,
+                **{k: t[k].transpose(-1, -2).contiguous() for k in ("shown", "picture", "x", "y")},
+            }
+        },
+        {"words": lambda d: {**d, "p": 0.5}},
+    ],
+)
+def test_what_the_checksum_is_of(folder, change):
+    """Names, dtypes, shapes and bytes, and the description: a file that is sound in itself, but not what was saved."""
+    name = saved(inverted(tiny.model("unet"), "unet"))
+    with safe_open(folder / name, "pt") as file:
+        before = file.metadata()
+    changed(folder, name, **change)
+    loaded(name)  # as earlier versions wrote it
+    with safe_open(folder / name, "pt") as file:
+        inside, after = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(inside, folder / name, metadata=before | after)
+    with pytest.raises(ValueError, match=f"{name} is damaged: its checksum is not the one"):
+        loaded(name)
 
 
 def test_views_of_one_tensor():

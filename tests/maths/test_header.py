@@ -61,61 +61,83 @@ def test_headers_of_every_length(tmp_path, length):
 
 def test_without_tensors(tmp_path):
     assert read_header(put(tmp_path / "a", {})) == header.Header({}, {})
-    assert read_header(put(tmp_path / "a", {"x": entry()}, b"12345678")).tensors == {"x": Entry("F32", (2,), 0, 8)}
+    assert read_header(put(tmp_path / "a", {"x": entry()}, b"12345678")).tensors == {"x": Entry("F32", (2,))}
 
 
 BAD = {
-    "nothing": (b"", "is cut off"),
-    "a few bytes": (b"\x01\x02", "is cut off"),
-    "a length beyond the file": ((10**15).to_bytes(8, "little") + b"{}", "wants 1000000000000000 for its header"),
-    "a cut header": ((50).to_bytes(8, "little") + b'{"x": {"dty', "is cut off"),
+    "nothing": b"",
+    "a few bytes": b"\x01\x02",
+    "a length beyond the file": (10**15).to_bytes(8, "little") + b"{}",
+    "a length beyond what is read": (10**9).to_bytes(8, "little") + b"{}",
+    "a cut header": (50).to_bytes(8, "little") + b'{"x": {"dty',
 }
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_files_that_are_cut_off(what, tmp_path):
-    content, sentence = BAD[what]
-    (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=sentence):
+    (tmp_path / "a.safetensors").write_bytes(BAD[what])
+    with pytest.raises(ValueError, match=r"a.safetensors is not a whole safetensors file: .*\. Get it again"):
         read_header(tmp_path / "a.safetensors")
 
 
 WRONG = {
-    "no JSON": (b"{x}", b"", "is not a whole safetensors file"),
-    "no text": (b"\xff\xfe\x00", b"", "is not a whole safetensors file"),
-    "a list": ([1], b"", "its header is no dict"),
-    "no description": ({"x": 3}, b"", "'x' is not described by"),
-    "too much description": ({"x": entry() | {"more": 1}}, b"12345678", "'x' is not described by"),
-    "no dtype": ({"x": entry(dtype="F31")}, b"12345678", "unknown dtype 'F31'"),
-    "a list of dtypes": ({"x": entry(dtype=["F32"])}, b"12345678", "unknown dtype"),
-    "a negative shape": ({"x": entry(shape=(-2, -1))}, b"12345678", "has the shape"),
-    "a broken shape": ({"x": entry(shape=(2.0,))}, b"12345678", "has the shape"),
-    "a true shape": ({"x": entry(shape=(True, 2))}, b"12345678", "has the shape"),
-    "three offsets": ({"x": entry() | {"data_offsets": [0, 4, 8]}}, b"12345678", "the offsets"),
-    "too little data for a shape": ({"x": entry(shape=(3,))}, b"12345678", "does not fit into its 8 bytes"),
-    "wrong size of dtype": ({"x": entry(dtype="F16")}, b"12345678", "does not fit into its 8 bytes"),
-    "a shape beyond all": ({"x": entry(shape=(2**62, 2**62))}, b"12345678", "does not fit"),
-    "overlapping": ({"x": entry(), "y": entry(4, 12)}, b"123456789abc", "the data of 'y' begin at 4, where 8"),
-    "a gap": ({"x": entry(), "y": entry(12, 20)}, b"12345678" * 3, "the data of 'y' begin at 12, where 8"),
-    "the same place": ({"x": entry(), "y": entry()}, b"12345678", "the data of 'y' begin at 0, where 8"),
-    "data cut off": ({"x": entry()}, b"1234", "describes 8 bytes of data, and there are 4"),
-    "more data": ({"x": entry()}, b"12345678" * 2, "describes 8 bytes of data, and there are 16"),
-    "a name twice": (b'{"x": 1, "x": 2}', b"", "names something twice"),
-    "NaN": (b'{"x": NaN}', b"", "holds NaN"),
-    "metadata that are numbers": ({"__metadata__": {"alpha": 8}}, b"", "metadata are not strings"),
-    "metadata that are a list": ({"__metadata__": []}, b"", "metadata are not strings"),
-    "very deep": (b"[" * 100_000, b"", "is not a whole safetensors file"),
-    "a very long number": (b'{"x": ' + b"9" * 10_000 + b"}", b"", "is not a whole safetensors file"),
+    "no JSON": (b"{x}", b""),
+    "no text": (b"\xff\xfe\x00", b""),
+    "a list": ([1], b""),
+    "no description": ({"x": 3}, b""),
+    "no dtype": ({"x": entry(dtype="F31")}, b"12345678"),
+    "a list of dtypes": ({"x": entry(dtype=["F32"])}, b"12345678"),
+    "a negative shape": ({"x": entry(shape=(-2, -1))}, b"12345678"),
+    "a broken shape": ({"x": entry(shape=(2.0,))}, b"12345678"),
+    "a true shape": ({"x": entry(shape=(True, 2))}, b"12345678"),
+    "three offsets": ({"x": entry() | {"data_offsets": [0, 4, 8]}}, b"12345678"),
+    "too little data for a shape": ({"x": entry(shape=(3,))}, b"12345678"),
+    "wrong size of dtype": ({"x": entry(dtype="F16")}, b"12345678"),
+    "a shape beyond all": ({"x": entry(shape=(2**62, 2**62))}, b"12345678"),
+    "overlapping": ({"x": entry(), "y": entry(4, 12)}, b"123456789abc"),
+    "a gap": ({"x": entry(), "y": entry(12, 20)}, b"12345678" * 3),
+    "the same place": ({"x": entry(), "y": entry()}, b"12345678"),
+    "data cut off": ({"x": entry()}, b"1234"),
+    "more data": ({"x": entry()}, b"12345678" * 2),
+    "a name twice": (b'{"x": 1, "x": 2}', b""),
+    "a tensor twice": (f'{{"x": {json.dumps(entry())}, "x": {json.dumps(entry())}}}'.encode(), b"12345678"),
+    "NaN": (b'{"x": NaN}', b""),
+    "metadata that are numbers": ({"__metadata__": {"alpha": 8}}, b""),
+    "metadata that are a list": ({"__metadata__": []}, b""),
+    "very deep": (b"[" * 100_000, b""),
+    "a very long number": (b'{"x": ' + b"9" * 10_000 + b"}", b""),
+    "a very long name": ({"x" * 100_000: entry(shape=(3,))}, b"12345678"),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_headers_that_are_wrong(what, tmp_path):
-    about, data, sentence = WRONG[what]
-    with pytest.raises(ValueError, match=sentence) as error:
+    about, data = WRONG[what]
+    with pytest.raises(
+        ValueError, match=r"^a\.safetensors is not a whole safetensors file: .*\. Get it again"
+    ) as error:
         read_header(put(tmp_path / "a.safetensors", about, data))
-    assert str(error.value).startswith("a.safetensors")
     assert len(str(error.value)) < 600
+
+
+def test_a_tensor_that_is_there_twice_is_said(tmp_path):
+    """The library takes the last one."""
+    about = f'{{"x": {json.dumps(entry(shape=(1, 2)))}, "x": {json.dumps(entry())}}}'.encode()
+    path = put(tmp_path / "a.safetensors", about, b"12345678")
+    with safe_open(path, "pt") as file:
+        assert file.get_slice("x").get_shape() == [2]
+    with pytest.raises(ValueError, match="in its header it names something twice"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("name", ["data_offsets", 'a"data_offsets"', "__metadata_", "ä", "a.data_offsets"])
+def test_names_that_look_like_a_header_s_own(tmp_path, name):
+    path = put(
+        tmp_path / "a", {name: entry(), "__metadata__": {"data_offsets": "0", "x": '{"data_offsets": 0}'}}, bytes(8)
+    )
+    assert read_header(path) == header.Header(
+        {name: Entry("F32", (2,))}, {"data_offsets": "0", "x": '{"data_offsets": 0}'}
+    )
 
 
 def test_what_is_something_else(tmp_path):
@@ -123,31 +145,24 @@ def test_what_is_something_else(tmp_path):
     (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"x": np.zeros(3)}))
     with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
         archive.writestr("data.pkl", "x")
-    for name, sentence in (("folder.safetensors", "is a folder"), ("a.ckpt", "is a pickle"), ("b.pt", "is a pickle")):
-        with pytest.raises(ValueError, match=sentence):
+    for name in ("a.ckpt", "b.pt"):
+        with pytest.raises(ValueError, match="is a pickle"):
             read_header(tmp_path / name)
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_header(tmp_path / "nothing.safetensors")
-
-
-def test_a_large_header_is_not_read(tmp_path, monkeypatch):
-    """Of a file that has the bytes, too."""
-    monkeypatch.setattr(header, "LARGEST", 100)
-    with pytest.raises(ValueError, match="a header of 2000 bytes; up to 100 are read"):
-        read_header(put(tmp_path / "a", b" " * 2000))
+    for name in ("folder.safetensors", "nothing.safetensors"):
+        with pytest.raises(ValueError, match=rf"^{name} cannot be read: [^/]*\.$"):
+            read_header(tmp_path / name)
 
 
 def test_a_million_tensors(tmp_path):
-    """Their header is larger than what is read."""
     about = {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(1_000_000)}
-    with pytest.raises(ValueError, match="has a header of .* bytes; up to"):
+    with pytest.raises(ValueError, match=r"a names 1000000 tensors; up to 100000 are read\."):
         read_header(put(tmp_path / "a", about))
 
 
 def test_many_tensors(tmp_path, monkeypatch):
     monkeypatch.setattr(header, "MOST", 10)
     assert len(read_header(put(tmp_path / "a", {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(10)})).tensors) == 10
-    with pytest.raises(ValueError, match="it names 11 tensors; up to 10 are read"):
+    with pytest.raises(ValueError, match="names 11 tensors; up to 10 are read"):
         read_header(put(tmp_path / "a", {f"x{i}": entry(0, 0, "F32", (0,)) for i in range(11)}))
 
 
@@ -187,9 +202,12 @@ _ENTRIES = st.fixed_dictionaries(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(["x", "y", "__metadata__"]), _ENTRIES | _JSON), st.binary(max_size=40))
 def test_any_header(tmp_path_factory, about, data):
-    """What is read is what the library reads, and it reads nothing that is refused."""
+    """What is read has the shapes and dtypes that the weights come with."""
     path = put(tmp_path_factory.mktemp("any") / "a", about, data)
     if (found := read_or_refused(path)) is not None:
         with safe_open(path, "pt") as file:
             assert set(file.keys()) == set(found.tensors)
-            assert all(tuple(file.get_slice(name).get_shape()) == e.shape for name, e in found.tensors.items())
+            tensors = {name: file.get_tensor(name) for name in found.tensors}
+        assert {name: (DTYPES[t.dtype], tuple(t.shape)) for name, t in tensors.items()} == {
+            name: (e.dtype, e.shape) for name, e in found.tensors.items()
+        }

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from guidekit.samplers.classifiers.resnet import activation, load_resnet
+from guidekit.samplers.classifiers.resnet import activation, load_resnet, plan_resnet
 
 
 def weights(network, seed=0):
@@ -75,3 +75,25 @@ def test_something_else():
         load_resnet({**state, "extra": torch.zeros(1)})
     with pytest.raises(ValueError, match="not the weights of a ResNet"):
         load_resnet({**state, "conv1.weight": torch.zeros(3)})
+
+
+def test_a_plan_takes_no_memory_and_is_right_to_the_last_shape():
+    state = {
+        name: tuple(value.shape) for name, value in torchvision.models.resnet18(num_classes=7).state_dict().items()
+    }
+    assert all(parameter.is_meta for parameter in plan_resnet(state).parameters())
+    assert plan_resnet({name: shape for name, shape in state.items() if "num_batches" not in name}).classes == 7
+    with pytest.raises(ValueError, match="it has 1007 blocks, and up to 1000 are read"):
+        plan_resnet(state | {f"layer1.{i}.conv1.weight": (64, 64, 3, 3) for i in range(1001)})
+    with pytest.raises(ValueError, match="it has 43.* weights, and up to 1073741824 are read"):
+        plan_resnet(state | {"fc.weight": (2**23, 512), "fc.bias": (2**23,)})
+    # A chain of convolutions that do not fit together.
+    with pytest.raises(ValueError, match="not the weights of a ResNet.*channel"):
+        plan_resnet(state | {"layer1.0.conv2.weight": (64, 32, 3, 3)})
+    for name, shape in state.items():
+        wrong = shape[:-1] + (shape[-1] + 1,) if shape else (2,)
+        with pytest.raises(ValueError, match="not the weights of a ResNet"):
+            plan_resnet(state | {name: wrong})
+        if "num_batches" not in name and "conv2" not in name:  # without, a block has one convolution
+            with pytest.raises(ValueError, match="not the weights of a ResNet"):
+                plan_resnet({key: value for key, value in state.items() if key != name})

@@ -1,0 +1,29 @@
+"""JSON that strangers wrote: plain, each name given once, numbers that fit into a float."""
+
+import json
+import sys
+from typing import Any
+
+
+def read_json(text: str | bytes) -> Any:
+    """Raises ValueError for anything else; nesting beyond Python's recursion limit, and NaN, included."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite one; integers that are too large for a float are none."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("it names something twice")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
