@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..samplers.guidance.cfgpp import equivalent_scale
+from .host.inputs import checked
 from .host.levels import is_flow
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run, set_scale
@@ -64,6 +65,7 @@ class CFGPP(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, guidance_lambda, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent)))

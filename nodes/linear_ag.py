@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
 from .host import files
+from .host.inputs import checked
 from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
 from .host.run import Run, limit_scale
@@ -124,6 +125,7 @@ class LinearAG(io.ComfyNode):
         return files.MODELS.fingerprint(file)
 
     @classmethod
+    @checked
     def execute(cls, model, file, on_mismatch) -> io.NodeOutput:
         tensors, fitted = files.MODELS.load(file, ("cond", "uncond"))
         steps = len(fitted.get("sigmas", ())) - 1

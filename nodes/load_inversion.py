@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from .host import files
 from .host.carried import Carried
+from .host.inputs import checked
 from .host.inverted import Inverted
 from .host.trajectory import Trajectory
 
@@ -42,6 +43,7 @@ class LoadInversion(io.ComfyNode):
         return files.INVERSIONS.fingerprint(file)
 
     @classmethod
+    @checked
     def execute(cls, file) -> io.NodeOutput:
         tensors, description = files.INVERSIONS.load(file, _REQUIRED, _OTHERS)
         kind = {kind.maker: kind for kind in _KINDS}.get(description.get("made by"))
