@@ -12,7 +12,7 @@ TOOLTIP = (
     "all blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; or "
     "middle; or all."
 )
-_DIGITS = 6  # of the largest number that is read
+_NO_BLOCK = 10**6  # no model has so many; larger numbers count as this one
 _PART = re.compile(r"(?:(?P<kind>[a-z]+)\s*)?(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?")
 
 
@@ -43,14 +43,16 @@ def _part(part: str, known: list[Block], text: str) -> list[Block]:
     # The first of a range that is missing comes soon, however long the range is.
     missing = next((n for n in numbers if n not in of_kind), None)
     if missing is not None or not numbers:
-        what = quoted(part) if missing is None else f"{cut(kind, 20)} {missing}" if kind else str(missing)
+        number = "" if missing is None else str(missing) if missing < _NO_BLOCK else cut(first, 20)
+        what = f"{kind} {number}" if kind and number else number or quoted(part)
         raise ValueError(f"The blocks {quoted(text)} name {what}, which this model does not have. {_accepted(known)}")
     return [of_kind[n] for n in numbers]
 
 
 def _numbers(first: str, last: str) -> range:
-    """What has more digits than the number of a block is one that no model has; Python does not read thousands."""
-    start, end = (int(digits) if len(digits) <= _DIGITS else 10**_DIGITS for digits in (first, last))
+    """Python does not read thousands of digits."""
+    short = len(str(_NO_BLOCK))
+    start, end = (int(digits) if len(digits.lstrip("0")) < short else _NO_BLOCK for digits in (first, last))
     return range(start, end + 1)
 
 

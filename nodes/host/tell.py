@@ -8,6 +8,7 @@ Relies on: PromptServer.send_progress_text (server.py:1469), with which core's n
 """
 
 import logging
+import re
 
 from torch import Tensor
 
@@ -15,9 +16,10 @@ log = logging.getLogger(__name__)
 
 _LONGEST = 10_000  # characters of what a node tells of a run
 _QUOTED = 80  # of a value that a sentence quotes
-# Look-alikes, which are text in a page and in a terminal alike. `__LNK` is the frontend's own placeholder for a link,
-# which it cannot draw without one.
-_MARKUP = {"<": "\u2039", ">": "\u203a", "[[": "[ [", "__LNK": "_ _LNK"}
+# Look-alikes, which are text in a page and in a terminal alike.
+_MARKUP = str.maketrans({"<": "\u2039", ">": "\u203a"})
+# Where frontends see a link, or their own placeholder of one, which they cannot draw without the link.
+_LINK = re.compile(r"\[(?=\[)|_(?=_LNK)")
 _JOINERS = "\u200c\u200d"  # inside emoji and Persian words
 
 
@@ -40,9 +42,7 @@ def tell(node_id: str | None, text: str) -> None:
 def plain(text: str) -> str:
     """One line without markup and without characters that steer a terminal or turn text round."""
     text = "".join(map(_visible, " ".join(text.splitlines())))
-    for markup, instead in _MARKUP.items():
-        text = text.replace(markup, instead)
-    return text
+    return _LINK.sub(r"\g<0> ", text.translate(_MARKUP))
 
 
 def cut(text: str, length: int) -> str:

@@ -79,8 +79,9 @@ def _sigmas(wanted) -> dict[str, Any]:
 
 def _mask(wanted) -> dict[str, Any]:
     good = torch.ones(1, 8, 8)
-    shapes = {"empty": good[:0], "side 0": good[..., :0], "1-D": good[0, 0], "5-D": good[None, None], "tensor": good[0, 0]}
-    return NOT_AN_OBJECT | {name: good * value for name, value in NOT_FINITE.items()} | shapes | {"complex": good * 1j}
+    broken = {name: good * value for name, value in NOT_FINITE.items()} | {"complex": good * 1j}
+    shapes = {"empty": good[:0], "side 0": good[..., :0], "tensor": good[0, 0], "5-D": good[None, None]}
+    return NOT_AN_OBJECT | broken | shapes
 
 
 def _conditioning(wanted) -> dict[str, Any]:
@@ -110,7 +111,8 @@ def _conditioning(wanted) -> dict[str, Any]:
 
 def _curve(wanted) -> dict[str, Any]:
     points = {name: [[0, 0], [0.5, value], [1, 1]] for name, value in NOT_FINITE.items()}
-    return NOT_AN_OBJECT | points | {"tensor": TENSOR[0], "numbers": [1, 2], "triples": [[0, 0, 0]], "huge": [[0, 10**400]]}
+    shapes = {"tensor": TENSOR[0], "numbers": [1, 2], "triples": [[0, 0, 0]], "huge": [[0, 10**400]]}
+    return NOT_AN_OBJECT | points | shapes
 
 
 _WRONG = {

@@ -29,14 +29,15 @@ def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> list:
 
 
 def check_prompt_for(model: ModelPatcher, value: list, name: str) -> None:
-    """Raises ValueError where the network takes a pooled output and a prompt has none."""
+    """Raises ValueError where the network takes a pooled output and a prompt has none: the host would say so in the
+    first step, by a KeyError."""
     for _, options in value:
         if options.get("pooled_output") is not None or "unclip_conditioning" in options:
             continue
         noise = torch.zeros(1, model.get_model_object("latent_format").latent_channels, 8, 8)
         try:
             model.model.encode_adm(noise=noise, **{**options, "device": noise.device})
-        except (KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{name} has no pooled output, and {type(model.model).__name__} takes one. Encode the prompt with this "
                 "model's CLIP."
