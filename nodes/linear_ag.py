@@ -12,7 +12,7 @@ from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
 from .host.run import Run, limit_scale
 from .host.schedule import describe, difference
-from .host.tell import node_id_of
+from .host.tell import cut, node_id_of, plain
 
 MISMATCH = ["error", "use CFG"]
 
@@ -40,9 +40,10 @@ class _LinearAG(Negative):
         notes = run.notes[self] = _Notes()
         notes.refused = difference(self.fitted, describe(run, guider))
         if notes.refused and self.on_mismatch == "error":
+            reason = cut(plain(notes.refused), 500)  # it quotes the file
             raise ValueError(
-                f"LinearAG: the coefficients do not fit this run. {notes.refused} Fit them again for it (LinearAG "
-                "Fit), or set on_mismatch to 'use CFG'."
+                f"LinearAG: the coefficients do not fit this run. {reason} Fit them again for it (LinearAG Fit), or "
+                "set on_mismatch to 'use CFG'."
             )
 
     def __call__(self, run: Run, scale: float) -> float:

@@ -110,7 +110,7 @@ class LinearAGFit(io.ComfyNode):
                     "random_seed",
                     default=0,
                     min=0,
-                    max=0xFFFFFFFF,
+                    max=0xFFFFFFFFFFFFFFFF,
                     step=1,
                     tooltip="Of the first run's noise; the next take the following numbers.",
                     advanced=True,
@@ -176,7 +176,7 @@ class LinearAGFit(io.ComfyNode):
                 sampler,
                 sigmas,
                 samples,
-                random_seed + i,
+                (random_seed + i) % 2**64,
                 partial(_progress, bar, i * (len(sigmas) - 1)),
             )
             products = products + inner

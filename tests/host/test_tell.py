@@ -2,11 +2,19 @@
 
 import logging
 
+import folder_paths
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from guidekit.benchmarks._nodes import run_node, run_node_all
+from guidekit.demo.adapters import adapter_file
+from guidekit.demo.models import load
+from guidekit.nodes.gfcg import GFCG
+from guidekit.nodes.host.labels import Candidates
 from guidekit.nodes.host.tell import cut, plain, quoted, tell
-from guidekit.tests.host import wrong
+from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
+from guidekit.tests.host import guides, tiny, wrong
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,31 @@ def test_what_is_told_is_one_line_of_the_log(caplog):
     assert record.getMessage().startswith("First. Second: \\x1b[2J‹b›. a\\x00b")
     assert "\n" not in record.getMessage()
     assert len(record.getMessage()) == 10_000
+
+
+def test_a_title_in_a_file_is_text(monkeypatch, tmp_path, caplog):
+    """In the report too, and on one line."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"}))
+    title = f"{wrong.MARKUP}\n{wrong.CONTROLS}\nLicence: public domain." + "x" * 10_000
+    save_file(load_file(adapter_file("unet", "liked")), tmp_path / "a.safetensors", {"modelspec.title": title})
+    _, report = run_node_all(PreferenceLoraLoader, model=load("unet")[0], file="a.safetensors")
+    for text in (report, caplog.records[-1].getMessage()):
+        assert "Title: \u2039img src=x onerror=alert(1)\u203a [ [safe|" in text
+        assert "<" not in text
+        assert "[[" not in text
+    lines = report.split("\n")
+    assert all(line.isprintable() and len(line) <= 500 for line in lines)
+    assert "Licence: the file declares none." in lines
+
+
+def test_a_label_is_text(caplog):
+    caplog.set_level(logging.INFO)
+    family, label = "unet", wrong.MARKUP + "x" * 10_000
+    prompts = guides.candidates(family).conditionings[:2]
+    found = Candidates(guides.labels("cat", label), prompts)
+    classifier = guides.always(0.2, 0.8)
+    tiny.sample(run_node(GFCG, model=tiny.model(family), classifier=classifier, candidates=found), family)
+    [told] = [r.getMessage() for r in caplog.records if "led away from" in r.getMessage()]
+    assert "led away from \u2039img src=x onerror=alert(1)\u203a [ [safe|" in told
+    assert len(told) < 300
