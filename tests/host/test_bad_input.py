@@ -7,9 +7,11 @@ from pathlib import Path
 
 import comfy.sample
 import comfy.samplers
+import comfy.supported_models
 import folder_paths
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from safetensors.torch import save_file
 
@@ -19,10 +21,16 @@ from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.candidate import Candidate
 from guidekit.nodes.candidates import Candidates
+from guidekit.nodes.cfgpp_inversion import CFGPPInversion
+from guidekit.nodes.elucd import EluCD
 from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.exact_sample import ExactSample
 from guidekit.nodes.gfcg import GFCG
-from guidekit.nodes.host.inputs import CHECKS
+from guidekit.nodes.guidance_interval import GuidanceInterval
+from guidekit.nodes.host.carried import KEY as INVERSION
+from guidekit.nodes.host.inputs import CHECKS, check_prompt_for
 from guidekit.nodes.image_classifier import ImageClassifier
+from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.trajectory_record import TrajectoryRecord
 from guidekit.tests.host import tiny, wrong
 from guidekit.tests.host.products import PRODUCTS
@@ -168,6 +176,55 @@ def test_candidates_have_bounds(words, prompt, sentence):
     finally:
         tracemalloc.stop()
     assert peak < MEMORY
+
+
+def test_whole_noise_levels_are_levels():
+    """As integers they were cut off at 0 in a flow, whose largest level is below 1."""
+    model = tiny.model("flux")
+    whole, levels = (run_node_all(CFGPPInversion, model=model, sigmas=torch.tensor(s)) for s in ([1, 0], [1.0, 0.0]))
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], levels[1:]))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
+def test_masks_of_other_ranks(shape):
+    """The left half may change; in the right one the image is as it was."""
+    given = right(ExactSample) | {"guider": right(ExactInvert)["guider"], "mask": torch.ones(shape).bool()}
+    given["guider"].set_conds(encode("a small green star"), encode(""))
+    given["mask"][..., 4:] = False
+    found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].picture
+    assert torch.allclose(found[..., 4:], before[..., 4:], atol=1e-5)
+    assert not torch.allclose(found[..., :4], before[..., :4], atol=1e-3)
+    model = tiny.model("unet")
+    reference = {"latent": {"samples": tiny.noise("unet")}, "reference": "reference latent", "steps": "start to end"}
+    masked = run_node(NegToMe, model=model, mask=given["mask"], threshold=-1.0, **reference)
+    assert torch.isfinite(tiny.sample(masked, "unet")).all()
+
+
+@pytest.mark.parametrize(
+    ("node", "settings"),
+    [(Candidate, {}), (EluCD, {}), (GuidanceInterval, {}), (NegToMe, {"reference": "first image"}), (APG, {})],
+)
+def test_open_sockets_may_be_null(node, settings):
+    unconnected = {wanted.id: None for wanted in node.define_schema().inputs if wanted.optional}
+    assert answer(node, {**right(node), **settings, **unconnected}) is None
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_file_name_with_half_a_character():
+    with pytest.raises(ValueError, match=r"file has half a character \(a lone surrogate\) at place 1"):
+        run_node(ImageClassifier, file="a" + wrong.HALF)
+
+
+def test_null_for_what_sdxl_takes():
+    """As text encoders without a pooled output give it."""
+    network = {**tiny.FAMILIES["unet"].network, "num_classes": "sequential", "adm_in_channels": 2816}
+    config = comfy.supported_models.SDXL(network)
+    config.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    model = ModelPatcher(config.get_model({}, ""), load_device=cpu, offload_device=cpu)
+    check_prompt_for(model, [[torch.ones(1, 7, 16), {"pooled_output": torch.ones(1, 1280)}]], "negative")
+    with pytest.raises(ValueError, match="negative has no pooled output, and SDXL takes one"):
+        check_prompt_for(model, [[torch.ones(1, 7, 16), {"pooled_output": None}]], "negative")
 
 
 def test_candidates_can_be_interrupted():
