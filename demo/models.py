@@ -47,7 +47,12 @@ class PooledTextUNet(comfy.model_base.BaseModel):
     """A UNet that takes the pooled text as its vector condition, beside cross-attention, as SDXL does."""
 
     def encode_adm(self, **kwargs):
-        return kwargs["pooled_output"]
+        pooled = kwargs.get("pooled_output")
+        if pooled is None:
+            raise ValueError(
+                "A prompt has no pooled output, and the demo model takes one. Encode it with the demo model's CLIP."
+            )
+        return pooled
 
 
 class DemoUNet(comfy.supported_models.SD20):

@@ -24,7 +24,7 @@ class WordTokenizer:
         unknown = sorted({w for w in words if w not in vocab})
         if unknown:
             logging.getLogger(__name__).warning(
-                "The demo models do not know %s. They know: %s.", ", ".join(unknown), " ".join(VOCABULARY[3:])
+                "The demo models do not know %s. They know: %s.", ", ".join(unknown)[:500], " ".join(VOCABULARY[3:])
             )
         return {"input_ids": [START, *(vocab[w] for w in words if w in vocab), END]}
 

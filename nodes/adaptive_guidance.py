@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..samplers.guidance.adaptive_guidance import agreement
 from .host.corrections import observe
 from .host.guiders import has_one_scale, why_not_one_scale
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.raw import raw_direction
 from .host.run import Run
@@ -122,6 +123,7 @@ class AdaptiveGuidance(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         if threshold <= 1:  # no cosine is above

@@ -9,6 +9,7 @@ from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
 from .host.corrections import add_correction
 from .host.guiders import guides_by_cfg
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 
@@ -141,6 +142,7 @@ class APG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent
     ) -> io.NodeOutput:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..samplers.attention.degrade import add_noise, drop
 from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.second import with_lora_strength
 from .host.weak import (
@@ -97,6 +98,7 @@ class Autoguidance(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.inputs import checked
 from .host.labels import Candidates, CandidatesType, Label
 
 
@@ -30,6 +31,7 @@ class Candidate(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, label, conditioning, candidates=None) -> io.NodeOutput:
         before = candidates or Candidates((), ())
         word = label.strip()

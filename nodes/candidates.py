@@ -1,11 +1,14 @@
 """What a picture could be taken for, from one prompt and a list of words."""
 
+import comfy.model_management
 from comfy_api.latest import io
 
+from .host.inputs import checked
 from .host.labels import Candidates as Labelled
-from .host.labels import CandidatesType, Label
+from .host.labels import CandidatesType, Label, check_labels
 
 SLOT = "{slot}"
+_MOST = 200_000  # characters to encode
 
 
 class Candidates(io.ComfyNode):
@@ -41,14 +44,26 @@ class Candidates(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip, prompt, words) -> io.NodeOutput:
         if SLOT not in prompt:
             raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words shall stand.")
         lines = [line.strip() for line in words.splitlines() if line.strip()]
         if not lines:
             raise ValueError("There are no words. Give what the picture shall show, and what it could be taken for.")
+        slots = prompt.count(SLOT)
+        characters = sum(len(prompt) + slots * (len(word) - len(SLOT)) for word in lines)
+        if characters > _MOST:
+            raise ValueError(
+                f"The prompts of {len(lines)} words would have {characters} characters in all. They may have up to "
+                f"{_MOST}: give a shorter prompt, or fewer words."
+            )
         labels = tuple(Label(word, prompt.replace(SLOT, word)) for word in lines)
-        encoded = tuple(clip.encode_from_tokens_scheduled(clip.tokenize(label.text)) for label in labels)
-        candidates = Labelled(labels, encoded)
+        check_labels(labels)
+        encoded = []
+        for label in labels:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            encoded.append(clip.encode_from_tokens_scheduled(clip.tokenize(label.text)))
+        candidates = Labelled(labels, tuple(encoded))
         candidates.check()
         return io.NodeOutput(candidates, encoded[0])

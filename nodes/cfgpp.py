@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..samplers.guidance.cfgpp import equivalent_scale
 from .host.guiders import has_one_scale, why_not_one_scale
+from .host.inputs import checked
 from .host.levels import is_flow
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
@@ -83,6 +84,7 @@ class CFGPP(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, guidance_lambda, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent), node_id_of(cls)))

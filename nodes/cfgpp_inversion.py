@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance import cfgpp
+from .host.inputs import checked
 from .host.levels import is_flow
 from .host.separate import SeparatePredictions, reporter
 
@@ -73,6 +74,7 @@ class CFGPPInversion(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, sigmas, guidance_lambda) -> io.NodeOutput:
         sampler = comfy.samplers.KSAMPLER(sample_cfgpp_inversion, {"guidance_lambda": guidance_lambda})
         return io.NodeOutput(sampler, *schedules(sigmas, model.get_model_object("model_sampling")))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .host.clip_zero_shot import ClipClassifier
+from .host.inputs import checked
 from .host.labels import ClassifierType
 
 
@@ -27,5 +28,6 @@ class CLIPClassifier(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, clip_vision, clip) -> io.NodeOutput:
         return io.NodeOutput(ClipClassifier(clip_vision, clip))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..demo.models import MODELS, load
+from .host.inputs import checked
 
 
 class DemoModel(io.ComfyNode):
@@ -32,5 +33,6 @@ class DemoModel(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, family) -> io.NodeOutput:
         return io.NodeOutput(*load(family))

@@ -10,6 +10,7 @@ from .host.corrections import add_correction
 from .host.decode import Decoder, vae_input
 from .host.gradient import PictureGradient
 from .host.image_classifier import ImageClassifier
+from .host.inputs import checked
 from .host.labels import ClassifierType, load_beside
 from .host.levels import progress_at
 from .host.ranges import Range, range_inputs, validate_range
@@ -115,6 +116,7 @@ class EluCD(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls, model, classifier, target, scale, tau_1, tau_2, softplus, start_percent, end_percent, vae=None
     ) -> io.NodeOutput:

@@ -7,10 +7,11 @@ from comfy_api.latest import io
 
 from ..samplers.inversion.pairs import Method, Pair, check_falling, unchanged
 from .host.exact import ToNoise
+from .host.inputs import checked, fit_latent
 from .host.inverted import METHODS, Inverted, method_of
 from .host.schedule import describe_model
 from .host.tell import node_id_of, tell
-from .host.walk import check_picture, run_walk
+from .host.walk import check_unmasked, run_walk
 
 _GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
 
@@ -91,9 +92,11 @@ class ExactInvert(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory) -> io.NodeOutput:
-        model, samples = guider.model_patcher, latent["samples"]
-        check_picture(latent)
+        model = guider.model_patcher
+        check_unmasked(latent)
+        samples = fit_latent(model, latent["samples"], "latent")
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
         kept = _Trajectory() if keep_trajectory else None
         raw = model.model.process_latent_in(samples.double())

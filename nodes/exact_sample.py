@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..samplers.inversion.pairs import Pair, unchanged
 from .host.exact import FromNoise
+from .host.inputs import checked
 from .host.inverted import Inverted
 from .host.walk import run_walk
 
@@ -36,6 +37,7 @@ class ExactSample(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, guider, inverted, mask=None) -> io.NodeOutput:
         model = guider.model_patcher
         state = Inverted.of(inverted, model)

@@ -18,13 +18,14 @@ from .host.branches import Branch, add_branch, prediction
 from .host.confusion import Confusion, Said, said
 from .host.corrections import add_correction
 from .host.decode import Decoder, vae_input
+from .host.inputs import check_prompt_for, checked
 from .host.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.negative import Negative, watch_negative
 from .host.ranges import Range, range_inputs, validate_range
 from .host.references import References
 from .host.run import Run
 from .host.second import SecondModel, add_second_model
-from .host.tell import node_id_of
+from .host.tell import cut, node_id_of, quoted
 
 LABEL = "Gradient-Free Classifier Guidance (GFCG)"
 ADD, SWAP, AUTOGUIDANCE = "add to CFG", "in place of the negative", "autoguidance"
@@ -88,7 +89,7 @@ class _GFCG:
 
     def summary(self, run: Run) -> str:
         notes = run.notes.get(self, _Notes())
-        against = ", ".join(f"{word} {count}" for word, count in notes.against.most_common(5)) or "nothing"
+        against = ", ".join(f"{cut(word, 60)} {count}" for word, count in notes.against.most_common(5)) or "nothing"
         asked = self.confusion.asked(run)
         return (
             f"led away from {against} (pictures and steps); {notes.evaluations} more evaluations, classifier asked "
@@ -257,6 +258,7 @@ class GFCG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -279,6 +281,9 @@ class GFCG(io.ComfyNode):
             raise ValueError(
                 "combination is 'autoguidance', but nothing is connected to weak_model. Connect a worse model."
             )
+        for label, prompt in zip(candidates.labels[1:], candidates.conditionings[1:]):
+            asked_of = weak_model if combination == AUTOGUIDANCE else model
+            check_prompt_for(asked_of, prompt, f"The candidate {quoted(label.word)}")
         logits = classifier.among(candidates.labels)
         model = model.clone()
         if scale == 0 and combination != SWAP:

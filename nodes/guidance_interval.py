@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from comfy_api.latest import io
 
+from .host.inputs import checked
 from .host.levels import from_ratio
 from .host.ranges import Range, above, range_inputs, validate_range
 from .host.run import Run
 from .host.scales import ScaleChange, limit_scale, saved
-from .host.tell import node_id_of
+from .host.tell import node_id_of, quoted
 
 # (low, high] as noise-to-signal ratios: the paper's for SDXL, and for EDM2 by FID and by FDD (its code's indices 17 to
 # 22 and 13 to 19 of 32 steps).
@@ -117,7 +117,7 @@ class GuidanceInterval(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, start_percent, end_percent, limits, sigma_high, sigma_low) -> bool | str:
         if limits is not None and limits not in LIMITS:
-            return f"limits is {limits!r}. It is one of {', '.join(LIMITS)}."
+            return f"limits is {quoted(limits)}. It is one of {', '.join(LIMITS)}."
         if limits == "sigma" and None not in (sigma_high, sigma_low):
             try:
                 _check_sigmas(sigma_high, sigma_low)
@@ -126,13 +126,14 @@ class GuidanceInterval(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, limits, sigma_high, sigma_low, start_percent, end_percent, ramp=None) -> io.NodeOutput:
         model = model.clone()
         if limits == "sigma":
             _check_sigmas(sigma_high, sigma_low)
         bounds = (sigma_low, sigma_high) if limits == "sigma" else PRESETS.get(limits)
         if bounds is not None or ramp is not None or (start_percent, end_percent) != (0, 1):
-            settings = (bounds, limits in PRESETS, _function(ramp), Range(start_percent, end_percent), node_id_of(cls))
+            settings = (bounds, limits in PRESETS, ramp, Range(start_percent, end_percent), node_id_of(cls))
             limit_scale(model, _Interval(*settings))
         return io.NodeOutput(model)
 
@@ -140,14 +141,3 @@ class GuidanceInterval(io.ComfyNode):
 def _check_sigmas(high: float, low: float) -> None:
     if not 0 <= low < high:
         raise ValueError(f"sigma_low is {low:g} and sigma_high {high:g}. Set sigma_low below sigma_high.")
-
-
-def _function(ramp) -> Callable[[float], float] | None:
-    """A curve of the host as a function on 0..1; older hosts give a list of points."""
-    if ramp is None or hasattr(ramp, "interp"):
-        return ramp and ramp.interp
-    try:
-        points = sorted((float(x), float(y)) for x, y in ramp)
-    except (TypeError, ValueError):
-        raise ValueError(f"ramp is {ramp!r}. Connect a Curve Editor, or give a list of points [x, y].") from None
-    return lambda position: float(np.interp(position, *zip(*points)))

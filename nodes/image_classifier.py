@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..demo.classifier import WEIGHTS
 from .host.image_classifier import CLASSIFIERS, load_classifier
+from .host.inputs import checked
 from .host.labels import ClassifierType
 
 DEMO = "demo"
@@ -40,6 +41,7 @@ class ImageClassifier(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, file, labels) -> io.NodeOutput:
         path = WEIGHTS if file == DEMO else CLASSIFIERS.path_of(file)
         if path is None:

@@ -8,12 +8,13 @@ from torch import Tensor
 from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
 from .host import files
 from .host.guiders import has_one_scale, why_not_one_scale
+from .host.inputs import checked
 from .host.negative import Negative, watch_negative
 from .host.raw import from_raw, to_raw
 from .host.run import Run
 from .host.scales import limit_scale, saved
 from .host.schedule import check_description, describe, difference
-from .host.tell import node_id_of
+from .host.tell import cut, node_id_of, plain
 
 MISMATCH = ["error", "use CFG"]
 
@@ -42,9 +43,10 @@ class _LinearAG(Negative):
         if notes.refused is None and not has_one_scale(guider):
             notes.refused = f"They were fitted for CFG, and {why_not_one_scale(guider)}"
         if notes.refused and self.on_mismatch == "error":
+            reason = cut(plain(notes.refused), 500)  # it quotes the file
             raise ValueError(
-                f"LinearAG: the coefficients do not fit this run. {notes.refused} Fit them again for it (LinearAG "
-                "Fit), or set on_mismatch to 'use CFG'."
+                f"LinearAG: the coefficients do not fit this run. {reason} Fit them again for it (LinearAG Fit), or "
+                "set on_mismatch to 'use CFG'."
             )
 
     def __call__(self, run: Run, scale: float) -> float:
@@ -125,6 +127,7 @@ class LinearAG(io.ComfyNode):
         return files.MODELS.fingerprint(file)
 
     @classmethod
+    @checked
     def execute(cls, model, file, on_mismatch) -> io.NodeOutput:
         tensors, fitted = files.MODELS.load(file, ("cond", "uncond"))
         try:

@@ -1,6 +1,5 @@
 """Fitting the coefficients of LinearAG (Castillo et al., AAAI 2025, arXiv 2312.12487) on trajectories of one's own."""
 
-import logging
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +13,12 @@ from torch import Tensor
 
 from ..samplers.guidance import linear_ag
 from .host import files
+from .host.inputs import check_prompt_for, checked, fit_latent
 from .host.negative import Negative, watch_negative
 from .host.raw import to_raw
 from .host.run import Run
 from .host.schedule import describe
-
-log = logging.getLogger(__name__)
+from .host.tell import tell
 
 
 @dataclass(eq=False)
@@ -111,7 +110,7 @@ class LinearAGFit(io.ComfyNode):
                     "random_seed",
                     default=0,
                     min=0,
-                    max=0xFFFFFFFF,
+                    max=0xFFFFFFFFFFFFFFFF,
                     step=1,
                     tooltip="Of the first run's noise; the next take the following numbers.",
                     advanced=True,
@@ -136,6 +135,7 @@ class LinearAGFit(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -159,7 +159,8 @@ class LinearAGFit(io.ComfyNode):
             raise ValueError("cfg is 1: no negative is evaluated then, and there is nothing to save.")
         if len(sigmas) < 2:
             raise ValueError(f"The schedule has {max(len(sigmas) - 1, 0)} steps. Give at least one.")
-        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        check_prompt_for(model, negative, "negative")
+        samples = fit_latent(model, latent["samples"], "latent")
         runs = math.ceil(trajectories / len(samples))
         bar = comfy.utils.ProgressBar(runs * (len(sigmas) - 1))
         products = torch.zeros(())
@@ -175,7 +176,7 @@ class LinearAGFit(io.ComfyNode):
                 sampler,
                 sigmas,
                 samples,
-                random_seed + i,
+                (random_seed + i) % 2**64,
                 partial(_progress, bar, i * (len(sigmas) - 1)),
             )
             products = products + inner
@@ -188,5 +189,5 @@ class LinearAGFit(io.ComfyNode):
             f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. What the estimate leaves, by step, of "
             f"what lies between the positive and the negative prediction: {steps}."
         )
-        log.info(report)
+        tell(None, report)
         return io.NodeOutput(file, report)

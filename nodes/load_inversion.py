@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .host import files
 from .host.carried import Carried
+from .host.inputs import checked
 from .host.inverted import Inverted
 from .host.trajectory import Trajectory
 
@@ -44,6 +45,7 @@ class LoadInversion(io.ComfyNode):
         return files.INVERSIONS.fingerprint(file)
 
     @classmethod
+    @checked
     def execute(cls, file) -> io.NodeOutput:
         tensors, description = files.INVERSIONS.load(file, _REQUIRED, _OTHERS)
         maker = description.get("made by")

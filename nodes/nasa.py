@@ -9,6 +9,7 @@ from torch import Tensor
 from ..samplers.attention.nasa import nag, nasa
 from .host.choice import choose_blocks
 from .host.families import Block, self_attention_blocks
+from .host.inputs import check_prompt_for, checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 from .host.second_text import steer_with_text
@@ -125,6 +126,7 @@ class NASA(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -140,6 +142,7 @@ class NASA(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = frozenset(choose_blocks(model, blocks, self_attention_blocks(model)))
         when = Range(start_percent, end_percent)
+        check_prompt_for(model, negative, "negative")
         model = model.clone()
         if normalised and nag_scale != 1 and nag_alpha != 0:
             steer_with_text(model, _NAG(nag_alpha, chosen, when, nag_scale, nag_tau), negative)

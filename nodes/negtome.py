@@ -11,6 +11,7 @@ from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome
 from .host.attention_output import AttentionOutput, change_attention_output
 from .host.choice import choose_blocks, usually_merged
 from .host.families import family_of
+from .host.inputs import checked, fit_latent
 from .host.levels import is_flow
 from .host.ranges import Range, above, range_inputs, validate_range
 from .host.rider import Rider, add_rider
@@ -180,6 +181,7 @@ class NegToMe(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -210,8 +212,9 @@ class NegToMe(io.ComfyNode):
         if alpha == 0 or threshold >= 1:
             return io.NodeOutput(model)
         when = _Steps(steps == "usual", Range(start_percent, end_percent))
-        rider = Rider(latent["samples"][:1], renoise, when) if reference == GIVEN else None
-        if rider is not None:
+        rider = None
+        if reference == GIVEN:
+            rider = Rider(fit_latent(model, latent["samples"], "latent")[:1], renoise, when)
             add_rider(model, rider)
         fine_only = not blocks.strip() and family_of(model).name == "UNet"
         settings = (reference, alpha, threshold, matching, mask, halves == "positive only", fine_only, when, rider)

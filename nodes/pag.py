@@ -9,6 +9,7 @@ from torch import Tensor
 from ..samplers.attention.identity import identity_attention
 from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
 
@@ -52,6 +53,7 @@ class PAG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, scale, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()

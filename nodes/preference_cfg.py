@@ -4,6 +4,7 @@ positive."""
 
 from comfy_api.latest import io
 
+from .host.inputs import check_prompt_for, checked
 from .host.other import mix_in, predict_negative_by
 from .host.ranges import Range, range_inputs, validate_range
 from .host.second import with_lora_strength
@@ -76,6 +77,7 @@ class PreferenceCFG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls,
         model,
@@ -91,6 +93,8 @@ class PreferenceCFG(io.ComfyNode):
         if mode == MIXTURE and own_share == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
             return io.NodeOutput(result)
         other = with_lora_strength(model, lora_strength) if other_model is None else other_model
+        if source is not None:
+            check_prompt_for(other, source, "source")
         if mode == NEGATIVE:
             how = predict_negative_by(result, other, LABEL, limits)
         else:

@@ -8,12 +8,14 @@ from comfy_api.latest import io
 from ..demo.adapters import COLOURS, adapter_file
 from ..demo.models import family_of_model
 from .host import tuned_files
+from .host.inputs import checked
 from .host.other import predict_negative_by
 from .host.ranges import Range
-from .host.tell import node_id_of, tell
+from .host.tell import cut, node_id_of, plain, tell
 from .host.tuned import read_tuned
 
 LABEL = "Preference LoRA Loader"
+_LONGEST = 500  # characters of a sentence about a file, which quotes what the file says of itself
 BOTH, POSITIVE, NEGATIVE = "both", "positive only", "negative only"
 _DEMO = {f"demo: {say}": say for say in COLOURS}
 
@@ -77,6 +79,7 @@ class PreferenceLoraLoader(io.ComfyNode):
         return tuned_files.modified(file) if file is not None and file not in _DEMO else None
 
     @classmethod
+    @checked
     def execute(cls, model, file, strength, apply_to, rank) -> io.NodeOutput:
         path = _demo_file(model, _DEMO[file]) if file in _DEMO else tuned_files.path_of(file)
         if strength == 0:
@@ -92,7 +95,7 @@ class PreferenceLoraLoader(io.ComfyNode):
             how = predict_negative_by(result, other, f"{LABEL} ({apply_to})", Range())
             report.append(f"For the {apply_to}: the negative is predicted {how}.")
             changed = result
-        text = "\n".join(report)
+        text = "\n".join(cut(plain(sentence), _LONGEST) for sentence in report)
         tell(node_id_of(cls), text)
         return io.NodeOutput(changed, text)
 

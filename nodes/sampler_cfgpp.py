@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance import cfgpp
+from .host.inputs import checked
 from .host.levels import is_flow
 from .host.separate import SeparatePredictions, reporter
 
@@ -124,6 +125,7 @@ class SamplerCFGPP(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sampler, guidance_lambda, eta, s_noise) -> io.NodeOutput:
         function, noisy = SAMPLERS[sampler]
         options = {"guidance_lambda": guidance_lambda, "eta": eta if noisy else 0.0, "s_noise": s_noise}

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from .host import files
 from .host.carried import carried
+from .host.inputs import checked
 
 
 class SaveInversion(io.ComfyNode):
@@ -29,5 +30,6 @@ class SaveInversion(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, inverted, name) -> io.NodeOutput:
         return io.NodeOutput(files.INVERSIONS.save(name, *carried(inverted).to_file()))

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..samplers.attention.blur import blur_queries
 from .host.attention import SelfAttention, replace_self_attention
 from .host.choice import choose_blocks, usually_perturbed
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
 
@@ -62,6 +63,7 @@ class SEG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from .host.blocks import skip_blocks, skippable_blocks
 from .host.choice import choose_blocks, usually_skipped
 from .host.families import Block
+from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.run import Run
 from .host.weak import Always, add_weak_branch, blocks_input, random_seed_input, rescale_input, scale_input
@@ -65,6 +66,7 @@ class SLG(io.ComfyNode):
         return validate_range(start_percent, end_percent)
 
     @classmethod
+    @checked
     def execute(
         cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent
     ) -> io.NodeOutput:

@@ -3,9 +3,10 @@
 from comfy_api.latest import io
 
 from ..samplers.inversion.pairs import check_falling
+from .host.inputs import checked, fit_latent
 from .host.schedule import describe_model
 from .host.trajectory import Recorder, Trajectory
-from .host.walk import check_picture, run_walk
+from .host.walk import check_unmasked, run_walk
 
 
 class TrajectoryRecord(io.ComfyNode):
@@ -46,9 +47,11 @@ class TrajectoryRecord(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, guider, sigmas, latent) -> io.NodeOutput:
-        model, samples, sigmas = guider.model_patcher, latent["samples"], sigmas.float().cpu()
-        check_picture(latent)
+        model, sigmas = guider.model_patcher, sigmas.float().cpu()
+        check_unmasked(latent)
+        samples = fit_latent(model, latent["samples"], "latent")
         if len(samples) != 1:
             raise ValueError(f"The latent has {len(samples)} pictures. Give one (Latent From Batch).")
         check_falling(sigmas.tolist())

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .host.inputs import check_prompt_for, checked
 from .host.rows import with_first_prompt
 from .host.trajectory import Replayer, Trajectory
 from .host.walk import run_walk
@@ -39,10 +40,12 @@ class TrajectoryReplay(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, guider, trajectory, source_prompt=None) -> io.NodeOutput:
         model = guider.model_patcher
         state = Trajectory.of(trajectory, model)
         if source_prompt is not None:
+            check_prompt_for(model, source_prompt, "source_prompt")
             guider = with_first_prompt(guider, source_prompt)
         picture = state.picture.repeat(2, *[1] * (state.picture.dim() - 1))
         batch = run_walk(guider, Replayer(state.latents), state.sigmas, picture)

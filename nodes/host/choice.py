@@ -5,12 +5,14 @@ import re
 from comfy.model_patcher import ModelPatcher
 
 from .families import Block, family_of, self_attention_blocks
+from .tell import cut, quoted
 
 TOOLTIP = (
     "Empty: the usual blocks of the model's family. Else numbers, lists and ranges, such as 7-9 or 1, 3: counted over "
     "all blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; or "
     "middle; or all."
 )
+_NO_BLOCK = 10**6  # no model has so many; larger numbers count as this one
 _PART = re.compile(r"(?:(?P<kind>[a-z]+)\s*)?(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?")
 
 
@@ -23,7 +25,7 @@ def choose_blocks(model: ModelPatcher, text: str, default: list[Block]) -> list[
     known = self_attention_blocks(model)
     if not text.strip():
         return default
-    chosen = [block for part in text.lower().split(",") for block in _part(part.strip(), known, text)]
+    chosen = {block for part in text.lower().split(",") for block in _part(part.strip(), known, text)}
     return [block for block in known if block in chosen]
 
 
@@ -34,15 +36,24 @@ def _part(part: str, known: list[Block], text: str) -> list[Block]:
         return [block for block in known if block.kind == "middle"] or [known[len(known) // 2]]
     match = _PART.fullmatch(part)
     if not part or match is None:
-        raise ValueError(f"The blocks {text!r} cannot be read at {part!r}. {_accepted(known)}")
+        raise ValueError(f"The blocks {quoted(text)} cannot be read at {quoted(part)}. {_accepted(known)}")
     kind, first, last = match["kind"], match["first"], match["last"] or match["first"]
     of_kind = {block.number: block for block in known if block.kind == kind} if kind else dict(enumerate(known))
-    numbers = range(int(first), int(last) + 1) if first is not None else sorted(of_kind)
-    missing = [n for n in numbers if n not in of_kind]
-    if missing or not numbers:
-        what = f"{kind} {missing[0]}" if kind and missing else str(missing[0]) if missing else repr(part)
-        raise ValueError(f"The blocks {text!r} name {what}, which this model does not have. {_accepted(known)}")
+    numbers = _numbers(first, last) if first is not None else sorted(of_kind)
+    # The first of a range that is missing comes soon, however long the range is.
+    missing = next((n for n in numbers if n not in of_kind), None)
+    if missing is not None or not numbers:
+        number = "" if missing is None else str(missing) if missing < _NO_BLOCK else cut(first, 20)
+        what = f"{kind} {number}" if kind and number else number or quoted(part)
+        raise ValueError(f"The blocks {quoted(text)} name {what}, which this model does not have. {_accepted(known)}")
     return [of_kind[n] for n in numbers]
+
+
+def _numbers(first: str, last: str) -> range:
+    """Python does not read thousands of digits."""
+    short = len(str(_NO_BLOCK))
+    start, end = (int(digits) if len(digits.lstrip("0")) < short else _NO_BLOCK for digits in (first, last))
+    return range(start, end + 1)
 
 
 def _accepted(known: list[Block]) -> str:

@@ -1,5 +1,6 @@
 """What a classifier chooses among, and classifiers as the nodes hand them on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,10 +10,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .run import KEY
+from .tell import quoted
 
 ClassifierType = io.Custom("GUIDEKIT_CLASSIFIER")
 CandidatesType = io.Custom("GUIDEKIT_CANDIDATES")
 
+_MOST = 1000  # candidates
 Logits = Callable[[Tensor], Tensor]  # of pictures [B, 3, H, W], RGB in 0..1: [B, labels]
 
 
@@ -39,19 +42,26 @@ class Candidates:
     conditionings: tuple[list, ...]
 
     def __post_init__(self):
-        words = [label.word for label in self.labels]
-        if not all(words):
-            raise ValueError("A candidate has no label. Give each a word that the classifier knows.")
-        if twice := sorted({word for word in words if words.count(word) > 1}):
-            raise ValueError(f"The candidates name {', '.join(map(repr, twice))} twice. Give each label once.")
+        check_labels(self.labels)
 
     def check(self) -> None:
         """Raises ValueError where there is nothing to choose among."""
         if len(self.labels) < 2:
             raise ValueError(
-                f"There is one candidate, {self.labels[0].word!r}. Give at least two: what the picture shall be, and "
-                "what it could be taken for."
+                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the picture shall be, "
+                "and what it could be taken for."
             )
+
+
+def check_labels(labels: Sequence[Label]) -> None:
+    """Raises ValueError for what is no list of candidates; before prompts are encoded, which takes time."""
+    if len(labels) > _MOST:
+        raise ValueError(f"There are {len(labels)} candidates. There may be up to {_MOST}, as ImageNet has classes.")
+    if not all(label.word for label in labels):
+        raise ValueError("A candidate has no label. Give each a word that the classifier knows.")
+    counts = Counter(label.word for label in labels)
+    if twice := sorted(word for word, count in counts.items() if count > 1):
+        raise ValueError(f"The candidates name {', '.join(map(quoted, twice[:5]))} twice. Give each label once.")
 
 
 def load_beside(model: ModelPatcher, classifier: Classifier, vae) -> None:

@@ -58,7 +58,14 @@ class GuiderDrift:
 
     def _denoised(self, x: Tensor, sigma: float) -> Tensor:
         level = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
-        return self.guider(x, level, **self.extra_args)
+        denoised = self.guider(x, level, **self.extra_args)
+        if not torch.isfinite(denoised).all():
+            raise ValueError(
+                f"The model's prediction at noise level {sigma:g} holds NaN or infinity. Usual causes are a network in "
+                "float16 that overflows (start ComfyUI with --force-fp32 or use bfloat16 weights), a damaged "
+                "checkpoint or LoRA, or a very large guidance scale."
+            )
+        return denoised
 
     def is_pure(self) -> bool:
         """Whether the last question gets the same answer again."""
@@ -100,12 +107,10 @@ def run_walk(guider, walk: Walk, sigmas: Tensor, latent: Tensor) -> Any:
     return walk.found
 
 
-def check_picture(latent: dict) -> None:
+def check_unmasked(latent: dict) -> None:
     """Raises ValueError for latents that cannot be inverted."""
     if latent.get("noise_mask") is not None:
         raise ValueError(
             "The latent has a mask, and a picture cannot be inverted in part. Take the mask off; for edits in part "
             "give it to Exact Inversion Sampling."
         )
-    if latent["samples"].is_nested:
-        raise ValueError("The latent holds picture and sound. Invert latents of one kind.")

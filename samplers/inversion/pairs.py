@@ -12,13 +12,14 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+_SHOWN = 50  # noise levels in an error
 Drift = Callable[[Tensor, float], Tensor]
 
 
 def check_falling(sigmas: Sequence[float]) -> None:
     """Raises ValueError for levels that cannot be walked."""
     if len(sigmas) < 2 or any(a <= b for a, b in zip(sigmas, sigmas[1:])) or sigmas[-1] < 0:
-        shown = ", ".join(map(str, sigmas[:50])) + ", ..." * (len(sigmas) > 50)
+        shown = ", ".join(f"{sigma:g}" for sigma in sigmas[:_SHOWN]) + (", ..." if len(sigmas) > _SHOWN else "")
         raise ValueError(f"The noise levels are [{shown}]. Give at least two, falling, down to 0 or above.")
 
 

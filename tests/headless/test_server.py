@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from guidekit.demo.server import PACK, PromptError, Server
 
@@ -146,6 +147,98 @@ def test_bad_input_is_answered_and_the_next_prompt_works(server, case):
         server.run(prompt)
     seed = 100 + list(BAD).index(case)
     assert pictures(server, workflow(KSampler={"steps": 2, "seed": seed}))
+
+
+# What feeds the sockets of a node under test, by their type.
+SOURCES = {
+    "MODEL": ["model", 0],
+    "CLIP": ["model", 1],
+    "VAE": ["model", 2],
+    "CONDITIONING": ["prompt", 0],
+    "GUIDER": ["guider", 0],
+    "SAMPLER": ["sampler", 0],
+    "SIGMAS": ["sigmas", 0],
+    "LATENT": ["latent", 0],
+    "MASK": ["mask", 0],
+    "GUIDEKIT_CLASSIFIER": ["classifier", 0],
+    "GUIDEKIT_CANDIDATES": ["candidates", 0],
+}
+FEEDING = {
+    "model": ("GuidekitDemoModel", {"family": "unet"}),
+    "prompt": ("CLIPTextEncode", {"text": "a small blue square", "clip": ["model", 1]}),
+    "guider": (
+        "CFGGuider",
+        {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 0], "cfg": 2.0},
+    ),
+    "sampler": ("KSamplerSelect", {"sampler_name": "euler"}),
+    "sigmas": ("BasicScheduler", {"model": ["model", 0], "scheduler": "simple", "steps": 2, "denoise": 1.0}),
+    "latent": ("TestLatent", {"batch": 1, "channels": 12}),
+    "mask": ("SolidMask", {"value": 1.0, "width": 16, "height": 16}),
+    "classifier": ("GuidekitImageClassifier", {"file": "demo", "labels": ""}),
+    "candidates": (
+        "GuidekitCandidates",
+        {"clip": ["model", 1], "prompt": "a {slot} square", "words": "red\nblue"},
+    ),
+}
+# In place of a link or a number.
+LITERAL = {"null": None, "NaN": float("nan"), "dict": {}, "text": "<img src=x>\x1b[31m"}
+LINKED = ("NaN", "null", "dict", "digits", "tensor")  # see breaking_nodes
+TAKES_ANYTHING = ("STRING", "BOOLEAN")  # the host makes a text, or true or false, of what is literal
+
+
+def one_input_of_each_type(server: Server) -> dict[str, tuple[str, dict, str]]:
+    """(node, its right inputs, name of the input), by the type of the input."""
+    found = {}
+    for class_type, info in server.get("/object_info").items():
+        if not class_type.startswith("Guidekit"):
+            continue
+        wanted = {name: (kind, *rest, {})[:2] for name, (kind, *rest) in info["input"].get("required", {}).items()}
+        given = {n: SOURCES.get(kind, options.get("default", "demo")) for n, (kind, options) in wanted.items()}
+        optional = {name: kind for name, (kind, *_) in info["input"].get("optional", {}).items()}
+        for name, kind in {**{n: kind for n, (kind, _) in wanted.items()}, **optional}.items():
+            found.setdefault(kind, (class_type, given, name))
+    return found
+
+
+def test_every_type_of_input(server):
+    """Literally, as JSON can spell it, and through a link of any type: the answer is the host's validation, or a
+    sentence of ours, at this node. tests/host/test_bad_input.py has every input of every node, without a server."""
+    taken = []
+    for kind, (class_type, given, name) in one_input_of_each_type(server).items():
+        tried = {f"literally {what}": (value, None) for what, value in LITERAL.items()}
+        tried |= {f"linked {what}": (["any", 0], what) for what in LINKED}
+        for how, (value, what) in tried.items():
+            nodes = {**FEEDING, "node": (class_type, {**given, name: value})}
+            nodes |= {"shown": ("PreviewAny", {"source": ["node", 0]})}
+            nodes |= {"any": ("TestAnything", {"what": what})} if what else {}
+            try:
+                server.run({key: {"class_type": node, "inputs": inputs} for key, (node, inputs) in nodes.items()})
+                taken.append((kind, how))
+            except PromptError as error:
+                sentence = str(error).split(f"node node ({class_type}): ")[1]
+                if sentence.startswith("ValueError: "):
+                    assert sentence.isprintable(), (kind, how)
+                    assert sentence.endswith("."), (kind, how)
+                    assert len(sentence) < 2100, (kind, how)
+                else:
+                    assert how.startswith("literally"), (kind, how, sentence[:500])
+    allowed = {(kind, f"literally {what}") for kind in TAKES_ANYTHING for what in LITERAL}
+    allowed |= {(kind, f"{how} null") for kind in ("VAE", "MASK", "CURVE") for how in ("literally", "linked")}
+    assert set(taken) <= allowed | {("STRING", "linked digits")}
+    assert pictures(server, workflow(KSampler={"steps": 2, "seed": 77}))
+
+
+def test_what_a_file_says_of_itself_is_text(server):
+    """It was a script on the page in the frontend of the oldest host."""
+    folder = server.models / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    title = {"modelspec.title": "<img src=x onerror=alert(1)> [[safe|https://example.org]]"}
+    save_file(load_file(PACK / "demo" / "liked_unet.safetensors"), folder / "titled.safetensors", title)
+    prompt = workflow("preference_lora", GuidekitPreferenceLoraLoader={"file": "titled.safetensors"})
+    server.run(prompt)
+    told = [text for text in server.told.values() if "Title" in text]
+    assert told
+    assert not any(markup in text for text in told for markup in ("<", "[["))
 
 
 def test_an_interrupted_prompt_leaves_no_trace(server):

@@ -354,12 +354,13 @@ def test_words_that_are_too_few(prompt, words, sentence):
 
 
 def test_a_growing_list():
-    one = run_node(Candidate, label=" cat ", conditioning=[["a", {}]])
-    two = run_node(Candidate, label="dog", conditioning=[["b", {}]], candidates=one)
+    a, b, c = (tiny.conditioning("unet", seed) for seed in range(3))
+    one = run_node(Candidate, label=" cat ", conditioning=a)
+    two = run_node(Candidate, label="dog", conditioning=b, candidates=one)
     assert [label.word for label in two.labels] == ["cat", "dog"]
-    assert two.conditionings == ([["a", {}]], [["b", {}]])
+    assert two.conditionings == (a, b)
     assert len(one.labels) == 1
     with pytest.raises(ValueError, match="has no label"):
-        run_node(Candidate, label=" ", conditioning=[["a", {}]])
+        run_node(Candidate, label=" ", conditioning=a)
     with pytest.raises(ValueError, match="name 'cat' twice"):
-        run_node(Candidate, label="cat", conditioning=[["c", {}]], candidates=two)
+        run_node(Candidate, label="cat", conditioning=c, candidates=two)

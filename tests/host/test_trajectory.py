@@ -127,10 +127,11 @@ def test_prompts_that_do_not_fit_together():
         replayed(model, "unet", state, [[tokens.repeat(1, 2, 1), options]])
     with pytest.raises(ValueError, match="2 parts"):
         replayed(model, "unet", state, tiny.conditioning("unet", 11) * 2)
-    model = tiny.model("sd3")
-    state, [[tokens, _]] = recorded(model, "sd3"), tiny.conditioning("sd3", 11)
-    with pytest.raises(ValueError, match="pooled_output is none and"):
-        replayed(model, "sd3", state, [[tokens, {}]])
+    for family, sentence in (("flux", "pooled_output is none and"), ("sd3", "no pooled output, and SD3 takes one")):
+        model = tiny.model(family)
+        state, [[tokens, _]] = recorded(model, family), tiny.conditioning(family, 11)
+        with pytest.raises(ValueError, match=sentence):
+            replayed(model, family, state, [[tokens, {}]])
 
 
 def test_the_guider_is_left_as_it_was():

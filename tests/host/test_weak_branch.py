@@ -419,7 +419,14 @@ def test_blocks_by_name(family, text, found):
         ("1,,2", "cannot be read at ''"),
         ("3-1", "name '3-1'"),
         ("output", "name 'output'"),
+        ("0-99999999999", "name 4, which this model does not have. It has double 0, 1"),
+        ("double 1-99999999999", "name double 2"),
+        ("99999999999", "name 99999999999, which"),
+        ("0-" + "9" * 5000, "name 4, which this model does not have"),
+        ("00001, " + "9" * 5000, r"name 9{17}\.\.\., which this model does not have"),
+        ("x" * 5000, r"The blocks 'x{77}\.\.\.' name"),
     ],
+    ids=lambda value: value[:20],
 )
 @pytest.mark.parametrize("node", [PAG, SEG, SLG])
 def test_blocks_that_are_not_there(node, text, message):

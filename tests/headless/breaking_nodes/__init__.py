@@ -1,5 +1,7 @@
 """Custom nodes that give other nodes bad input, for the headless tests only."""
 
+import math
+
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
@@ -36,9 +38,25 @@ class Latent(io.ComfyNode):
         return io.NodeOutput({"samples": torch.ones(batch, channels, 16, 16)})
 
 
+ANYTHING = {"NaN": math.nan, "null": None, "dict": {}, "digits": "9" * 5000, "tensor": torch.full((3,), torch.nan)}
+
+
+class Anything(io.ComfyNode):
+    """What packs with outputs of any type can give."""
+
+    @classmethod
+    def define_schema(cls):
+        inputs = [io.Combo.Input("what", options=list(ANYTHING))]
+        return io.Schema("TestAnything", category="tests", inputs=inputs, outputs=[io.AnyType.Output()])
+
+    @classmethod
+    def execute(cls, what):
+        return io.NodeOutput(ANYTHING[what])
+
+
 class BreakingExtension(ComfyExtension):
     async def get_node_list(self):
-        return [NaNModel, Latent]
+        return [NaNModel, Latent, Anything]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,71 @@
+"""The entrance of every node: what comes in is what the schema says, whichever way it comes.
+
+The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check what
+comes through a link, or null and {} in place of one, and NaN passes its min and max. `checked` looks at every input of
+a node by its type. What is right for a type is said once: number.py (there NaN and infinity are stopped), text.py
+(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py, connected.py (MODEL, GUIDER and other objects).
+
+Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..labels import CandidatesType, ClassifierType
+from ..tell import cut, plain
+from .conditioning import check_prompt_for, conditioning
+from .connected import OBJECTS, candidates, connected, curve
+from .number import number, switch, whole_number
+from .tensors import fit_latent, latent, mask, sigmas
+from .text import option, text
+
+__all__ = ["CHECKS", "check_prompt_for", "checked", "fit_latent"]
+
+# check(name, value, input of the schema): the value, made what nodes expect where that is possible.
+# Raises ValueError with what was given and what is accepted.
+Check = Callable[[str, Any, io.Input], Any]
+
+CHECKS: dict[str, Check] = {
+    io.Int.io_type: whole_number,
+    io.Float.io_type: number,
+    io.Boolean.io_type: switch,
+    io.String.io_type: text,
+    io.Combo.io_type: option,
+    io.Latent.io_type: latent,
+    io.Sigmas.io_type: sigmas,
+    io.Mask.io_type: mask,
+    io.Conditioning.io_type: conditioning,
+    io.Curve.io_type: curve,
+    ClassifierType.io_type: connected,
+    CandidatesType.io_type: candidates,
+    **dict.fromkeys(OBJECTS, connected),
+}
+
+_LONGEST = 2000  # characters of an error
+
+
+def checked(execute: Callable) -> Callable:
+    """For `execute` of a node, below `@classmethod`: it sees only inputs that are what its schema says.
+
+    Sockets that may stay open get None for null too. What the node raises is one plain line, whatever it quotes.
+    """
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def entrance(cls, *args, **given) -> io.NodeOutput:
+        values = signature.bind(cls, *args, **given).arguments
+        try:
+            for wanted in cls.define_schema().inputs:
+                name = wanted.id
+                if name in values and not (wanted.optional and values[name] is None):
+                    values[name] = CHECKS[wanted.get_io_type()](name, values[name], wanted)
+            return execute(**values)
+        except ValueError as error:
+            error.args = (cut(plain(str(error)), _LONGEST),)
+            raise
+
+    return entrance

@@ -1,0 +1,60 @@
+"""CONDITIONING: a list of [tokens, options], each of which is a prompt that can be evaluated.
+
+Relies on: convert_cond (comfy/sampler_helpers.py:59), to which tokens may be None; `encode_adm` of the model, which
+asks for the pooled output where its network takes one (comfy/model_base.py:469).
+"""
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..tell import quoted
+
+_RANKS = {"tokens": (3, "[batch, tokens, channels]"), "pooled output": (2, "[batch, channels]")}
+
+
+def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> list:
+    if not isinstance(value, list | tuple) or not all(map(_is_prompt, value)):
+        raise ValueError(f"{name} is {quoted(value)}. Connect a CONDITIONING, as CLIP Text Encode gives it.")
+    if not value:
+        raise ValueError(f"{name} holds no prompt. Connect a CLIP Text Encode node.")
+    for tokens, options in value:
+        for what, tensor in (("tokens", tokens), ("pooled output", options.get("pooled_output"))):
+            if tensor is not None:
+                _check(f"The {what} of {name}", tensor, *_RANKS[what])
+    return value
+
+
+def check_prompt_for(model: ModelPatcher, value: list, name: str) -> None:
+    """Raises ValueError where the network takes a pooled output and a prompt has none: the host would say so in the
+    first step, by a KeyError."""
+    for _, options in value:
+        if options.get("pooled_output") is not None or "unclip_conditioning" in options:
+            continue
+        noise = torch.zeros(1, model.get_model_object("latent_format").latent_channels, 8, 8)
+        try:
+            model.model.encode_adm(noise=noise, **{**options, "device": noise.device})
+        except (KeyError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{name} has no pooled output, and {type(model.model).__name__} takes one. Encode the prompt with this "
+                "model's CLIP."
+            ) from error
+
+
+def _is_prompt(entry: Any) -> bool:
+    return (
+        isinstance(entry, list | tuple)
+        and len(entry) == 2
+        and isinstance(entry[1], dict)
+        and all(tensor is None or isinstance(tensor, Tensor) for tensor in (entry[0], entry[1].get("pooled_output")))
+    )
+
+
+def _check(what: str, tensor: Tensor, rank: int, shape: str) -> None:
+    if tensor.ndim != rank or 0 in tensor.shape or not tensor.is_floating_point():
+        raise ValueError(f"{what} have shape {tuple(tensor.shape)}. Wanted are floats {shape}, none of them empty.")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{what} hold NaN or infinity. Encode the prompt again.")

@@ -1,0 +1,53 @@
+"""Objects that come through links: MODEL and the like, by what nodes use of them, since packs bring classes of their
+own; candidates; curves."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from comfy_api.latest import io
+
+from ..labels import Candidates, ClassifierType
+from ..tell import quoted
+
+OBJECTS: dict[str, tuple[str, ...]] = {
+    io.Model.io_type: ("clone", "model", "model_options", "get_model_object"),
+    io.Guider.io_type: ("sample", "model_patcher", "model_options"),
+    io.Sampler.io_type: ("sample",),
+    io.Clip.io_type: ("tokenize", "encode_from_tokens_scheduled"),
+    io.Vae.io_type: ("decode", "patcher"),
+    io.ClipVision.io_type: ("encode_image", "patcher"),
+    ClassifierType.io_type: ("among", "patchers"),
+}
+
+
+def connected(name: str, value: Any, wanted: io.Input) -> Any:
+    kind = wanted.get_io_type()
+    if not all(hasattr(value, used) for used in OBJECTS[kind]):
+        raise ValueError(f"{name} is {quoted(value)}. Connect a {kind}.")
+    return value
+
+
+def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
+    if not isinstance(value, Candidates):
+        raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")
+    return value
+
+
+def curve(name: str, value: Any, wanted: io.Input) -> Callable[[float], float]:
+    """As a function on 0..1: the host's curve, or, of older hosts, a list of points."""
+    try:
+        points = [(float(x), float(y)) for x, y in getattr(value, "points", () if hasattr(value, "interp") else value)]
+        function = value.interp if hasattr(value, "interp") else partial(_along, sorted(points))
+        heights = [function(i / 16) for i in range(17)]
+        if all(map(math.isfinite, (*heights, *(number for point in points for number in point)))):
+            return function
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"{name} is {quoted(value)}. Connect a Curve Editor, or give a list of finite points [x, y].")
+
+
+def _along(points: list[tuple[float, float]], position: float) -> float:
+    return float(np.interp(position, *zip(*points)))

@@ -1,0 +1,37 @@
+"""STRING and COMBO."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..tell import quoted
+
+_LONGEST, _LONGEST_LINE = 1_000_000, 10_000  # characters: of a field of many lines, such as ImageNet-21k's labels
+
+
+def text(name: str, value: Any, wanted: io.String.Input) -> str:
+    longest = _LONGEST if wanted.multiline else _LONGEST_LINE
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {quoted(value)}. It is a text.")
+    if len(value) > longest:
+        raise ValueError(f"{name} has {len(value)} characters. It may have up to {longest}.")
+    return _whole(name, value)
+
+
+def option(name: str, value: Any, wanted: io.Combo.Input) -> str:
+    if wanted.default is None:  # a list of files: its node finds the file, or says which are there by now
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {quoted(value)}. It is the name of a file.")
+        return _whole(name, value)
+    if not isinstance(value, str) or value not in wanted.options:
+        raise ValueError(f"{name} is {quoted(value)}. It is one of {', '.join(wanted.options)}.")
+    return value
+
+
+def _whole(name: str, value: str) -> str:
+    """JSON can spell halves of characters, which no file, log or tokenizer takes."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} has half a character (a lone surrogate) at place {error.start}.") from None
+    return value

@@ -1,0 +1,90 @@
+"""Right input for every node, made from its schema, with the demo model and the host's own classes."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from guidekit.benchmarks._nodes import run_node
+from guidekit.demo.models import load
+from guidekit.nodes.candidates import Candidates
+from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.image_classifier import ImageClassifier
+from guidekit.nodes.linear_ag_fit import LinearAGFit
+from guidekit.nodes.save_inversion import SaveInversion
+from guidekit.nodes.trajectory_record import TrajectoryRecord
+from guidekit.tests.host.test_classifiers import clip_of_sdxl, vision
+
+
+@cache
+def demo(name: str = "unet") -> tuple:
+    return load(name)
+
+
+def encode(text: str) -> list:
+    _, clip, _ = demo()
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def right(node: type[io.ComfyNode]) -> dict[str, Any]:
+    """For all sockets, and for the widgets whose defaults are not enough. Some nodes write a file for it."""
+    kinds = {wanted.id: wanted.get_io_type() for wanted in node.define_schema().inputs}
+    found = {name: _BY_TYPE[kind]() for name, kind in kinds.items() if kind in _BY_TYPE}
+    return found | {name: make() for name, make in _OF_NODE.get(node.GET_SCHEMA().node_id, {}).items()}
+
+
+def _model() -> Any:
+    return demo()[0].clone()
+
+
+def _worse() -> Any:
+    return demo("unet_early")[0].clone()
+
+
+def _guider() -> comfy.samplers.CFGGuider:
+    found = comfy.samplers.CFGGuider(_model())
+    found.set_conds(encode("a large red circle"), encode("a small blue square"))
+    found.set_cfg(2.0)
+    return found
+
+
+def _inverted() -> dict:
+    return run_node(ExactInvert, **right(ExactInvert), keep_trajectory=True)
+
+
+_BY_TYPE: dict[str, Callable[[], Any]] = {
+    "MODEL": _model,
+    "CLIP": lambda: demo()[1],
+    "VAE": lambda: demo()[2],
+    "CONDITIONING": lambda: encode("a small blue square"),
+    "GUIDER": _guider,
+    "SAMPLER": lambda: comfy.samplers.sampler_object("euler"),
+    "SIGMAS": lambda: torch.tensor([14.0, 3.0, 1.0, 0.0]),
+    "LATENT": lambda: {"samples": torch.ones(1, 12, 8, 8)},
+    "MASK": lambda: torch.ones(1, 8, 8),
+    "CURVE": lambda: [[0.0, 1.0], [1.0, 0.0]],
+    "CLIP_VISION": lambda: vision(24),
+    "GUIDEKIT_CLASSIFIER": lambda: run_node(ImageClassifier, file="demo"),
+    "GUIDEKIT_CANDIDATES": lambda: run_node(Candidates, clip=demo()[1], words="red\nblue"),
+}
+_OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
+    "GuidekitAutoguidance": {"weak_model": _worse},
+    "GuidekitCandidate": {"label": lambda: "green"},
+    "GuidekitCandidates": {"words": lambda: "red\nblue"},
+    "GuidekitCLIPClassifier": {"clip": clip_of_sdxl},
+    "GuidekitEluCD": {"target": lambda: "red"},
+    "GuidekitExactSample": {"inverted": _inverted},
+    "GuidekitGFCG": {"weak_model": _worse},
+    "GuidekitImageClassifier": {"file": lambda: "demo"},
+    "GuidekitLinearAG": {"file": lambda: run_node(LinearAGFit, **right(LinearAGFit))},
+    "GuidekitLinearAGFit": {"prompts": lambda: "a large red circle", "trajectories": lambda: 1},
+    "GuidekitLoadInversion": {"file": lambda: run_node(SaveInversion, inverted=_inverted())},
+    "GuidekitNegToMe": {"reference": lambda: "reference latent"},
+    "GuidekitPreferenceCFG": {"mode": lambda: "mixture (SINE)", "other_model": _worse},
+    "GuidekitPreferenceLoraLoader": {"file": lambda: "demo: liked"},
+    "GuidekitSaveInversion": {"inverted": _inverted},
+    "GuidekitTrajectoryReplay": {"trajectory": lambda: run_node(TrajectoryRecord, **right(TrajectoryRecord))},
+}
