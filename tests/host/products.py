@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -11,7 +12,7 @@ from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.elucd import EluCD
-from guidekit.nodes.gfcg import GFCG
+from guidekit.nodes.gfcg import AUTOGUIDANCE, GFCG, SWAP
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.blocks import reaches_unet_layers
 from guidekit.nodes.nasa import NASA
@@ -23,19 +24,21 @@ from guidekit.nodes.slg import SLG
 from guidekit.tests.host import adapters, guides, tiny
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Product:
     """A node that takes and gives a MODEL: a name for the test's id, the class, settings that must act, settings that
     must not (None: it has none), further predictions per step that it costs, and the families that it works on.
 
-    `evaluations` and `evaluations_at_cfg_1`: all predictions of 4 steps, where they are not the same in every step.
-    `leaves_the_rest`: outside its range it is as if it were not there.
+    `attaches`: the mechanisms that it is made of (mechanisms.py), by which it is paired with others. `evaluations` and
+    `evaluations_at_cfg_1`: all predictions of 4 steps, where they are not the same in every step. `leaves_the_rest`:
+    outside its range it is as if it were not there.
     """
 
     name: str
     node: type[io.ComfyNode]
     acting: dict
     neutral: dict | None
+    attaches: set[str]
     extra_evaluations: int = 0
     evaluations: int | None = None
     evaluations_at_cfg_1: int | None = None
@@ -51,7 +54,7 @@ class Product:
     asks_twice: bool = False  # the network, in every step, without a further prediction
     corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
-    in_pairs: bool = True  # False for a second setting of a node that combines in the same way
+    ordered: bool = False  # its place among other nodes counts, as its help page says
 
     def apply(self, model: ModelPatcher, **settings) -> ModelPatcher:
         others = {}
@@ -72,16 +75,36 @@ SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers
 PICTURES = tuple(f for f, t in tiny.FAMILIES.items() if len(t.latent) == 3 or t.latent[1] == 1)  # not videos
 TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
+WEAKENED = {"corrections", "resumed branches"}
+# One token of the reference may be matched: no choice that rounding could make.
+ONE_TOKEN = torch.zeros(1, 64, 64)
+ONE_TOKEN[0, 0, 0] = 1
 PRODUCTS = [
-    Product("apg", APG, {}, NEUTRAL_APG),
-    Product("apg_everything", APG, {"scope": "everything before", "norm_threshold": 0.01}, NEUTRAL_APG),
-    Product("pag", PAG, {}, {"scale": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
-    Product("seg", SEG, {"blur": 1.0, "rescale": "partial"}, {"blur": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product("apg", APG, {}, NEUTRAL_APG, {"corrections", "memory"}),
+    Product(
+        "apg_everything",
+        APG,
+        {"scope": "everything before", "norm_threshold": 0.01},
+        NEUTRAL_APG,
+        {"corrections", "memory"},
+        ordered=True,
+    ),
+    Product("pag", PAG, {}, {"scale": 0.0}, WEAKENED | {"attention"}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product(
+        "seg",
+        SEG,
+        {"blur": 1.0, "rescale": "partial"},
+        {"blur": 0.0},
+        WEAKENED | {"attention"},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+    ),
     Product(
         "slg",
         SLG,
         {"rescale": "full"},
         {"scale": 0.0},
+        WEAKENED | {"skips"},
         extra_evaluations=1,
         families=SKIPPABLE,
         guides_at_cfg_1=True,
@@ -91,34 +114,55 @@ PRODUCTS = [
         SLG,
         {"random_blocks": 1, "random_seed": 7},
         {"scale": 0.0},
+        WEAKENED | {"skips"},
         extra_evaluations=1,
         families=SKIPPABLE,
         guides_at_cfg_1=True,
-        in_pairs=False,
     ),
-    Product("autoguidance", Autoguidance, {}, {"amount": 0.0}, extra_evaluations=1, guides_at_cfg_1=True),
+    Product(
+        "autoguidance",
+        Autoguidance,
+        {},
+        {"amount": 0.0},
+        WEAKENED | {"attention"},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+    ),
     Product(
         "autoguidance_noise",
         Autoguidance,
         {"weakness": "token noise", "rescale": "partial"},
         {"scale": 0.0},
+        WEAKENED | {"attention"},
         extra_evaluations=1,
         guides_at_cfg_1=True,
-        in_pairs=False,
     ),
     Product(
         "autoguidance_model",
         Autoguidance,
         {"weakness": "second model"},
         {"scale": 0.0},
+        {"corrections", "models", "loaded beside"},
         guides_at_cfg_1=True,
         second_model="weak_model",
     ),
     Product(
+        "autoguidance_lora",
+        Autoguidance,
+        {"weakness": "second model"},
+        {"scale": 0.0},
+        {"corrections", "branches", "row LoRA"},
+        extra_evaluations=1,
+        guides_at_cfg_1=True,
+        second_model="weak_model",
+        shares_weights=True,
+    ),
+    Product(
         "negtome",
         NegToMe,
-        {"reference": "reference latent", "steps": "start to end", "threshold": -1.0},
+        {"reference": "reference latent", "steps": "start to end", "threshold": -1.0, "mask": ONE_TOKEN},
         {"alpha": 0.0},
+        {"attention", "attention output", "rider"},
         guides_at_cfg_1=True,
         needs_latent=True,
         corrects=False,
@@ -128,6 +172,7 @@ PRODUCTS = [
         NASA,
         {"alpha": 0.4},
         {"alpha": 0.0},
+        {"second text"},
         families=TEXT_IN_ATTENTION,
         guides_at_cfg_1=True,
         needs_negative=True,
@@ -138,17 +183,18 @@ PRODUCTS = [
         NASA,
         {"normalised": True},
         {"normalised": True, "nag_alpha": 0.0},
+        {"second text"},
         families=TEXT_IN_ATTENTION,
         guides_at_cfg_1=True,
         needs_negative=True,
         corrects=False,
-        in_pairs=False,
     ),
     Product(
         "gfcg",
         GFCG,
         {"measure": "const"},
         {"scale": 0.0},
+        {"corrections", "references", "loaded beside"},
         extra_evaluations=1,
         guides_at_cfg_1=True,
         needs_classifier=True,
@@ -159,29 +205,42 @@ PRODUCTS = [
         GFCG,
         {"measure": "const", "lag": True},
         {"scale": 0.0},
+        {"corrections", "references", "loaded beside", "branches", "memory"},
         evaluations=4 * 2 + 3,
         evaluations_at_cfg_1=4 + 3,
         guides_at_cfg_1=True,
         needs_classifier=True,
         needs_candidates=True,
         leaves_the_rest=False,  # its first step has none before it
-        in_pairs=False,
     ),
     Product(
         "gfcg_swap",
         GFCG,
-        {"measure": "const", "combination": "in place of the negative"},
+        {"measure": "const", "combination": SWAP},
         None,
+        {"negative", "references", "loaded beside"},
         needs_classifier=True,
         needs_candidates=True,
         asks_twice=True,
         corrects=False,
     ),
     Product(
+        "gfcg_model",
+        GFCG,
+        {"measure": "const", "combination": AUTOGUIDANCE},
+        {"scale": 0.0},
+        {"corrections", "references", "models", "loaded beside"},
+        guides_at_cfg_1=True,
+        second_model="weak_model",
+        needs_classifier=True,
+        needs_candidates=True,
+    ),
+    Product(
         "elucd",
         EluCD,
         {"target": "dog", "scale": 0.2},
         {"target": "dog", "scale": 0.0},
+        {"corrections", "loaded beside"},
         families=PICTURES,
         guides_at_cfg_1=True,
         needs_classifier=True,
@@ -191,6 +250,7 @@ PRODUCTS = [
         PreferenceCFG,
         {},
         {"mode": MIXTURE, "own_share": 1.0},
+        {"row LoRA"},
         second_model="other_model",
         shares_weights=True,
         corrects=False,
@@ -200,31 +260,40 @@ PRODUCTS = [
         PreferenceCFG,
         {},
         None,
+        {"negative", "models", "loaded beside"},
         evaluations=4,
         evaluations_at_cfg_1=4,
         second_model="other_model",
         corrects=False,
-        in_pairs=False,
     ),
     Product(
         "preference_mixture",
         PreferenceCFG,
         {"mode": MIXTURE},
         None,
+        {"corrections", "branches", "row LoRA"},
         extra_evaluations=1,
         guides_at_cfg_1=True,
         second_model="other_model",
         shares_weights=True,
-        in_pairs=False,
     ),
-    Product("cfgpp", CFGPP, {}, None, evaluations_at_cfg_1=8, sets_scale=True),
+    Product("cfgpp", CFGPP, {}, None, {"set scale"}, evaluations_at_cfg_1=8, sets_scale=True),
     Product(
         "interval",
         GuidanceInterval,
         {"limits": "percent", "start_percent": 0.3},
         {"limits": "percent", "start_percent": 0.0},
+        {"limit scale"},
         evaluations=6,
         leaves_the_rest=False,
     ),
-    Product("adaptive", AdaptiveGuidance, {"threshold": 0.0}, {"threshold": 2.0}, evaluations=5, leaves_the_rest=False),
+    Product(
+        "adaptive",
+        AdaptiveGuidance,
+        {"threshold": 0.0},
+        {"threshold": 2.0},
+        {"limit scale", "observer", "memory"},
+        evaluations=5,
+        leaves_the_rest=False,
+    ),
 ]

@@ -1,4 +1,7 @@
-"""Every ordered pair of nodes, ours and core's neighbours, on a UNet and a DiT."""
+"""Two nodes on one model. Nodes meet in what they hang into it: each is paired with one node for every mechanism, and
+with core's neighbours, so that the tests grow with the number of nodes, not with its square."""
+
+from functools import cache
 
 import pytest
 import torch
@@ -12,68 +15,100 @@ from comfy_extras import (
     nodes_slg,
 )
 
-from guidekit.tests.host import probes, tiny
+from guidekit.nodes.host.run import Run
+from guidekit.tests.host import adapters, probes, tiny
+from guidekit.tests.host.mechanisms import REPRESENTATIVES, attached
 from guidekit.tests.host.products import PRODUCTS
 
-
-def _cfg_override(model):
-    if not hasattr(nodes_custom_sampler, "CFGOverride"):
-        pytest.skip("this host has no CFGOverride")
-    return nodes_custom_sampler.CFGOverride.execute(model, 1.0, 0.6, 1.0)[0]
-
-
 CORE = {
+    "LoRA": adapters.lora,
     "RescaleCFG": lambda model: nodes_model_advanced.RescaleCFG().patch(model, 0.7)[0],
-    "CFGOverride": _cfg_override,
+    "CFGOverride": lambda model: nodes_custom_sampler.CFGOverride.execute(model, 1.0, 0.6, 1.0)[0],
     "EasyCache": lambda model: nodes_easycache.EasyCacheNode.execute(model, 0.2, 0.1, 0.95, False)[0],
     "SLG": lambda model: nodes_slg.SkipLayerGuidanceDiT.execute(model, 3.0, 0.0, 1.0, "1", "1", 0.0)[0],
     "PAG": lambda model: nodes_pag.PerturbedAttentionGuidance.execute(model, 3.0)[0],
     "SAG": lambda model: nodes_sag.SelfAttentionGuidance.execute(model, 0.5, 2.0)[0],
     "FreeU_V2": lambda model: nodes_freelunch.FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2)[0],
 }
+if not hasattr(nodes_custom_sampler, "CFGOverride"):
+    del CORE["CFGOverride"]  # in hosts before 0.26
 UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG", "SAG"}, {"SLG"}
-FAMILIES = ["unet", "flux"]
 
-OURS = {p.name: p for p in PRODUCTS if p.in_pairs}
-PAIRS = [(a, b) for a in [*OURS, *CORE] for b in [*OURS, *CORE] if a in OURS or b in OURS]
+OURS = {p.name: p for p in PRODUCTS}
+STANDING = set(REPRESENTATIVES.values())
 # SAG replaces the attention that these work in, the middle block's; they say so in the log.
-REPLACED = {("SAG", ours) for ours in ("pag", "seg", "autoguidance")}
-# Said on its help page: this node means "before", so its place counts.
-ORDERED = {"apg_everything"}
+REPLACED = {(ours, "SAG") for ours in ("pag", "seg", "autoguidance", "autoguidance_noise")}
+# NAG shortens what the steering before it has left, as the help page says.
+IN_THEIR_ORDER = {("nag", "nasa")}
+
+
+def _on(family, names):
+    return all(family in OURS[name].families for name in names if name in OURS)
+
+
+def _cases(pairs):
+    """On a DiT; on a UNet those that stand for something and those that are for nothing else."""
+    for pair in dict.fromkeys(tuple(sorted(pair, key=lambda name: (name in CORE, name))) for pair in pairs):
+        if _on("flux", pair) and not UNET_ONLY & {*pair}:
+            yield pytest.param(pair, "flux", id="+".join(pair) + "-flux")
+        if _on("unet", pair) and not DIT_ONLY & {*pair} and (UNET_ONLY & {*pair} or {*pair} <= STANDING | {*CORE}):
+            yield pytest.param(pair, "unet", id="+".join(pair) + "-unet")
 
 
 def applied(names, family):
     model = tiny.model(family)
     for name in names:
-        if name in (UNET_ONLY if family != "unet" else DIT_ONLY):
-            pytest.skip(f"{name} is not for {family}")
-        if name in OURS and family not in OURS[name].families:
-            pytest.skip(f"{name} is not for {family} on this host")
         model = OURS[name].apply(model) if name in OURS else CORE[name](model)
     return model
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-def test_two_nodes_run_together(pair, family):
+@cache
+def alone(name, family):
+    return tiny.sample(applied([name], family), family)
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.name)
+def test_a_node_attaches_what_it_says(product, monkeypatch):
+    """By which it is known with whom it has to be tried."""
+    remembering, memory = [], Run.memory
+
+    def watched(run, owner):
+        remembering.append(owner)
+        return memory(run, owner)
+
+    monkeypatch.setattr(Run, "memory", watched)
+    model = product.apply(tiny.model("flux"))
+    tiny.sample(model, "flux")
+    assert attached(model) | ({"memory"} if remembering else set()) == product.attaches
+
+
+def test_every_mechanism_has_somebody_who_stands_for_it():
+    assert {mechanism for product in PRODUCTS for mechanism in product.attaches} == set(REPRESENTATIVES)
+    assert [m for m, name in REPRESENTATIVES.items() if m not in OURS[name].attaches] == []
+
+
+@pytest.mark.parametrize(("pair", "family"), _cases((a, b) for a in OURS for b in STANDING))
+def test_two_of_ours_act_whatever_their_order(pair, family):
     model = applied(pair, family)
-    first = tiny.sample(model, family, steps=6)
-    assert torch.isfinite(first).all()
-    assert torch.equal(tiny.sample(model, family, steps=6), first)
-    if {pair, pair[::-1]} & REPLACED:
-        return
-    ours = [name for name in pair if name in OURS]
-    rest = [name for name in pair if name not in OURS]
-    assert probes.distance(first, tiny.sample(applied(rest, family), family, steps=6)) > 1e-7, f"{ours} did nothing"
+    one, other = tiny.sample(model, family), tiny.sample(applied(pair[::-1], family), family)
+    assert torch.isfinite(one).all()
+    assert torch.equal(tiny.sample(model, family), one)
+    for name, rest in (pair, pair[::-1]):
+        for both in (one, other):
+            assert probes.differ(both, alone(rest, family)), f"{name} did nothing"
+    if pair not in IN_THEIR_ORDER and not any(OURS[name].ordered for name in pair):
+        assert not probes.differ(one, other)
 
 
-FREE = [(a, b) for a, b in PAIRS if a < b and a in OURS and b in OURS and not ORDERED & {a, b}]
-FREE += [(a, a) for a in OURS if a not in ORDERED]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("pair", FREE, ids="+".join)
-def test_the_order_of_ours_does_not_matter(pair, family):
-    one = tiny.sample(applied(pair, family), family)
-    other = tiny.sample(applied(pair[::-1], family), family)
-    assert probes.distance(one, other) < 1e-4
+@pytest.mark.parametrize(("pair", "family"), _cases((a, b) for a in OURS for b in CORE))
+def test_beside_core_s_nodes(pair, family, caplog):
+    ours, core = pair
+    model = applied(pair, family)
+    both = [tiny.sample(each, family) for each in (model, applied(pair[::-1], family))]
+    assert torch.equal(tiny.sample(model, family), both[0])
+    for found in both:
+        assert torch.isfinite(found).all()
+        if pair not in REPLACED:
+            assert probes.differ(found, alone(core, family)), f"{ours} did nothing"
+        assert probes.differ(found, alone(ours, family)), f"{core} did nothing"
+    assert caplog.text.count("had no effect in this run: ") == (3 if pair in REPLACED else 0)

@@ -153,11 +153,11 @@ def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
 def build(
     network: dict, family: str = "unet", model_type: ModelType | None = None, dtype: torch.dtype = torch.float32
 ) -> ModelPatcher:
-    """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32."""
+    """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32 at least."""
     config = FAMILIES[family].config(dict(network))
     if family == "unet":
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
-    config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
+    config.set_inference_dtype(dtype, torch.float32 if dtype.itemsize < 4 else None)
     if model_type is not None:
         config.model_type = lambda *args, **kwargs: model_type
     model = config.get_model({}, "")
@@ -167,7 +167,7 @@ def build(
         parameter.data = (gain + torch.randn(parameter.shape, generator=generator) * 0.05).to(dtype)
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
-            buffer.data = torch.randn(buffer.shape, generator=generator) * 0.05
+            buffer.data = (torch.randn(buffer.shape, generator=generator) * 0.05).to(dtype)
     cpu = torch.device("cpu")
     return ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
 
@@ -175,6 +175,18 @@ def build(
 def model(family: str, model_type: ModelType | None = None) -> ModelPatcher:
     """A MODEL of a family, as a loader would give it; the network is shared and never changed."""
     HANDED_OUT.append(_patcher(family, model_type).clone())
+    return HANDED_OUT[-1]
+
+
+@cache
+def _precise(family: str) -> ModelPatcher:
+    dtype = torch.float64 if family in ("unet", "sd3") else torch.float32
+    return build(FAMILIES[family].network, family, dtype=dtype)
+
+
+def precise(family: str) -> ModelPatcher:
+    """As `model`, in double precision where the host has it: its rotary embeddings take float32 at most."""
+    HANDED_OUT.append(_precise(family).clone())
     return HANDED_OUT[-1]
 
 

@@ -1,0 +1,54 @@
+"""What nodes hang into a model and its runs, by name. Nodes meet in mechanisms, so these are what is paired."""
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from guidekit.nodes.host.corrections import _Look
+from guidekit.nodes.host.references import References
+from guidekit.nodes.host.rider import Rider
+from guidekit.nodes.host.row_lora import _RowLora
+from guidekit.nodes.host.run import KEY
+
+# Kinds of `attach` that come with another one, and say nothing of their own.
+_BESIDE = {"negative of another model": "row LoRA"}
+
+
+def attached(model: ModelPatcher) -> set[str]:
+    """The mechanisms that nodes have put on a model, but for what only a run shows: its memory."""
+    kinds = model.model_options.get(KEY, {})
+    techniques = [technique for each in kinds.values() for technique in each]
+    call_wrappers = model.get_all_wrappers(WrappersMP.APPLY_MODEL)
+    after_cfg = model.model_options.get("sampler_post_cfg_function", [])
+    found = set(kinds) - set(_BESIDE)
+    if any(getattr(branch, "resumes", False) for branch in kinds.get("branches", [])):
+        found = found - {"branches"} | {"resumed branches"}
+    seen = {
+        "rider": any(isinstance(wrapper, Rider) for wrapper in call_wrappers),
+        "row LoRA": any(isinstance(wrapper, _RowLora) for wrapper in call_wrappers),
+        "observer": any(isinstance(function, _Look) for function in after_cfg),
+        "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
+        "loaded beside": bool(model.get_additional_models_with_key(KEY)),
+    }
+    return found | {name for name, there in seen.items() if there}
+
+
+# Who stands for each mechanism in the pairs: the plainest node that has it.
+REPRESENTATIVES = {
+    "set scale": "cfgpp",
+    "limit scale": "interval",
+    "observer": "adaptive",
+    "memory": "apg",
+    "corrections": "apg",
+    "resumed branches": "pag",
+    "attention": "pag",
+    "skips": "slg",
+    "branches": "preference_mixture",
+    "row LoRA": "preference_cfg",
+    "references": "gfcg",
+    "loaded beside": "gfcg",
+    "negative": "gfcg_swap",
+    "models": "autoguidance_model",
+    "rider": "negtome",
+    "attention output": "negtome",
+    "second text": "nasa",
+}
