@@ -157,7 +157,8 @@ def build(
     config = FAMILIES[family].config(dict(network))
     if family == "unet":
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
-    config.set_inference_dtype(dtype, torch.float32 if dtype.itemsize < 4 else None)
+    wide = dtype if dtype.itemsize >= 4 else torch.float32
+    config.set_inference_dtype(dtype, None if dtype == wide else wide)
     if model_type is not None:
         config.model_type = lambda *args, **kwargs: model_type
     model = config.get_model({}, "")
@@ -167,7 +168,7 @@ def build(
         parameter.data = (gain + torch.randn(parameter.shape, generator=generator) * 0.05).to(dtype)
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
-            buffer.data = (torch.randn(buffer.shape, generator=generator) * 0.05).to(dtype)
+            buffer.data = (torch.randn(buffer.shape, generator=generator) * 0.05).to(wide)
     cpu = torch.device("cpu")
     return ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
 
