@@ -11,7 +11,7 @@ from comfy.model_base import ModelType
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.autoguidance import Autoguidance, _Degraded
-from guidekit.nodes.host.attention import SelfAttention
+from guidekit.nodes.host.attention_call import SelfAttention
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block
 from guidekit.nodes.host.run import current_run

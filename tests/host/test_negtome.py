@@ -10,6 +10,7 @@ from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.host.attention import replace_self_attention
 from guidekit.nodes.host.attention_output import AttentionOutput
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.host.chunks import chunks
 from guidekit.nodes.host.families import self_attention_blocks
 from guidekit.nodes.host.weak import WeakBranch
 from guidekit.nodes.negtome import GIVEN, NegToMe, _Merged
@@ -42,7 +43,7 @@ class Naive:
 
     def __call__(self, a):
         out = a.attend(a.q, a.k, a.v).clone()
-        images = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.negative), -1))
+        images = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.chunks), -1))
         changed = torch.stack([naive(chunk) for chunk in images]).flatten(0, 1)
         out[:, :, a.image] = changed.unflatten(2, (out.shape[1], -1)).transpose(1, 2)
         return out
@@ -183,7 +184,7 @@ def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family):
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_a_noisy_reference_has_the_noise_of_the_step_and_one_noise_per_run(family):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
-    riding = merged(model, reference=GIVEN, latent={"samples": latent}, renoise=True)
+    riding = merged(model, reference=GIVEN, latent={"samples": latent}, reference_noise="noised to the step")
     sampling, clean = model.get_model_object("model_sampling"), model.model.process_latent_in(latent)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     for sigma in (0.7, 0.3):
@@ -333,9 +334,9 @@ def test_the_usual_blocks_of_a_unet_are_the_fine_output_blocks():
 )
 def test_blocks_of_at_least_32_by_32_tokens(side, grid, counts):
     technique = _Merged("first image", 0.9, 0.7, "source", None, False, True, lambda run: True, None, None)
-    run = SimpleNamespace(latent_shapes=[(2, 4, side, side)])
+    run = SimpleNamespace(latent_shapes=[(2, 4, side, side)], notes={})
     tokens = torch.randn(2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
-    out = technique(AttentionOutput(tokens, (grid, grid), None, run, (False, True), ()))
+    out = technique(AttentionOutput(tokens, (grid, grid), None, run, chunks((False, True), {})))
     assert (out is tokens) != counts
 
 
