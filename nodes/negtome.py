@@ -181,7 +181,12 @@ class NegToMe(io.ComfyNode):
                     advanced=True,
                 ),
                 *range_inputs(),
-                io.Latent.Input("latent", optional=True, tooltip="For reference latent: an encoded picture."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="For reference latent: an encoded picture. It goes through the model beside the others: in "
+                    "the steps in which this node acts, each prediction costs two.",
+                ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="The part of the reference to keep away from; not connected, all."
                 ),

@@ -91,17 +91,7 @@ class Rider:
 
 
 def add_rider(model: ModelPatcher, rider: Rider) -> None:
-    """Lets a latent ride for a technique that is attached to the (cloned) model as well.
-
-    Raises:
-        ValueError: it has another number of channels than the model's latents.
-    """
-    wanted = model.get_model_object("latent_format").latent_channels
-    if rider.latent.shape[1] != wanted:
-        raise ValueError(
-            f"The reference latent has {rider.latent.shape[1]} channels (shape {tuple(rider.latent.shape)}), but "
-            f"{type(model.model).__name__} takes {wanted}. Encode the picture with this model's VAE."
-        )
+    """Lets a latent, which fits the (cloned) model, ride for a technique that is attached to it as well."""
     attach(model, RIDERS, rider)
     know_rows(model)
     attach_hook(model, _hook)

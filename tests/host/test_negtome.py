@@ -168,13 +168,15 @@ def once(model, family, x, sigma, cfg=4.0):
     return seen.steps[-1]
 
 
+@pytest.mark.parametrize("noise", ["clean", "clean, scaled down"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family):
+def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family, noise):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
-    riding = merged(model, reference=GIVEN, latent={"samples": latent})
+    riding = merged(model, reference=GIVEN, latent={"samples": latent}, reference_noise=noise)
     found = once(riding, family, x, 0.7)
-    # What the network sees of it is the clean latent: UNets divide their input by sqrt(1 + sigma^2).
-    reference = model.model.process_latent_in(latent) * (1.49**0.5 if family == "unet" else 1)
+    # UNets divide their input by sqrt(1 + sigma^2): clean is what the network sees, scaled what is put in.
+    scaled = family == "unet" and noise == "clean"
+    reference = model.model.process_latent_in(latent) * (1.49**0.5 if scaled else 1)
     wanted = once(merged(model), family, torch.cat([reference, x]), 0.7)
     for which in ("cond_denoised", "uncond_denoised"):
         assert found[which].shape == x.shape
@@ -212,7 +214,7 @@ def test_a_picture_as_reference_of_a_video():
 
 
 def test_another_number_of_channels():
-    with pytest.raises(ValueError, match=r"reference latent has 7 channels .* takes 16.*this model's VAE"):
+    with pytest.raises(ValueError, match=r"latent has shape \(1, 7, 8, 8\), but Flux .*16 channels.*this model's VAE"):
         merged(tiny.model("flux"), reference=GIVEN, latent={"samples": torch.ones(1, 7, 8, 8)})
 
 
