@@ -48,6 +48,7 @@ class Product:
     needs_negative: bool = False
     needs_classifier: bool = False
     needs_candidates: bool = False
+    rides: bool = False  # beside every prediction goes another of the same prompt
     asks_twice: bool = False  # the network, in every step, without a further prediction
     corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
@@ -119,6 +120,9 @@ PRODUCTS = [
         NegToMe,
         {"reference": "reference latent", "steps": "start to end", "threshold": -1.0},
         {"alpha": 0.0},
+        evaluations=16,
+        evaluations_at_cfg_1=8,
+        rides=True,
         guides_at_cfg_1=True,
         needs_latent=True,
         corrects=False,
