@@ -147,7 +147,7 @@ class _Rows:
         if len(here) == len(present):
             return [(0, rows)]
         each, rest = divmod(rows, len(present))
-        if rest or each < self.call.rows:  # more is what rides along
+        if rest or each < self.call.rows:  # more are the frames of a video
             raise ValueError(
                 f"{path} of this network works on {rows} rows for {len(present)} predictions of {self.call.rows}, as "
                 "where another node splits the batch, so that a LoRA cannot be put on one of them. Apply it to both, "
@@ -156,12 +156,13 @@ class _Rows:
         return [(i * each, each) for i in here]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Add:
     product: Product
     rows: _Rows
     factors: dict
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         key = self.product, x.device, x.dtype
