@@ -525,6 +525,16 @@ def test_descriptions_that_are_none(folder, change, sentence):
     assert len(str(error.value)) < 500
 
 
+def test_a_file_of_no_steps(folder):
+    fit(toy.model())
+    path = folder / "linear_ag.safetensors"
+    with safe_open(path, "pt") as file:
+        text = json.dumps(json.loads(file.metadata()["guidekit"]) | {"sigmas": [1.0]})
+    save_file({"cond": torch.zeros(0, 0), "uncond": torch.zeros(0, 0)}, path, {"guidekit": text})
+    with pytest.raises(ValueError, match="is not a file of LinearAG Fit: .* has shape"):
+        applied(toy.model())
+
+
 def test_a_file_that_was_changed(folder):
     fit(toy.model())
     path = folder / "linear_ag.safetensors"
