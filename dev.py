@@ -349,6 +349,8 @@ def main(arguments: Sequence[str]) -> int:
     python = environment(options.fresh)
     host_root = checkout(options.comfyui) if options.comfyui else host(options.host, python, options.fresh)
     environ = variables(host_root)
+    if options.comfyui:
+        environ["PYTHONPYCACHEPREFIX"] = str(home() / "bytecode")  # nothing stays in a checkout that is the user's
 
     if options.command == "setup":
         print(f"environment  {python}\nComfyUI      {host_root}")

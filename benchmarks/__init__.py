@@ -2,11 +2,6 @@
 
 import sys
 
-import comfy.cli_args
-import torch
+from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
 
 FAMILIES = sys.argv[1:] or ["unet", "dit"]  # python dev.py python -m guidekit.benchmarks.NAME unet
-
-# Before anything else of the host is imported: it reads the command line, and looks for a GPU, when that happens.
-sys.argv = sys.argv[:1]
-comfy.cli_args.args.cpu = not torch.cuda.is_available()

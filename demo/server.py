@@ -93,6 +93,8 @@ class Server:
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port)]
         command += ["--base-directory", str(self._base), "--database-url", "sqlite:///:memory:"]
         command += ["--disable-api-nodes", "--disable-auto-launch"]
+        # An extra_model_paths.yaml in the checkout may name folders of further ones.
+        command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *self._nodes]
         if not _has_gpu():
             command.append("--cpu")
         # Users' ComfyUI does not have this repository on its path; neither may this one.

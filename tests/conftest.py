@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-# The host reads the command line when it is imported.
+# pytest's own; the benchmarks, of which tests use parts, would take them for theirs.
 sys.argv = sys.argv[:1]
 
 # Read when a kernel is defined.
@@ -13,12 +13,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The networks of the tests are so small that a second thread only costs.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 if "GUIDEKIT_COMFYUI" in os.environ:
-    # As main.py does: older hosts' nodes.py puts a folder with a utils.py of its own in front.
-    import utils.extra_config  # noqa: F401  isort: skip
-    import comfy.cli_args
+    from guidekit.demo import own_folders
 
-    if not torch.cuda.is_available():
-        comfy.cli_args.args.cpu = True
+
+def pytest_unconfigure():
+    if "GUIDEKIT_COMFYUI" in os.environ:
+        own_folders.BASE.cleanup()  # workers of pytest-xdist end without the usual cleaning up

@@ -620,7 +620,10 @@ def test_no_more_is_kept_than_is_needed(family, kept, monkeypatch):
     assert len(seen) == kept
 
 
-@pytest.mark.parametrize(("depth", "perturbed", "skipped"), [(1, [0], [0]), (4, [1], [1, 2]), (12, [1], [7, 8, 9])])
+@pytest.mark.parametrize(
+    ("depth", "perturbed", "skipped"),
+    [(1, [0], [0]), (4, [1], [1, 2]), (9, [1], [3]), (10, [1], [7, 8, 9]), (12, [1], [7, 8, 9])],
+)
 def test_usual_blocks_of_a_transformer(depth, perturbed, skipped):
     network = {**tiny.FAMILIES["flux"].network, "depth": 0, "depth_single_blocks": depth}
     model = tiny.build(network, "flux")

@@ -164,6 +164,13 @@ def test_stripes_need_memory_in_proportion_to_the_tokens(monkeypatch):
     assert sum(sizes) == 2 * 100 * 90
 
 
+def test_a_row_that_is_longer_than_the_stripe(monkeypatch):
+    monkeypatch.setattr(matching, "STRIPE", 50)
+    h, r = tokens(7, 4, 1, 2), tokens(90, 4, 2, 2)
+    for found, wanted in zip(match_chunked(h, r), match_dense(h, r)):
+        assert torch.equal(found, wanted)
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="`bench kernels` measures it there")
 def test_the_kernel_needs_hardly_any_memory():
     """Beyond its results; no copy of the reference in float32 either."""
