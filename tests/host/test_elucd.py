@@ -6,8 +6,8 @@ import torch
 import nodes
 from guidekit.benchmarks._nodes import run_node
 from guidekit.demo.models import load_vae
-from guidekit.nodes.clip_classifier import CLIPClassifier
 from guidekit.nodes.elucd import EluCD
+from guidekit.nodes.host.clip_zero_shot import ClipClassifier
 from guidekit.nodes.host.decode import by_colour
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.samplers.guidance.elucd import strength
@@ -144,7 +144,7 @@ def test_two_samplers_give_what_one_gives():
         ({"target": "owls"}, "knows no 'owls'"),
         ({"target": ""}, "knows no ''"),
         ({"tau_1": 0.5, "tau_2": 1.0}, "tau_2 is 1 and tau_1 0.5"),
-        ({"classifier": run_node(CLIPClassifier, clip_vision=None, clip=None)}, "connect Image Classifier"),
+        ({"classifier": ClipClassifier(None, None)}, "connect Image Classifier"),
     ],
 )
 def test_bad_input(settings, sentence):
