@@ -7,18 +7,20 @@ to the other rows.
 
 Relies on: APPLY_MODEL wrappers, once per network call, whose class object is the model (comfy/model_base.py:191);
 torch's forward hooks; every chunk of a call being one part of the rows, in order (comfy/samplers.py:284); patches of
-a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446).
+a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446); the name of the wrapper that compiles a
+network (comfy_api/torch_helpers/torch_compile.py:12).
 """
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor, nn
 
 from .parts import know_rows
@@ -94,7 +96,8 @@ class _RowLoras:
             for product, chunks in self._placed(run, options):
                 module = executor.class_obj.get_submodule(product.path)
                 hooks.append(module.register_forward_hook(_Add(product, _Rows(call, chunks), factors)))
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            with _seen(run, executor.class_obj, options) if hooks else nullcontext():
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -111,6 +114,15 @@ class _RowLoras:
         everywhere = frozenset(options[KEY].present)
         found += [(each.product, everywhere - without.get(id(each.origin), set())) for each in self.unmerged]
         return [(product, chunks) for product, chunks in found if chunks]
+
+
+def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
+    """In which hooks are called: what torch has compiled without them goes on without them."""
+    compiled = COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
+        return nullcontext()
+    run.say("A LoRA is on one prediction only, which torch.compile does not see: the network runs as it is.")
+    return torch.compiler.set_stance("force_eager")
 
 
 @dataclass
