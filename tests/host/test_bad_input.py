@@ -21,6 +21,7 @@ from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.candidate import Candidate
 from guidekit.nodes.candidates import Candidates
+from guidekit.nodes.cfgpp_inversion import CFGPPInversion
 from guidekit.nodes.elucd import EluCD
 from guidekit.nodes.exact_invert import ExactInvert
 from guidekit.nodes.exact_sample import ExactSample
@@ -182,6 +183,13 @@ def test_candidates_have_bounds(words, prompt, sentence):
 
 class _EncodesNothing:
     tokenize = encode_from_tokens_scheduled = None
+
+
+def test_whole_noise_levels_are_levels():
+    """The smallest level that the model knows, where an image begins, is no integer."""
+    model, levels = tiny.model("unet"), torch.tensor([14, 3, 1, 0])
+    whole, floats = (run_node_all(CFGPPInversion, model=model, sigmas=s) for s in (levels, levels.float()))
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], floats[1:]))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
