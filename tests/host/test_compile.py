@@ -17,9 +17,10 @@ from guidekit.nodes.pag import PAG
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.products import PRODUCTS
 
-IN_THE_NETWORK = ("pag", "slg", "negtome", "nasa", "preference_cfg")  # one for each way into it
-NODES = [p for p in PRODUCTS if p.in_pairs]
-CASES = [(p, first) for p in NODES for first in ("node", "compile") if first == "node" or p.name in IN_THE_NETWORK]
+NODES = {p.name: p for p in PRODUCTS if p.in_pairs}
+IN_THE_NETWORK = ("pag", "seg", "slg", "autoguidance", "negtome", "nasa", "preference_cfg")
+BOTH_ORDERS = ("pag", "slg", "negtome", "nasa", "preference_cfg")  # one for each way into it
+CASES = [(n, first) for n in IN_THE_NETWORK for first in ("node", "compile") if first == "node" or n in BOTH_ORDERS]
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +69,9 @@ def sample(model, family, **options):
     return tiny.sample(model, family, callback=graphs.after_step, **{"steps": 3, **options}), graphs
 
 
-@pytest.mark.parametrize(("product", "first"), CASES, ids=[f"{p.name}-{first}_first" for p, first in CASES])
-def test_is_as_uncompiled(product, first):
-    family = "flux"
+@pytest.mark.parametrize(("name", "first"), CASES, ids=[f"{name}-{first}_first" for name, first in CASES])
+def test_nodes_in_the_network(name, first):
+    product, family = NODES[name], "flux"
     wanted = tiny.sample(product.apply(tiny.model(family)), family, steps=3)
     if first == "node":
         model = compiled(product.apply(tiny.model(family)))
@@ -81,6 +82,15 @@ def test_is_as_uncompiled(product, first):
     assert sum(count for _, count in graphs.calls) > 0
     assert graphs.again == []
     assert torch.equal(tiny.sample(model, family, steps=3), found)
+
+
+def test_nodes_outside_the_network():
+    """One after the other, on what was compiled for the first."""
+    for product in (p for name, p in NODES.items() if name not in IN_THE_NETWORK):
+        wanted = tiny.sample(product.apply(tiny.model("flux")), "flux", steps=3)
+        found, graphs = sample(product.apply(compiled(tiny.model("flux"))), "flux")
+        assert probes.distance(found, wanted) < 1e-6, product.name
+        assert graphs.again == [], product.name
 
 
 def among(model):
