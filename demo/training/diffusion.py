@@ -92,7 +92,7 @@ class Diffusion(nn.Module):
             return sampling.sigmas[torch.randint(len(sampling.sigmas), (n,), generator=generator)]
         return torch.randn(n, generator=generator).sigmoid()  # logit-normal (Esser et al. 2024)
 
-    def forward(self, latents: Tensor, tokens: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, tokens: Tensor, sigma: Tensor, noise: Tensor, network: Callable) -> Tensor:
         """Error of the prediction in each of the n latents."""
         sampling, s = self.base.model_sampling, sigma[:, None, None, None]
         x0 = self.base.latent_format.process_in(latents)
@@ -101,7 +101,7 @@ class Diffusion(nn.Module):
         else:
             x, target = (1 - s) * x0 + s * noise, noise - x0
         context, pooled = self.encode(tokens)
-        output = self.base.diffusion_model(
+        output = network(
             sampling.calculate_input(sigma, x),
             sampling.timestep(sigma).float(),
             context=context,
@@ -117,8 +117,11 @@ class Diffusion(nn.Module):
 
 
 class Loss:
-    def __init__(self, model: Diffusion, latents: Tensor, tokens: Tensor, batch: int = BATCH):
+    """Mean error of a random batch. `network` is what predicts, the model's own if it is not given."""
+
+    def __init__(self, model: Diffusion, latents: Tensor, tokens: Tensor, batch: int = BATCH, network=None):
         self.model, self.latents, self.tokens, self.batch = model, latents, tokens, batch
+        self.network = model.base.diffusion_model if network is None else network
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.latents), (self.batch,), generator=generator)
@@ -128,7 +131,7 @@ class Loss:
         noise = torch.randn(latents.shape, generator=generator)
         sigma = self.model.draw_sigma(self.batch, generator)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            return self.model(latents, tokens, sigma, noise).mean()
+            return self.model(latents, tokens, sigma, noise, self.network).mean()
 
 
 def main() -> None:
@@ -140,6 +143,8 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=160, help="of the latents to train on")
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--keep", type=int, nargs="*", default=(), help="steps whose weights are kept")
+    parser.add_argument("--compile", action="store_true", help="faster after some minutes; needs a C++ compiler")
+    parser.add_argument("--muon", type=float, default=2e-3, help="learning rate of the hidden matrices")
     options = parser.parse_args()
     import comfy.cli_args
 
@@ -151,11 +156,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model = Diffusion(options.family)
-    training = Training(
-        options.name or options.family, model, Optimizer(model, ENDS[options.family]), options.folder, SEED
-    )
+    optimizer = Optimizer(model, ENDS[options.family], muon=options.muon)
+    training = Training(options.name or options.family, model, optimizer, options.folder, SEED)
     latents, tokens = latents_of(options.folder, range(options.chunks))
-    training.run(options.steps, Loss(model, latents, tokens, options.batch), keep=tuple(options.keep))
+    network = torch.compile(model.base.diffusion_model) if options.compile else None
+    training.run(options.steps, Loss(model, latents, tokens, options.batch, network), keep=tuple(options.keep))
 
 
 if __name__ == "__main__":

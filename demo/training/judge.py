@@ -16,6 +16,7 @@ from .state import Training
 
 SEED = 22
 BATCH = 48
+ENDS = ("fine.1.0.weight", "peak.weight", "object.weight", "whole.weight")
 
 
 def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -28,8 +29,8 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     images = grey + (images - grey) * pick(0.7, 1.8)
     images = 0.5 + (images - 0.5) * pick(0.75, 1.7)
     blurred = nn.functional.avg_pool2d(nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    images = torch.lerp(images, blurred, pick(0, 0.8))
-    return (images + torch.randn(images.shape, generator=generator) * pick(0, 0.05)).clamp(0, 1)
+    images = torch.lerp(images, blurred, pick(0, 0.5))
+    return (images + torch.randn(images.shape, generator=generator) * pick(0, 0.03)).clamp(0, 1)
 
 
 def targets(scenes: Scenes) -> tuple[Tensor, Tensor]:
@@ -73,13 +74,13 @@ def drawn(folder: Path, split: str, chunks: range) -> tuple[Scenes, Tensor]:
 
 class Loss:
     def __init__(self, judge: Judge, scenes: Scenes, images: Tensor):
-        self.judge, self.scenes, self.images = judge.to(memory_format=torch.channels_last), scenes, images
+        self.judge, self.scenes, self.images = torch.compile(judge), scenes, images
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(self.images), (BATCH,), generator=generator)
         images = spoil(self.images[rows].float() / 255, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            return judge_loss(self.judge, images.to(memory_format=torch.channels_last), self.scenes.take(rows))
+            return judge_loss(self.judge, images, self.scenes.take(rows))
 
 
 def report(judge: Judge, scenes: Scenes, images: Tensor) -> str:
@@ -96,13 +97,13 @@ def report(judge: Judge, scenes: Scenes, images: Tensor) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--chunks", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--chunks", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     judge = Judge()
-    optimizer = Optimizer(judge, ("fine.0.0.weight", "peak.weight", "object.weight", "whole.weight"))
+    optimizer = Optimizer(judge, ENDS, muon=3e-3, adam=2e-3)
     training = Training("judge", judge, optimizer, options.folder, SEED)
     scenes, images = drawn(options.folder, "training", range(options.chunks))
     training.run(options.steps, Loss(judge, scenes, images))

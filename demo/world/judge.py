@@ -15,19 +15,30 @@ FEATURES = 64
 CELL = 4  # pixels a side: the grid on which solids are found
 OBJECT = {"shape": SHAPES, "colour": COLOURS, "material": MATERIALS, "extent": EXTENTS}  # said of each solid
 WHOLE = {"floor": FLOORS, "time": TIMES}  # said of the image
-THRESHOLD = 0.4  # from which on a peak is a solid
+THRESHOLD = 0.3  # from which on a peak is a solid
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
 
 
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(_block(width, width), nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(8, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x + self.body(x))
+
+
 class Judge(nn.Module):
     def __init__(self):
         super().__init__()
-        self.fine = nn.Sequential(_block(3, 24), _block(24, 48, 2), _block(48, 48), _block(48, 72, 2), _block(72, 72))
-        self.coarse = nn.Sequential(_block(72, 96, 2), _block(96, 96), _block(96, 96))
-        self.joined = nn.Sequential(_block(72 + 96, 96), _block(96, 96))
+        self.fine = nn.Sequential(
+            nn.PixelUnshuffle(2), _block(12, 48), _Residual(48), _Residual(48), _block(48, 64, 2), _Residual(64)
+        )
+        self.coarse = nn.Sequential(_block(64, 96, 2), _Residual(96))
+        self.joined = nn.Sequential(_block(64 + 96, 96), _Residual(96))
         self.peak = nn.Conv2d(96, 1, 1)
         self.object = nn.Conv2d(96, sum(map(len, OBJECT.values())), 1)
         self.features = nn.Linear(96, FEATURES)

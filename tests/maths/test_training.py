@@ -139,7 +139,7 @@ def test_the_judge_learns():
     judge = Judge()
     scenes = random_scenes(8, generator_of("tests", 25))
     images = torch.rand((8, 3, 64, 64), generator=generator_of("tests", 26))
-    optimizer = Optimizer(judge, ("fine.0.0.weight", "peak.weight", "object.weight", "whole.weight"))
+    optimizer = Optimizer(judge, judging.ENDS)
     losses = []
     for _ in range(6):
         judge.zero_grad()
