@@ -27,7 +27,7 @@ TEXT_LAYERS = 3
 
 
 class DemoLatent(comfy.latent_formats.LatentFormat):
-    """The autoencoder's latents, whose variance is 1 as it is. Previews are a linear fit (root mean square error 0.06)."""
+    """The autoencoder's latents, whose variance is 1 as it is. Previews are a linear fit (an rms error of 0.06)."""
 
     latent_channels = CHANNELS
     scale_factor = 1.0

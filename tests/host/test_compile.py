@@ -79,7 +79,8 @@ def test_nodes_in_the_network(name, first):
         model = product.apply(compiled(tiny.model(family)))
     found, graphs = sample(model, family)
     assert probes.distance(found, wanted) < 1e-6
-    assert sum(count for _, count in graphs.calls) > 0
+    # A LoRA on some rows is a hook that compiled code would not call: the network runs as it is then, and says so.
+    assert (sum(count for _, count in graphs.calls) == 0) == (name == "preference_cfg")
     assert graphs.again == []
     assert torch.equal(tiny.sample(model, family, steps=3), found)
 
