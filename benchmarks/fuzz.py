@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..samplers import safetensors_header as header
+from ..samplers import strict_json
 from ..samplers.alignment import layouts, lora_keys, peft, shapes
 
 SECONDS = 600
@@ -55,7 +56,7 @@ def main() -> None:
     except ImportError:
         print("Not run: it needs atheris (python dev.py python -m pip install atheris).")
         return
-    for module in (header, layouts, lora_keys, peft, shapes):
+    for module in (header, strict_json, layouts, lora_keys, peft, shapes):
         for name, thing in list(vars(module).items()):
             if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and not isinstance(thing, type):
                 setattr(module, name, atheris.instrument_func(thing))

@@ -139,7 +139,8 @@ def given(family: str) -> None:
         "alpha 0.9": {},
         "alpha 1.9": {"alpha": 1.9},
         "alpha -0.5": {"alpha": -0.5},
-        "alpha 0.9, renoise": {"renoise": True},
+        "alpha 0.9, clean, scaled down": {"reference_noise": "clean, scaled down"},
+        "alpha 0.9, noised to the step": {"reference_noise": "noised to the step"},
     }
     reference = None
     for name, settings in rows.items():

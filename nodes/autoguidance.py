@@ -7,13 +7,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.attention.degrade import add_noise, drop
-from .host.attention import SelfAttention, replace_self_attention
+from .host.attention import replace_self_attention
+from .host.attention_call import SelfAttention
 from .host.choice import choose_blocks, usually_perturbed
 from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
 from .host.second import with_lora_strength
 from .host.weak import (
-    WhereAttentionRuns,
+    Always,
     add_weak_branch,
     add_weak_model,
     blocks_input,
@@ -119,7 +120,7 @@ class Autoguidance(io.ComfyNode):
         if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
             return io.NodeOutput(model)
         if weakness in DEGRADE:
-            branch = add_weak_branch(model, *settings, WhereAttentionRuns(frozenset(chosen)))
+            branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
             replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
         else:
             weak = weak_model if weakness == "second model" else with_lora_strength(model, amount)

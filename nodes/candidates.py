@@ -1,6 +1,5 @@
 """What a picture could be taken for, from one prompt and a list of words."""
 
-import comfy.model_management
 from comfy_api.latest import io
 
 from .host.inputs import checked
@@ -60,10 +59,7 @@ class Candidates(io.ComfyNode):
             )
         labels = tuple(Label(word, prompt.replace(SLOT, word)) for word in lines)
         check_labels(labels)
-        encoded = []
-        for label in labels:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            encoded.append(clip.encode_from_tokens_scheduled(clip.tokenize(label.text)))
-        candidates = Labelled(labels, tuple(encoded))
+        encoded = tuple(clip.encode_from_tokens_scheduled(clip.tokenize(label.text)) for label in labels)
+        candidates = Labelled(labels, encoded)
         candidates.check()
         return io.NodeOutput(candidates, encoded[0])

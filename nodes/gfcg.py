@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -72,9 +73,10 @@ class _GFCG:
         return said(now.p, self.confusion.measure, before.reference), chosen
 
     def lags(self, run: Run) -> bool:
-        """Also beside EasyCache: it answers for the network per call, and a candidate that is evaluated in a call of
-        its own would be fresh beside a positive from the cache."""
-        return self.lag or "easycache" in run.model_options["transformer_options"]
+        """Also beside EasyCache, which wraps the network itself: a candidate that is evaluated in a call of its own
+        would be fresh beside a positive from the cache."""
+        wrappers = run.model_options["transformer_options"]["wrappers"].get(WrappersMP.DIFFUSION_MODEL, {})
+        return self.lag or "easycache" in wrappers
 
     def foreseen(self, run: Run) -> list[int] | None:
         """With lag, the prompts that this step will want, if any."""

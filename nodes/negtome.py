@@ -10,11 +10,12 @@ from torch import Tensor
 from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome_among
 from .host.attention_output import AttentionOutput, change_attention_output
 from .host.choice import choose_blocks, usually_merged
+from .host.chunks import Chunk
 from .host.families import family_of
 from .host.inputs import checked, fit_latent
 from .host.levels import is_flow
 from .host.ranges import Range, above, range_inputs, validate_range
-from .host.rider import Rider, add_rider
+from .host.rider import NOISE, Rider, add_rider
 from .host.run import Run
 from .host.tell import node_id_of
 from .host.weak import blocks_input
@@ -56,29 +57,30 @@ class _Merged:
     node_id: str | None
 
     label = "Negative Token Merging (NegToMe)"
-    idle_reason = "its range holds no step, or another node has replaced the attention of its blocks."
+    idle_reason = "another node has replaced the attention of its blocks, or the blocks themselves."
 
     def __call__(self, a: AttentionOutput) -> Tensor:
-        if not self.steps(a.run) or self.fine_only and not self._fine(a):
+        found = a.run.notes.setdefault(self, set())
+        found.add("reached")
+        if not self.steps(a.run):
             return a.tokens
-        first = len(a.riders)
-        if self.rider is None and a.tokens.shape[1] - first < 2:
-            a.run.notes[self] = "alone"
+        found.add("in range")
+        if self.fine_only and not self._fine(a):
+            return a.tokens
+        if self.rider is None and a.tokens.shape[1] < 2:
+            found.add("alone")
             return a.tokens
         mask = self._mask(a.grid, a.tokens.device)
-        chunks = []
-        for chunk, negative in zip(a.tokens, a.negative):
-            if not (negative and self.positive_only):
-                own = self._pushed(chunk[first:], chunk[a.riders.index(self.rider)] if self.rider else None, mask)
-                chunk = torch.cat([chunk[:first], own])
-            chunks.append(chunk)
-        return torch.stack(chunks)
+        return torch.stack([self._pushed(a, tokens, chunk, mask) for tokens, chunk in zip(a.tokens, a.chunks)])
 
-    def _pushed(self, tokens: Tensor, rider: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _pushed(self, a: AttentionOutput, tokens: Tensor, chunk: Chunk, mask: Tensor | None) -> Tensor:
+        """[rows of the chunk, tokens, channels]"""
+        if chunk.copy is not None or chunk.negative and self.positive_only:
+            return tokens
         settings = (self.alpha, self.threshold, mask, self.matching)
-        if rider is None:
+        if self.rider is None:
             return negtome_among(tokens, self.reference, *settings)
-        return negtome(tokens, rider[None], *settings)
+        return negtome(tokens, a.riding(self.rider, chunk), *settings)
 
     def _fine(self, a: AttentionOutput) -> bool:
         """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small pictures, of half the latent."""
@@ -91,10 +93,19 @@ class _Merged:
         small = torch.nn.functional.interpolate(self.mask[:1, None].float(), grid[-2:], mode="nearest")[0, 0]
         return (small > 0.5).expand(grid).flatten().to(device)
 
+    @property
+    def range(self) -> Range:
+        return self.steps.range
+
     def why_idle(self, run: Run) -> str | None:
-        if self not in run.notes:
-            return None
-        return "a batch of one picture has no other to keep away from. Make it larger, or give a reference latent."
+        found = run.notes.get(self, ())
+        if "alone" in found:
+            return "a batch of one picture has no other to keep away from. Make it larger, or give a reference latent."
+        if "in range" in found:
+            return "no block of the model has as many tokens as it wants by itself. Name blocks."
+        if "reached" in found:
+            return "it acts in the first steps, and none of them is in this run. Choose steps 'start to end'."
+        return None
 
 
 class NegToMe(io.ComfyNode):
@@ -159,15 +170,23 @@ class NegToMe(io.ComfyNode):
                     "it, which takes the index from the other side.",
                     advanced=True,
                 ),
-                io.Boolean.Input(
-                    "renoise",
-                    default=False,
-                    tooltip="Reference latent: noise it to the level of the step; off, it is clean in every step, as "
-                    "in the paper.",
+                io.Combo.Input(
+                    "reference_noise",
+                    options=list(NOISE),
+                    default=NOISE[0],
+                    tooltip="Reference latent: what the model sees of it. clean: the latent as it is, in every step. "
+                    "clean, scaled down: as the published SDXL code with its Euler sampler, which divides it by "
+                    "sqrt(1 + sigma^2), to next to nothing in the first steps; the same as clean on flow models. "
+                    "noised to the step: at the noise level of the step.",
                     advanced=True,
                 ),
                 *range_inputs(),
-                io.Latent.Input("latent", optional=True, tooltip="For reference latent: an encoded picture."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="For reference latent: an encoded picture. It goes through the model beside the others: in "
+                    "the steps in which this node acts, each prediction costs two.",
+                ),
                 io.Mask.Input(
                     "mask", optional=True, tooltip="The part of the reference to keep away from; not connected, all."
                 ),
@@ -192,7 +211,7 @@ class NegToMe(io.ComfyNode):
         steps,
         halves,
         matching,
-        renoise,
+        reference_noise,
         start_percent,
         end_percent,
         latent=None,
@@ -212,11 +231,12 @@ class NegToMe(io.ComfyNode):
         if alpha == 0 or threshold >= 1:
             return io.NodeOutput(model)
         when = _Steps(steps == "usual", Range(start_percent, end_percent))
-        rider = None
+        positive_only, rider = halves == HALVES[1], None
         if reference == GIVEN:
-            rider = Rider(fit_latent(model, latent["samples"], "latent")[:1], renoise, when)
+            samples = fit_latent(model, latent["samples"], "latent")
+            rider = Rider(samples[:1], reference_noise, when, not positive_only)
             add_rider(model, rider)
         fine_only = not blocks.strip() and family_of(model).name == "UNet"
-        settings = (reference, alpha, threshold, matching, mask, halves == "positive only", fine_only, when, rider)
+        settings = (reference, alpha, threshold, matching, mask, positive_only, fine_only, when, rider)
         change_attention_output(model, chosen, _Merged(*settings, node_id_of(cls)))
         return io.NodeOutput(model)

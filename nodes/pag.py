@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.attention.identity import identity_attention
-from .host.attention import SelfAttention, replace_self_attention
+from .host.attention import replace_self_attention
+from .host.attention_call import SelfAttention
 from .host.choice import choose_blocks, usually_perturbed
 from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +21,8 @@ class _Identity:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
+        if a.afterwards is not None:  # in a UNet, where image tokens are all there is
+            return a.afterwards(a.v)
         own = identity_attention(a.q, a.k, a.v, a.image, a.scale, a.mask)
         if own.shape == a.v.shape:
             return own
@@ -58,7 +61,7 @@ class PAG(io.ComfyNode):
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()
         if scale != 0:
-            settings = (scale, rescale, Range(start_percent, end_percent), WhereAttentionRuns(frozenset(chosen)))
+            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Identity.label, *settings)
             replace_self_attention(model, chosen, _Identity(), branch)
         return io.NodeOutput(model)

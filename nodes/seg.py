@@ -3,16 +3,15 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.attention.blur import blur_queries
-from .host.attention import SelfAttention, replace_self_attention
+from .host.attention_queries import change_queries
 from .host.choice import choose_blocks, usually_perturbed
 from .host.inputs import checked
 from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import WhereAttentionRuns, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +21,8 @@ class _Blurred:
     label = "Smoothed Energy Guidance (SEG)"
     idle_reason = "another node has replaced the self-attention of its blocks."
 
-    def __call__(self, a: SelfAttention) -> Tensor:
-        image = blur_queries(a.q[:, :, a.image], a.grid, self.sigma)
-        q = torch.cat([a.q[:, :, : a.image.start], image, a.q[:, :, a.image.stop :]], 2)
-        return a.attend(q, a.k, a.v)
+    def __call__(self, queries: Tensor, grid: tuple[int, ...]) -> Tensor:
+        return blur_queries(queries, grid, self.sigma)
 
 
 class SEG(io.ComfyNode):
@@ -68,8 +65,8 @@ class SEG(io.ComfyNode):
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()
         if scale != 0 and blur != 0:
-            settings = (scale, rescale, Range(start_percent, end_percent), WhereAttentionRuns(frozenset(chosen)))
+            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Blurred.label, *settings)
             sigma = math.inf if blur < 0 else blur
-            replace_self_attention(model, chosen, _Blurred(sigma), branch)
+            change_queries(model, chosen, _Blurred(sigma), branch)
         return io.NodeOutput(model)

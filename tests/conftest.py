@@ -12,8 +12,10 @@ sys.argv = sys.argv[:1]
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# The networks of the tests are so small that a second thread only costs.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+# The networks of the tests are so small that a second thread only costs; beside other tests, in servers that they start
+# too, threads that wait for each other cost a hundred times as much.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 if "GUIDEKIT_COMFYUI" in os.environ:
     from guidekit.demo import own_folders

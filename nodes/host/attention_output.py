@@ -1,85 +1,105 @@
 """What an attention layer gives, by role: "image tokens of block k, by chunk", on every family.
 
 In UNets after the output projection of self- and cross-attention, elsewhere the self-attention's output before it.
-
-Relies on: `attn1_output_patch` and `attn2_output_patch` of UNets (comfy/ldm/modules/attention.py:946, 986), and on
-attention.py for the others.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from .attention import SelfAttention, replace_self_attention
+from .attention import check_blocks, reach_attention, replace_self_attention
+from .attention_call import SelfAttention
+from .chunks import Chunk, chunks
 from .families import Block, family_of
-from .forward import check_rows, watch_forward
-from .rider import Rider, riders
-from .run import Run, attach, current_run
+from .forward import check_rows
+from .run import Run, attach
 
 
 @dataclass(frozen=True)
 class AttentionOutput:
     """`tokens`: [chunks, rows of a chunk, image tokens, channels]; `grid`: their arrangement, (h, w) or (t, h, w);
-    `negative`: of each chunk, whether it is the guider's negative; `riders`: whose rows the first ones of every chunk
-    are."""
+    `chunks`: one for each of the tokens."""
 
     tokens: Tensor
     grid: tuple[int, ...]
     block: Block
     run: Run
-    negative: tuple[bool, ...]
-    riders: tuple[Rider, ...]
+    chunks: tuple[Chunk, ...]
+
+    def riding(self, rider: Any, chunk: Chunk) -> Tensor | None:
+        """The tokens of `rider` in its copy of `chunk`: [rows of a chunk, image tokens, channels]."""
+        for tokens, other in zip(self.tokens, self.chunks):
+            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number:
+                return tokens
+        return None
 
 
 Change = Callable[[AttentionOutput], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class _SelfAttention:
+class _InAttention:
     change: Change
-
-    @property
-    def label(self) -> str:
-        return self.change.label
 
     @property
     def idle_reason(self) -> str:
         return self.change.idle_reason
 
+    @property
+    def label(self) -> str:
+        return self.change.label
+
     def __call__(self, a: SelfAttention) -> Tensor:
         out = a.attend(a.q, a.k, a.v)
         heads = out.shape[1]
-        tokens = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.negative), -1))
-        changed = self.change(AttentionOutput(tokens, a.grid, a.block, a.run, a.negative, a.riders))
+        tokens = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.chunks), -1))
+        changed = _changed(self.change, AttentionOutput(tokens, a.grid, a.block, a.run, a.chunks))
         if changed is tokens:
             return out
-        a.run.acted.add(self.change)
         changed = changed.flatten(0, 1).unflatten(2, (heads, -1)).transpose(1, 2)
         return torch.cat([out[:, :, : a.image.start], changed, out[:, :, a.image.stop :]], 2)
 
 
 @dataclass(frozen=True, eq=False)
-class _UNetOutput:
+class _BehindProjection:
     change: Change
     blocks: frozenset[Block]
 
-    def __call__(self, out: Tensor, options: dict) -> Tensor:
+    @property
+    def owner(self) -> Change:
+        return self.change
+
+    @property
+    def idle_reason(self) -> str:
+        return self.change.idle_reason
+
+    @property
+    def label(self) -> str:
+        return self.change.label
+
+    def of_unet(self, out: Tensor, run: Run, options: dict) -> Tensor:
+        """[rows, tokens, channels]"""
         block = Block(*options["block"])
         if block not in self.blocks:
             return out
         check_rows(options, len(out))
-        run = current_run(options)
-        negative = run.negative_chunks(options)
-        tokens = out.unflatten(0, (len(negative), -1))
+        all_chunks = chunks(run.negative_chunks(options), options)
+        tokens = out.unflatten(0, (len(all_chunks), -1))
         grid = tuple(options["activations_shape"][-2:])
-        changed = self.change(AttentionOutput(tokens, grid, block, run, negative, riders(options)))
-        if changed is tokens:
-            return out
-        run.acted.add(self.change)
-        return changed.flatten(0, 1)
+        changed = _changed(self.change, AttentionOutput(tokens, grid, block, run, all_chunks))
+        run.acted.add(self)
+        return out if changed is tokens else changed.flatten(0, 1)
+
+
+def _changed(change: Change, a: AttentionOutput) -> Tensor:
+    changed = change(a)
+    if changed is not a.tokens:
+        a.run.acted.add(change)
+    return changed
 
 
 def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Change) -> None:
@@ -91,9 +111,8 @@ def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Ch
     """
     attach(model, "attention output", change)
     if family_of(model).name != "UNet":
-        replace_self_attention(model, blocks, _SelfAttention(change), last=True)
+        replace_self_attention(model, blocks, _InAttention(change), last=True)
         return
-    watch_forward(model)
-    patch = _UNetOutput(change, frozenset(blocks))
-    model.set_model_attn1_output_patch(patch)
-    model.set_model_attn2_output_patch(patch)
+    check_blocks(model, blocks)
+    reach_attention(model)
+    attach(model, "layer output", _BehindProjection(change, frozenset(blocks)))

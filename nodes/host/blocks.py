@@ -8,18 +8,18 @@ does between blocks (residuals of ControlNets, other patches) it does in a resum
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, UNetModel, forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, forward_timestep_embed
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .branches import Branches, chunks_of
-from .families import Block, family_of, self_attention_blocks, transformer_layers, unet_parts
+from .families import Block, family_of, self_attention_blocks, unet_parts
 from .forward import check_rows, current_forward, watch_forward
 from .prefix import Streams, rows_of
 from .run import Run, attach, current_run
@@ -72,19 +72,6 @@ def skippable_blocks(model: ModelPatcher) -> list[Block]:
     return self_attention_blocks(model)[0 if family.replaceable else 1 :]
 
 
-class ReplacedAttention:
-    """Of one run: the blocks of a UNet whose self-attention other nodes have replaced, in all layers."""
-
-    def __init__(self, run: Run):
-        network = run.network
-        replaced = run.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
-        self.blocks = frozenset(
-            block
-            for block, layers in (transformer_layers(network) if isinstance(network, UNetModel) else {}).items()
-            if all(tuple(block) in replaced or (*block, layer) in replaced for layer in range(layers))
-        )
-
-
 def can_resume(model: ModelPatcher) -> bool:
     """Whether a branch of this model can start where it begins to differ from cond."""
     family = family_of(model)
@@ -104,35 +91,55 @@ def reaches_unet_layers() -> bool:
     return forward_timestep_embed([Known()], None, None, None, options)
 
 
-def _through(
-    block: Block, options: dict, streams: Streams, compute: Callable[[Streams], Streams], whole=True, last=True
-) -> Streams:
-    """A block, or one layer of a UNet's: `whole` if it can be skipped, `last` if the block ends with it."""
-    run, forward, uuids = current_run(options), current_forward(options), options["uuids"]
-    check_rows(options, len(streams["img"]))
-    prefix = run.of(Branches).prefix
-    if prefix is not None:
-        ahead = run.order[prefix.first] - run.order[block]
-        if ahead > 0:
-            if run.order[block] == 0 and forward.family.name != "UNet":
-                prefix.count_tokens(uuids, streams)
-            states = prefix.states(uuids)
-            if states is not None:
-                if not (last and all(block in state for state in states)):
-                    return streams
-                device = streams["img"].device  # with several GPUs, cond may have been on another
-                left = states[0][block]
-                return {name: torch.cat([state[block][name].to(device) for state in states]) for name in left}
-            out = compute(streams)
-            # A UNet needs all of them, for its skip connections.
-            if last and (forward.family.name == "UNet" or ahead == 1):
-                prefix.keep(block, uuids, out)
-            return out
-    skipping = skipping_chunks(run, block, options) if whole else set()
-    if len(skipping) == len(uuids):
+@dataclass(eq=False)
+class _Passing:
+    """A block, or one layer of a UNet's, in one network call. `out`: what it gives, where nothing is to be computed;
+    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeps`: whether
+    branches go on from what it gives."""
+
+    block: Block
+    options: dict
+    given: dict
+    out: Any = None
+    came: Streams = field(default_factory=dict)
+    skipping: set[int] = field(default_factory=set)
+    keeps: bool = False
+
+    def enter(self, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
+        """What it gives, if that is known: `whole` if it can be skipped, `last` if the block ends with it."""
+        run, uuids = current_run(self.options), self.options["uuids"]
+        check_rows(self.options, len(streams["img"]))
+        prefix, unet = run.of(Branches).prefix, current_forward(self.options).family.name == "UNet"
+        if prefix is not None:
+            ahead = run.order[prefix.first] - run.order[self.block]
+            if ahead > 0:
+                if run.order[self.block] == 0 and not unet:
+                    prefix.count_tokens(uuids, streams)
+                states = prefix.states(uuids)
+                if states is not None:
+                    return _left(states, self.block, streams) if last else streams
+                self.keeps = last and (unet or ahead == 1)  # a UNet needs all of them, for its skip connections
+                return None
+        self.skipping = skipping_chunks(run, self.block, self.options) if whole else set()
+        if len(self.skipping) == len(uuids):
+            return streams
+        self.came = {name: t.clone() for name, t in streams.items()} if self.skipping else {}
+        return None
+
+    def leave(self, streams: Streams) -> Streams:
+        """What it gives, of what has been computed."""
+        uuids = self.options["uuids"]
+        if self.keeps:
+            current_run(self.options).of(Branches).prefix.keep(self.block, uuids, streams)
+        return _restored(streams, self.came, self.skipping, len(uuids))
+
+
+def _left(states: list[dict[Block, Streams]], block: Block, streams: Streams) -> Streams:
+    """What cond left behind a block, for the chunks that go on from there."""
+    if not all(block in state for state in states):
         return streams
-    came = {name: t.clone() for name, t in streams.items()} if skipping else {}
-    return _restored(compute(streams), came, skipping, len(uuids))
+    device = streams["img"].device  # with several GPUs, cond may have been on another
+    return {name: torch.cat([state[block][name].to(device) for state in states]) for name in states[0][block]}
 
 
 def skipping_chunks(run: Run, block: Block, options: dict) -> set[int]:
@@ -153,7 +160,10 @@ def _restored(streams: Streams, came: Streams, chunks: set[int], count: int) -> 
     return streams
 
 
-@dataclass(frozen=True, eq=False)
+# Compiled networks trace __call__, but not what is decided around the block (attention.py).
+
+
+@dataclass(eq=False)
 class _DiTBlock:
     """In the place of a block; whatever replaced it before still does."""
 
@@ -161,43 +171,65 @@ class _DiTBlock:
     inner: Callable | None
 
     def __call__(self, args: dict, extra: dict) -> dict:
+        passing = self.enter(args)
+        if passing.out is not None:
+            return passing.out
+        if self.inner is not None:
+            return self.leave(passing, self.inner(passing.given, extra))
+        return self.leave(passing, extra["original_block"](passing.given))
+
+    @torch.compiler.disable
+    def enter(self, args: dict) -> _Passing:
         options = args["transformer_options"]
         if "block_index" not in options or self.block.kind != options["block_type"]:  # SD3
             options = {**options, "block_type": self.block.kind, "block_index": self.block.number}
-
-        def compute(streams: Streams) -> Streams:
-            given = {**args, **streams, "transformer_options": options}
-            out = self.inner(given, extra) if self.inner is not None else extra["original_block"](given)
-            return {name: t for name, t in out.items() if t is not None}  # SD3's last block gives no text
-
         streams = {name: args[name] for name in ("img", "txt") if args.get(name) is not None}
-        out = _through(self.block, options, streams, compute)
-        return {"txt": None, **out} if "txt" in args else out
+        passing = _Passing(self.block, options, {**args, "transformer_options": options})
+        out = passing.enter(streams)
+        passing.out = None if out is None else self._all(args, out)
+        return passing
+
+    @torch.compiler.disable
+    def leave(self, passing: _Passing, out: dict) -> dict:
+        streams = {name: t for name, t in out.items() if t is not None}  # SD3's last block gives no text
+        return self._all(passing.given, passing.leave(streams))
+
+    def _all(self, args: dict, streams: Streams) -> dict:
+        return {"txt": None, **streams} if "txt" in args else streams
 
 
 class _UNetLayer:
     """Runs every layer of every block of a UNet, as the host would without it."""
 
     def __call__(self, layer, x, emb, context, options, output_shape, time_context, frames, image_only) -> Tensor:
+        passing = self.enter(layer, x, options)
+        if passing.out is not None:
+            return passing.out
+        settings = (emb, context, passing.given, output_shape, time_context, frames, image_only)
+        return self.leave(passing, forward_timestep_embed([layer], x, *settings))
+
+    @torch.compiler.disable
+    def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:
         network, block = current_forward(options).network, Block(*options["block"])
         patches = options["patches"]
         others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
-        inner = {**options, "patches": others}
-
-        def compute(streams: Streams) -> Streams:
-            settings = (emb, context, inner, output_shape, time_context, frames, image_only)
-            return {"img": forward_timestep_embed([layer], streams["img"], *settings)}
-
+        passing = _Passing(block, options, {**options, "patches": others})
         last = layer is unet_parts(network)[block.kind][block.number][-1]
-        out = _through(block, options, {"img": x}, compute, isinstance(layer, SpatialTransformer), last)
-        if "transformer_index" in inner:
-            options["transformer_index"] = inner["transformer_index"]  # the host counts on
-        return out["img"]
+        out = passing.enter({"img": x}, isinstance(layer, SpatialTransformer), last)
+        passing.out = None if out is None else out["img"]
+        return passing
+
+    @torch.compiler.disable
+    def leave(self, passing: _Passing, out: Tensor) -> Tensor:
+        if "transformer_index" in passing.given:
+            passing.options["transformer_index"] = passing.given["transformer_index"]  # the host counts on
+        return passing.leave({"img": out})["img"]
 
 
 class _Lumina2Block:
     """Behind every block of a Lumina2 network: gives the rows that pass a block by what the block before it left."""
 
+    @torch.compiler.disable
     def __call__(self, args: dict) -> dict:
         options, number = args["transformer_options"], args["block_index"]
         run, forward, uuids = current_run(options), current_forward(options), options["uuids"]

@@ -14,6 +14,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .chunks import prompts
 from .families import Block
 from .parts import know_rows
 from .prefix import Prefix
@@ -134,6 +135,7 @@ def branch_uuid(run: Run, branch: Any, original: uuid.UUID) -> uuid.UUID:
 
 
 def chunks_of(run: Run, branch: Any, transformer_options: dict) -> list[int]:
-    """Which chunks of the current network call belong to `branch`; chunk i is rows i * B to (i + 1) * B."""
+    """Which chunks of the current network call belong to `branch`, with those that ride along for it; chunk i is rows
+    i * B to (i + 1) * B."""
     mine = set(run.of(Branches).uuids.get(branch, {}).values())
-    return [i for i, chunk in enumerate(transformer_options["uuids"]) if chunk in mine]
+    return [i for i, (_, chunk) in enumerate(prompts(transformer_options)) if chunk in mine]

@@ -23,6 +23,7 @@ def _here(options: dict) -> list[SecondText]:
     return [text for text in second_texts(options) if block in text.steering.blocks]
 
 
+@torch.compiler.disable
 def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
     check_rows(options, len(context))
     if texts := [text.by_row(context, options) for text in _here(options)]:
@@ -30,10 +31,11 @@ def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple
     return n, context, value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Split:
     inner: Callable | None  # what replaced the layer before
 
+    @torch.compiler.disable
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
         texts, run = _here(options), current_run(options)
         own = sum(text.count for text in texts)

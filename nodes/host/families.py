@@ -24,6 +24,8 @@ from comfy.ldm.wan.model import WanModel
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
+SEQUENCE = "guidekit_sequence"  # in the options, Counts
+
 
 class Block(NamedTuple):
     """A transformer block: ("input" | "middle" | "output", number) in a UNet, else ("double" | "single", number)."""
@@ -38,11 +40,25 @@ class Layout(NamedTuple):
     image: slice
     grid: tuple[int, ...]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the tokens are those of the grid. In UNets another node may have merged them, or cut them into
+        tiles."""
+        return self.image.stop - self.image.start == math.prod(self.grid)
+
+
+class Counts(NamedTuple):
+    """Tokens of the text and of all pictures in joint attention."""
+
+    text: int
+    pictures: int
+
 
 @dataclass(frozen=True)
 class Family:
     """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
-    the image tokens are. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
+    the image tokens are, by how the family builds its sequence; `options` hold the `Counts` as SEQUENCE where the
+    network says what it is. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
     `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
     first, by "cross" attention, as more tokens of "joint" attention, through the network's own "layers", or not at
     all."""
@@ -106,9 +122,16 @@ def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
     return Layout(slice(tokens - behind - count, tokens - behind), grid)
 
 
+def _behind(grid: tuple[int, ...], options: dict) -> int:
+    """How many tokens of reference pictures are behind the image tokens: those that the network has counted, if
+    another node (a cache of their keys and values) has not taken them off the sequence."""
+    sequence, references = options.get(SEQUENCE), sum(options.get("reference_image_num_tokens", ()))
+    return 0 if sequence is not None and sequence.pictures == math.prod(grid) else references
+
+
 def _flux_layout(network, latent_shape, tokens, options) -> Layout:
-    references = sum(options.get("reference_image_num_tokens", ()))
-    return _last(tokens, _patches(latent_shape, network.patch_size), references)
+    grid = _patches(latent_shape, network.patch_size)
+    return _last(tokens, grid, _behind(grid, options))
 
 
 def _sd3_layout(network, latent_shape, tokens, options) -> Layout:
@@ -128,14 +151,24 @@ def _wan_layout(network, latent_shape, tokens, options) -> Layout:
 
 
 def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
-    references = sum(options.get("reference_image_num_tokens", ()))
-    return _last(tokens, _patches(latent_shape, (1, network.patch_size, network.patch_size)), references)
+    grid = _patches(latent_shape, (1, network.patch_size, network.patch_size))
+    return _last(tokens, grid, _behind(grid, options))
 
 
 def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, network.patch_size)
     padding = -math.prod(grid) % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
     return _last(tokens, grid, padding)
+
+
+def fits(layout: Layout, tokens: int, options: dict) -> bool:
+    """Whether a layout agrees with what else is known of a sequence of `tokens`: that it holds it, where the host's
+    blocks find the pictures, and how many tokens the network has given them."""
+    image, sequence = layout.image, options.get(SEQUENCE)
+    text, total = options.get("img_slice", (0, tokens))
+    grid = tuple(options.get("grid_sizes", layout.grid))  # Wan's, to which it may have added frames
+    given = sequence is None or (image.start, tokens) == (sequence.text, sum(sequence))
+    return given and text <= image.start and image.stop <= tokens == total and grid[-2:] == layout.grid[-2:]
 
 
 def _numbered(attribute: str) -> Callable[[torch.nn.Module], list[Block]]:

@@ -46,6 +46,7 @@ def with_layers(transformer_options: dict) -> dict:
     return {**transformer_options, _STATE: LayeredTexts()}
 
 
+@torch.compiler.disable
 def see_refiner(args: dict) -> dict:
     """A `noise_refiner` patch: notes what the layers will be given."""
     state = args["transformer_options"].get(_STATE)

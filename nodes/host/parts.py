@@ -21,10 +21,11 @@ from .run import Run, attach_hook, current_run, wrap_run
 def know_rows(model: ModelPatcher) -> None:
     """For techniques that treat the chunks of a network call of a (cloned) model differently: `cond_or_uncond` and
     `uuids` of a call are those of its rows, or the run stops with a sentence."""
-    attach_hook(model, _hook)
+    attach_hook(model, put_rows_right)
 
 
-def _hook(run: Run, guider) -> None:
+def put_rows_right(run: Run, guider) -> None:
+    """Before whatever else looks at a network call; also again, after something has gone before it."""
     wrap_run(guider, WrappersMP.CALC_COND_BATCH, _calc_cond_batch, outermost=False)
     wrap_run(guider, WrappersMP.APPLY_MODEL, _apply_model, outermost=True)
 

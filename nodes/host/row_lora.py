@@ -7,18 +7,20 @@ to the other rows.
 
 Relies on: APPLY_MODEL wrappers, once per network call, whose class object is the model (comfy/model_base.py:191);
 torch's forward hooks; every chunk of a call being one part of the rows, in order (comfy/samplers.py:284); patches of
-a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446).
+a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446); the name of the wrapper that compiles a
+network (comfy_api/torch_helpers/torch_compile.py:12).
 """
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor, nn
 
 from .parts import know_rows
@@ -94,7 +96,8 @@ class _RowLoras:
             for product, chunks in self._placed(run, options):
                 module = executor.class_obj.get_submodule(product.path)
                 hooks.append(module.register_forward_hook(_Add(product, _Rows(call, chunks), factors)))
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            with _seen(run, executor.class_obj, options) if hooks else nullcontext():
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -111,6 +114,15 @@ class _RowLoras:
         everywhere = frozenset(options[KEY].present)
         found += [(each.product, everywhere - without.get(id(each.origin), set())) for each in self.unmerged]
         return [(product, chunks) for product, chunks in found if chunks]
+
+
+def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
+    """In which hooks are called: what torch has compiled without them goes on without them."""
+    compiled = COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
+        return nullcontext()
+    run.say("A LoRA is on one prediction only, which torch.compile does not see: the network runs as it is.")
+    return torch.compiler.set_stance("force_eager")
 
 
 @dataclass
@@ -147,7 +159,7 @@ class _Rows:
         if len(here) == len(present):
             return [(0, rows)]
         each, rest = divmod(rows, len(present))
-        if rest or each < self.call.rows:  # more is what rides along
+        if rest or each < self.call.rows:  # more are the frames of a video
             raise ValueError(
                 f"{path} of this network works on {rows} rows for {len(present)} predictions of {self.call.rows}, as "
                 "where another node splits the batch, so that a LoRA cannot be put on one of them. Apply it to both, "
@@ -156,12 +168,13 @@ class _Rows:
         return [(i * each, each) for i in here]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Add:
     product: Product
     rows: _Rows
     factors: dict
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
         key = self.product, x.device, x.dtype

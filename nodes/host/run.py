@@ -23,14 +23,15 @@ from comfy.patcher_extension import WrappersMP
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from .chunks import prompts
 from .clock import TOLERANCE, clock_of
 from .families import Block, network_of, order_of_blocks
 from .tell import tell
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
-_HOOKS, _MODELS = "hooks", "models"
-_PARTS = (_HOOKS, _MODELS)  # what serves a technique, and does not report by itself
+_HOOKS, _MODELS, RIDERS = "hooks", "models", "riders"
+_PARTS = (_HOOKS, _MODELS, RIDERS)  # what serves a technique, and does not report by itself
 _PREFIX = "guidekit_"  # of prompts that techniques give to a guider
 
 log = logging.getLogger(__name__)
@@ -138,8 +139,7 @@ class Run:
         """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
         negative, others = self._negatives
         # Entries with the areas of the positive have its uuid; these go by their place.
-        places = zip(options["cond_or_uncond"], options["uuids"])
-        return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in places)
+        return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in prompts(options))
 
     @property
     def latent_format(self):

@@ -139,18 +139,20 @@ def _check_text(conditioning: list, label: str) -> None:
 def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
     run, base = current_run(transformer_options), executor.class_obj
     prompts = [prompt for prompt in run.techniques[_KIND] if prompt.steering.active(run)]
-    if not prompts:
-        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
-    width, way = c_crossattn.shape[2], family_of(base).second_text
-    texts = tuple(prompt.for_call(run, base, x, width) for prompt in prompts)
+    way, texts = family_of(base).second_text, ()
+    if prompts:
+        texts = tuple(prompt.for_call(run, base, x, c_crossattn.shape[2]) for prompt in prompts)
+    # With the same names in every step, as a compiled network wants it.
     options = with_texts(transformer_options, texts)
     if way == "layers":
-        if kwargs.get("ref_latents"):
-            raise ValueError(
-                f"{prompts[0].label} does not work together with reference pictures in {type(base).__name__}. Take "
-                "the reference latents off the positive prompt, or the node off the model."
-            )
         options = with_layers(options)
+    if not texts:
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+    if way == "layers" and kwargs.get("ref_latents"):
+        raise ValueError(
+            f"{prompts[0].label} does not work together with reference pictures in {type(base).__name__}. Take "
+            "the reference latents off the positive prompt, or the node off the model."
+        )
     if way == "joint":
         own = kwargs.get("attention_mask")
         if own is None or _is_of_tokens(own, c_crossattn):
@@ -160,6 +162,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 
+@torch.compiler.disable
 def _place_tokens(args: dict) -> dict:
     """Every text of joint attention begins at the same place, as if it were the only one."""
     texts = second_texts(args["transformer_options"])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .families import Block
-from .rider import riders
 from .run import Run
 
 _TEXTS = "guidekit_second_texts"
@@ -55,11 +54,9 @@ class SecondText:
 
 
 def by_row(value: Tensor, rows: int, options: dict) -> Tensor:
-    """What belongs to the pictures of the batch, for the rows of a network call; what rides along has the first
-    picture's."""
-    chunks, ahead = len(options["cond_or_uncond"]), len(riders(options))
-    each = comfy.utils.repeat_to_batch_size(value, rows // chunks - ahead)
-    return torch.cat([each[:1].expand(ahead, *each.shape[1:]), each]).repeat(chunks, *[1] * (value.ndim - 1))
+    """What belongs to the pictures of the batch, for the rows of a network call."""
+    chunks = len(options["cond_or_uncond"])
+    return comfy.utils.repeat_to_batch_size(value, rows // chunks).repeat(chunks, *[1] * (value.ndim - 1))
 
 
 @dataclass(frozen=True)

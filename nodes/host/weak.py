@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...samplers.guidance.cfg import cfg
 from ...samplers.guidance.weak_branch import RESCALE, weak_branch
-from .blocks import ReplacedAttention, can_resume, reach_blocks
+from .blocks import can_resume, reach_blocks
 from .branches import Branch, add_branch, chunks_of, prediction
 from .choice import TOOLTIP as BLOCKS_TOOLTIP
 from .corrections import add_correction
@@ -53,9 +53,6 @@ class WeakBranch(WeakGuidance, Branch):
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         return conds[0] if self.range.active(run) and self.blocks(run) else None
-
-    def why_idle(self, run: Run) -> str | None:
-        return None if self.blocks(run) else "another node has replaced the self-attention of all its blocks (as SAG)."
 
     def first_block(self, run: Run) -> Block | None:
         if not self.resumes:
@@ -143,14 +140,6 @@ class Always:
 
     def __call__(self, run: Run) -> frozenset[Block]:
         return self.blocks
-
-
-@dataclass(frozen=True)
-class WhereAttentionRuns(Always):
-    """Those of the blocks whose self-attention is the network's own: in others, it cannot be weakened."""
-
-    def __call__(self, run: Run) -> frozenset[Block]:
-        return self.blocks - run.of(ReplacedAttention).blocks
 
 
 def scale_input(default: float) -> io.Float.Input:

@@ -77,7 +77,7 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
         (
             "guidance_interval",
             "GuidekitGuidanceInterval",
-            r"Guidance interval: \d+ of 12 steps guided, \d+ evaluations",
+            r"Guidance interval \(sampler node \d+\): \d+ of 12 steps guided, \d+ evaluations",
         ),
         (
             "adaptive_guidance",
@@ -286,10 +286,10 @@ def test_files_of_any_kind_are_answered(server):
     good = (PACK / "demo" / "liked_unet.safetensors").read_bytes()
     prompt = workflow("preference_lora")
     files = {
-        "cut.safetensors": (good[:5000], "is cut off"),
-        "half.safetensors": (good[: len(good) // 2], "describes [0-9]+ bytes of data, and there are"),
+        "cut.safetensors": (good[:5000], "is not a whole safetensors file"),
+        "half.safetensors": (good[: len(good) // 2], "is not a whole safetensors file"),
         "pickle.safetensors": (b"\x80\x02}q\x00.aaaaaaaaaa", "is a pickle"),
-        "huge.safetensors": ((2**50).to_bytes(8, "little") + b"{}", "wants 1125899906842624 for its header"),
+        "huge.safetensors": ((2**50).to_bytes(8, "little") + b"{}", "header too large"),
         "other.safetensors": ((PACK / "demo" / "judge.safetensors").read_bytes(), "Accepted: LoRA"),
         "dit.safetensors": ((PACK / "demo" / "liked_dit.safetensors").read_bytes(), "none of its .* names belongs"),
     }

@@ -1,7 +1,6 @@
 """What nodes hang into a model and its runs, by name. Nodes meet in mechanisms, so these are what is paired."""
 
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 
 from guidekit.nodes.host.corrections import _Look
 from guidekit.nodes.host.references import References
@@ -13,13 +12,12 @@ def attached(model: ModelPatcher) -> set[str]:
     """The mechanisms that nodes have put on a model, but for what only a run shows: its memory."""
     kinds = {kind: each for kind, each in model.model_options.get(KEY, {}).items() if kind != "hooks"}
     techniques = [technique for each in kinds.values() for technique in each]
-    call_wrappers = model.get_all_wrappers(WrappersMP.APPLY_MODEL)
     after_cfg = model.model_options.get("sampler_post_cfg_function", [])
     found = set(kinds)
     if any(getattr(branch, "resumes", False) for branch in kinds.get("branches", [])):
         found = found - {"branches"} | {"resumed branches"}
     seen = {
-        "rider": any(isinstance(wrapper, Rider) for wrapper in call_wrappers),
+        "rider": any(isinstance(getattr(technique, "rider", None), Rider) for technique in techniques),
         "observer": any(isinstance(function, _Look) for function in after_cfg),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
         "loaded beside": bool(model.get_additional_models_with_key(KEY)),

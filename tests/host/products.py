@@ -51,6 +51,7 @@ class Product:
     needs_negative: bool = False
     needs_classifier: bool = False
     needs_candidates: bool = False
+    rides: bool = False  # beside every prediction goes another of the same prompt
     asks_twice: bool = False  # the network, in every step, without a further prediction
     corrects: bool = True  # after CFG; else it changes what the network does
     sets_scale: bool = False
@@ -163,6 +164,9 @@ PRODUCTS = [
         {"reference": "reference latent", "steps": "start to end", "threshold": -1.0, "mask": ONE_TOKEN},
         {"alpha": 0.0},
         {"attention", "attention output", "rider"},
+        evaluations=16,
+        evaluations_at_cfg_1=8,
+        rides=True,
         guides_at_cfg_1=True,
         needs_latent=True,
         corrects=False,

@@ -12,7 +12,7 @@ from guidekit.nodes.apg import APG
 from guidekit.tests.host import probes, toy
 
 RANKS, PARAMETERISATIONS = [3, 4, 5], ["eps", "v", "flow"]
-OFF = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 1e6}  # attached, yet without effect
+OFF = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 1e3}  # attached, yet without effect
 
 
 def apg(model, **settings):

@@ -6,7 +6,8 @@ import comfy.sample
 import pytest
 import torch
 
-from guidekit.nodes.host.attention import SelfAttention, replace_self_attention
+from guidekit.nodes.host.attention import replace_self_attention
+from guidekit.nodes.host.attention_call import SelfAttention
 from guidekit.nodes.host.branches import Branch, add_branch, prediction
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block, family_of, self_attention_blocks

@@ -11,7 +11,7 @@ from comfy.model_base import ModelType
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.autoguidance import Autoguidance, _Degraded
-from guidekit.nodes.host.attention import SelfAttention
+from guidekit.nodes.host.attention_call import SelfAttention
 from guidekit.nodes.host.corrections import add_correction
 from guidekit.nodes.host.families import Block
 from guidekit.nodes.host.run import current_run
@@ -277,7 +277,7 @@ def test_degradation_is_another_in_every_step_and_block():
         order = {Block("double", 0): 0, Block("double", 1): 1}
         run = SimpleNamespace(seed_of_step=lambda seed: 1000 * seed + 10 * step, order=order)
         place = (slice(2, 8), (2, 3), Block("double", block), run, None)
-        attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, (False,), (), lambda q, k, v: v)
+        attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, (), lambda q, k, v: v, None)
         out = _Degraded("dropout", 0.5, seed)(attention)
         assert torch.equal(out[:, :, :2], tokens[:, :, :2])  # the text
         return out

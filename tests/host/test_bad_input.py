@@ -30,7 +30,10 @@ from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.carried import KEY as INVERSION
 from guidekit.nodes.host.inputs import CHECKS, check_prompt_for
 from guidekit.nodes.image_classifier import ImageClassifier
+from guidekit.nodes.linear_ag_fit import LinearAGFit
+from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import NegToMe
+from guidekit.nodes.preference_cfg import PreferenceCFG
 from guidekit.nodes.trajectory_record import TrajectoryRecord
 from guidekit.tests.host import tiny, wrong
 from guidekit.tests.host.products import PRODUCTS
@@ -167,22 +170,26 @@ def test_an_inversion_by_a_model_that_breaks(node):
     ids=["words", "slots", "slots, words and characters"],
 )
 def test_candidates_have_bounds(words, prompt, sentence):
-    """They are known before anything is made or encoded."""
+    """They are known before any prompt is made or encoded."""
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=sentence):
-            run_node(Candidates, **{**right(Candidates), "words": words}, prompt=prompt)
+            run_node(Candidates, clip=_EncodesNothing(), words=words, prompt=prompt)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < MEMORY
 
 
+class _EncodesNothing:
+    tokenize = encode_from_tokens_scheduled = None
+
+
 def test_whole_noise_levels_are_levels():
-    """As integers they were cut off at 0 in a flow, whose largest level is below 1."""
-    model = tiny.model("flux")
-    whole, levels = (run_node_all(CFGPPInversion, model=model, sigmas=torch.tensor(s)) for s in ([1, 0], [1.0, 0.0]))
-    assert all(torch.equal(a, b) for a, b in zip(whole[1:], levels[1:]))
+    """The smallest level that the model knows, where an image begins, is no integer."""
+    model, levels = tiny.model("unet"), torch.tensor([14, 3, 1, 0])
+    whole, floats = (run_node_all(CFGPPInversion, model=model, sigmas=s) for s in (levels, levels.float()))
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], floats[1:]))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (1, 1, 8, 8)])
@@ -227,13 +234,15 @@ def test_null_for_what_sdxl_takes():
         check_prompt_for(model, [[torch.ones(1, 7, 16), {"pooled_output": None}]], "negative")
 
 
-def test_candidates_can_be_interrupted():
-    comfy.model_management.interrupt_current_processing()
-    try:
-        with pytest.raises(comfy.model_management.InterruptProcessingException):
-            run_node(Candidates, **right(Candidates))
-    finally:
-        comfy.model_management.interrupt_current_processing(False)
+@pytest.mark.parametrize("node", [NASA, PreferenceCFG, LinearAGFit])
+def test_a_prompt_without_what_sd3_takes(node):
+    """Before anything is sampled: by then it is the host's KeyError."""
+    model, tokens = tiny.model("sd3"), torch.ones(1, 7, 12)
+    kinds = {wanted.get_io_type(): wanted.id for wanted in node.define_schema().inputs}
+    given = {**right(node), "model": model, "latent": {"samples": tiny.noise("sd3")}, "other_model": tiny.worse(model)}
+    given = {wanted.id: given[wanted.id] for wanted in node.define_schema().inputs if wanted.id in given}
+    with pytest.raises(ValueError, match=f"{kinds['CONDITIONING']} has no pooled output, and SD3 takes one"):
+        run_node(node, **given | {kinds["CONDITIONING"]: [[tokens, {}]]})
 
 
 @pytest.mark.usefixtures("folders")

@@ -1,13 +1,15 @@
 """EluCD in the host: the gradient is that of the picture, in and out of inference mode."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import nodes
 from guidekit.benchmarks._nodes import run_node
 from guidekit.demo.models import load_vae
-from guidekit.nodes.clip_classifier import CLIPClassifier
 from guidekit.nodes.elucd import EluCD
+from guidekit.nodes.host.clip_zero_shot import ClipClassifier
 from guidekit.nodes.host.decode import by_colour
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.samplers.guidance.elucd import strength
@@ -69,6 +71,9 @@ class _Vae:
 
         self.first_stage_model = Network()
         self.patcher = guides.ModelPatcher(self.first_stage_model, load_device=self.device, offload_device=self.device)
+
+    def decode(self, latent):
+        return self.process_output(self.first_stage_model.decode(latent)).movedim(1, -1)
 
     def process_output(self, picture):
         return picture.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
@@ -144,7 +149,7 @@ def test_two_samplers_give_what_one_gives():
         ({"target": "owls"}, "knows no 'owls'"),
         ({"target": ""}, "knows no ''"),
         ({"tau_1": 0.5, "tau_2": 1.0}, "tau_2 is 1 and tau_1 0.5"),
-        ({"classifier": run_node(CLIPClassifier, clip_vision=None, clip=None)}, "connect Image Classifier"),
+        ({"classifier": ClipClassifier(SimpleNamespace(patcher=None), None)}, "connect Image Classifier"),
     ],
 )
 def test_bad_input(settings, sentence):

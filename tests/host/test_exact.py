@@ -150,7 +150,12 @@ PURE = {
     "cfg++": lambda m: run_node(CFGPP, model=m),
     "nasa": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33), end_percent=0.5),
     "negtome": lambda m: run_node(
-        NegToMe, model=m, reference=GIVEN, latent={"samples": tiny.noise("unet", seed=60)}, threshold=-1.0, renoise=True
+        NegToMe,
+        model=m,
+        reference=GIVEN,
+        latent={"samples": tiny.noise("unet", seed=60)},
+        threshold=-1.0,
+        reference_noise="noised to the step",
     ),
 }
 

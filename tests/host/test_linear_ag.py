@@ -231,8 +231,9 @@ def test_beside_every_node_in_both_orders(product, family):
     plain = product.apply(tiny.model(family))
     without = probes.count_evaluations(plain)
     alone = tiny.sample(plain, family, steps=6)
-    # One estimated step, and three at the end; of another model's network where that predicts the negative.
-    saved = {"interval": 3, "adaptive": 0, "preference_cfg_model": 0}.get(product.name, 4)
+    # One estimated step, and three at the end; of another model's network where that predicts the negative. What rides
+    # along with the negative is saved too.
+    saved = {"interval": 3, "adaptive": 0, "preference_cfg_model": 0, "negtome": 8}.get(product.name, 4)
     assert without.total - counts[0].total == saved
     assert torch.isfinite(results[0]).all()
     if product.name != "apg_everything":  # which means "before"
@@ -523,6 +524,16 @@ def test_descriptions_that_are_none(folder, change, sentence):
     with pytest.raises(ValueError, match=f"^linear_ag.safetensors is not a file of LinearAG Fit: {sentence}") as error:
         applied(toy.model())
     assert len(str(error.value)) < 500
+
+
+def test_a_file_of_no_steps(folder):
+    fit(toy.model())
+    path = folder / "linear_ag.safetensors"
+    with safe_open(path, "pt") as file:
+        text = json.dumps(json.loads(file.metadata()["guidekit"]) | {"sigmas": [1.0]})
+    save_file({"cond": torch.zeros(0, 0), "uncond": torch.zeros(0, 0)}, path, {"guidekit": text})
+    with pytest.raises(ValueError, match="is not a file of LinearAG Fit: .* has shape"):
+        applied(toy.model())
 
 
 def test_a_file_that_was_changed(folder):

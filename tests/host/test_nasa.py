@@ -345,7 +345,7 @@ def test_core_s_node_evaluates_the_negative_for_it(family):
 
 
 BAD = [
-    ([], "is empty"),
+    ([], "holds no prompt"),
     ([[None, {}]], "no text"),
     ([[torch.zeros(1, 4, 12), {"area": (8, 8, 0, 0)}]], "an area"),
     ([[torch.zeros(1, 4, 12), {"mask": torch.ones(1, 8, 8)}]], "a mask"),

@@ -10,6 +10,7 @@ from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.host.attention import replace_self_attention
 from guidekit.nodes.host.attention_output import AttentionOutput
 from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.host.chunks import chunks
 from guidekit.nodes.host.families import self_attention_blocks
 from guidekit.nodes.host.weak import WeakBranch
 from guidekit.nodes.negtome import GIVEN, NegToMe, _Merged
@@ -47,7 +48,7 @@ class Naive:
 
     def __call__(self, a):
         out = a.attend(a.q, a.k, a.v).clone()
-        images = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.negative), -1))
+        images = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.chunks), -1))
         changed = torch.stack([naive(chunk) for chunk in images]).flatten(0, 1)
         out[:, :, a.image] = changed.unflatten(2, (out.shape[1], -1)).transpose(1, 2)
         return out
@@ -186,13 +187,15 @@ def once(model, family, x, sigma, cfg=4.0):
     return seen.steps[-1]
 
 
+@pytest.mark.parametrize("noise", ["clean", "clean, scaled down"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family):
+def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family, noise):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
-    riding = merged(model, reference=GIVEN, latent={"samples": latent}, **DECIDED)
+    riding = merged(model, reference=GIVEN, latent={"samples": latent}, reference_noise=noise, **DECIDED)
     found = once(riding, family, x, 0.7)
-    # What the network sees of it is the clean latent: UNets divide their input by sqrt(1 + sigma^2).
-    reference = model.model.process_latent_in(latent) * (1.49**0.5 if family == "unet" else 1)
+    # UNets divide their input by sqrt(1 + sigma^2): clean is what the network sees, scaled what is put in.
+    scaled = family == "unet" and noise == "clean"
+    reference = model.model.process_latent_in(latent) * (1.49**0.5 if scaled else 1)
     wanted = once(merged(model, **DECIDED), family, torch.cat([reference, x]), 0.7)
     for which in ("cond_denoised", "uncond_denoised"):
         assert found[which].shape == x.shape
@@ -202,7 +205,8 @@ def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family):
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_a_noisy_reference_has_the_noise_of_the_step_and_one_noise_per_run(family):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
-    riding = merged(model, reference=GIVEN, latent={"samples": latent}, renoise=True, **DECIDED)
+    settings = {"reference_noise": "noised to the step", **DECIDED}
+    riding = merged(model, reference=GIVEN, latent={"samples": latent}, **settings)
     sampling, clean = model.get_model_object("model_sampling"), model.model.process_latent_in(latent)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     for sigma in (0.7, 0.3):
@@ -230,7 +234,7 @@ def test_a_picture_as_reference_of_a_video():
 
 
 def test_another_number_of_channels():
-    with pytest.raises(ValueError, match=r"reference latent has 7 channels .* takes 16.*this model's VAE"):
+    with pytest.raises(ValueError, match=r"latent has shape \(1, 7, 8, 8\), but Flux .*16 channels.*this model's VAE"):
         merged(tiny.model("flux"), reference=GIVEN, latent={"samples": torch.ones(1, 7, 8, 8)})
 
 
@@ -353,9 +357,9 @@ def test_the_usual_blocks_of_a_unet_are_the_fine_output_blocks():
 )
 def test_blocks_of_at_least_32_by_32_tokens(side, grid, counts):
     technique = _Merged("first image", 0.9, 0.7, "source", None, False, True, lambda run: True, None, None)
-    run = SimpleNamespace(latent_shapes=[(2, 4, side, side)])
+    run = SimpleNamespace(latent_shapes=[(2, 4, side, side)], notes={})
     tokens = torch.randn(2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
-    out = technique(AttentionOutput(tokens, (grid, grid), None, run, (False, True), ()))
+    out = technique(AttentionOutput(tokens, (grid, grid), None, run, chunks((False, True), {})))
     assert (out is tokens) != counts
 
 

@@ -6,11 +6,13 @@ from functools import cache
 import pytest
 import torch
 from comfy_extras import (
+    nodes_cfg,
     nodes_custom_sampler,
     nodes_easycache,
     nodes_freelunch,
     nodes_model_advanced,
     nodes_pag,
+    nodes_perpneg,
     nodes_sag,
     nodes_slg,
 )
@@ -30,9 +32,15 @@ CORE = {
     "SAG": lambda model: nodes_sag.SelfAttentionGuidance.execute(model, 0.5, 2.0)[0],
     "FreeU_V2": lambda model: nodes_freelunch.FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2)[0],
 }
+CORE |= {
+    "SLG simple": lambda model: nodes_slg.SkipLayerGuidanceDiTSimple.execute(model, 0.0, 1.0, "1", "")[0],
+    "CFGNorm": lambda model: nodes_cfg.CFGNorm.execute(model, 0.5)[0],
+    "PerpNeg": lambda model: nodes_perpneg.PerpNeg.execute(model, tiny.conditioning(tiny.family_of(model), 44), 1.0)[0],
+    "LazyCache": lambda model: nodes_easycache.LazyCacheNode.execute(model, 3.0, 0.0, 1.0, False)[0],
+}
 if not hasattr(nodes_custom_sampler, "CFGOverride"):
     del CORE["CFGOverride"]  # in hosts before 0.26
-UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG", "SAG"}, {"SLG"}
+UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG", "SAG"}, {"SLG", "SLG simple"}
 
 OURS = {p.name: p for p in PRODUCTS}
 STANDING = set(REPRESENTATIVES.values())
@@ -104,7 +112,10 @@ def test_two_of_ours_act_whatever_their_order(pair, family):
 def test_beside_core_s_nodes(pair, family, caplog):
     ours, core = pair
     model = applied(pair, family)
-    both = [tiny.sample(each, family) for each in (model, applied(pair[::-1], family))]
+    orders = [model, applied(pair[::-1], family)]
+    counts = [probes.count_evaluations(each) for each in orders]
+    both = [tiny.sample(each, family) for each in orders]
+    assert counts[0].total == counts[1].total
     assert torch.equal(tiny.sample(model, family), both[0])
     for found in both:
         assert torch.isfinite(found).all()

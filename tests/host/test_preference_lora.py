@@ -344,7 +344,7 @@ def test_a_whole_network_on_a_patched_and_loaded_model(folder):
     torch.testing.assert_close(merged(loaded)[key], wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rank", [1, 4, 10_000])
+@pytest.mark.parametrize("rank", [1, 4, 4096])
 def test_a_whole_network_in_low_rank(folder, rank):
     model = tiny.model("unet")
     target = other_unet(model)
@@ -367,7 +367,7 @@ def test_a_whole_network_in_low_rank(folder, rank):
         kept = patch[1][1] if isinstance(patch[1], tuple) else patch[1].weights[:2]
         assert sum(t.numel() for t in kept) <= originals[key].numel()
     said = float(report.split("relative error of ")[1].split(".\n")[0])
-    assert said == pytest.approx((missed / total) ** 0.5, abs=2e-3 if rank == 10_000 else 1e-3)
+    assert said == pytest.approx((missed / total) ** 0.5, abs=2e-3 if rank == 4096 else 1e-3)
 
 
 def test_a_whole_network_in_float8(folder):

@@ -27,7 +27,8 @@ def together(first: dict, second: dict) -> list[dict] | None:
     """A prompt for two pictures, the first of which has the second one of two prompts."""
     references = References(([], []))
     names = [references._name(i) for i in (1, 2)]
-    run = SimpleNamespace(branch_uuids={})
+    parts = {}
+    run = SimpleNamespace(of=lambda kind: parts.setdefault(kind, kind(None)))
     return references.together(run, dict(zip(names, ([first], [second]))), [2, 1])
 
 

@@ -1,10 +1,12 @@
 """LoRAs on some rows of a network call: beside weights of 8 bits, with each other, and where they cannot be."""
 
 import comfy.model_management
+import comfy.ops
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.weight_adapter import LoRAAdapter
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
@@ -15,7 +17,7 @@ from guidekit.nodes.nasa import NASA
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
 from guidekit.samplers.guidance.cfg import cfg
-from guidekit.tests.host import adapters, probes, tiny
+from guidekit.tests.host import adapters, probes, tiny, toy
 from guidekit.tests.host.adapters import lora
 from guidekit.tests.host.test_autoguidance import alone, steps_of
 from guidekit.tests.host.test_preference_cfg import check_negative, negative_alone, on_weights_of_its_own
@@ -285,3 +287,53 @@ def test_layers_that_are_called_for_one_prediction_alone(batch, way):
     assert apart.additional_models
     found, wanted = (tiny.sample(m, "lumina2", batch=batch) for m in (shared, apart))
     assert probes.distance(found, wanted) < 1e-4
+
+
+class Layered(torch.nn.Module):
+    """A block with one layer, for `toy.model`."""
+
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        layer = comfy.ops.disable_weight_init.Linear(8, 8)
+        layer.weight.data, layer.bias.data = adapters.normal(8, 8), torch.zeros(8)
+        self.block = torch.nn.Sequential(layer)
+
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
+        return torch.tanh(self.block(x)) + context.mean((1, 2)).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("way", ["TorchCompileModel", "a block of it"])
+def test_networks_that_were_compiled_before(way):
+    """torch.compile goes on with what it has made of a module without its hooks: it is left out, and that is said."""
+    model = toy.model()
+    model.model.diffusion_model = Layered()
+    tiny.HANDED_OUT.append(model)
+    wanted = toy.sample(run_node(PreferenceCFG, model=model, other_model=lora(model)))
+    compiled = model.clone()
+    if way == "TorchCompileModel":
+        set_torch_compile_wrapper(model=compiled, backend="eager")
+    else:
+        block = torch.compile(model.model.diffusion_model.block, backend="eager")
+        compiled.add_object_patch("diffusion_model.block", block)
+    plain = toy.sample(compiled)
+    tuned = compiled.clone()
+    tuned.patches = lora(model).patches
+    found = toy.sample(run_node(PreferenceCFG, model=compiled, other_model=tuned))
+    assert torch.equal(plain, toy.sample(model))
+    assert probes.distance(found, wanted) < 1e-6
+    assert probes.distance(wanted, plain) > 1e-2
+    assert torch.equal(plain, toy.sample(compiled))
+
+
+def test_a_network_that_is_compiled_before_the_range_begins():
+    model = toy.model()
+    model.model.diffusion_model = Layered()
+    tiny.HANDED_OUT.append(model)
+    guided = run_node(PreferenceCFG, model=model, other_model=lora(model), start_percent=0.5)
+    compiled = guided.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager")
+    wanted = toy.sample(guided)
+    assert probes.distance(wanted, toy.sample(model)) > 1e-2
+    assert probes.distance(toy.sample(compiled), wanted) < 1e-6

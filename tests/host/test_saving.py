@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from guidekit.nodes.host import files, whole_file
+from guidekit.nodes.host.checksum import checksum
 
 TENSORS = {"a": torch.arange(6.0)}
 LARGE = {"a": torch.arange(2.0**19)}  # 2 MiB
@@ -282,3 +283,21 @@ def test_a_copy_is_made_only_of_what_shares_memory():
     apart = files._apart({"a": whole, "b": whole[1], "c": whole.T, "d": torch.ones(2)})
     assert apart["a"].data_ptr() == whole.data_ptr()
     assert len({tensor.untyped_storage().data_ptr() for tensor in apart.values()}) == 4
+
+
+def test_what_a_checksum_tells_apart():
+    """Of files with the same bytes in the same order."""
+    zeros = torch.zeros(2, 3)
+    same = [
+        ("x", {"a": zeros}),
+        ("y", {"a": zeros}),
+        ("x", {"b": zeros}),
+        ("x", {"a": zeros.int()}),
+        ("x", {"a": zeros.T}),
+        ("x", {"a": zeros[0], "b": zeros[1]}),
+        ("x", {"a": zeros[0], "c": zeros[1]}),
+        ("x", {"a": torch.zeros(2, 3, 1)}),
+    ]
+    assert len({checksum(*each) for each in same}) == len(same)
+    assert checksum("x", {"a": zeros, "b": zeros + 1}) == checksum("x", {"b": zeros + 1, "a": zeros})
+    assert checksum("x", {"a": zeros, "b": zeros + 1}) != checksum("x", {"a": zeros + 1, "b": zeros})

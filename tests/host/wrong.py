@@ -58,6 +58,7 @@ def _latent(wanted) -> dict[str, Any]:
         "other channels": torch.ones(1, 7, 8, 8),
         "batch 0": good[:0],
         "side 0": good[..., :0],
+        "0-D": torch.tensor(0.0),
         "2-D": torch.ones(12, 8),
         "3-D": good[0],
         "5-D": good[:, :, None],
@@ -73,8 +74,8 @@ def _sigmas(wanted) -> dict[str, Any]:
     levels = [14.0, 3.0, 1.0, 0.0]
     broken = {name: torch.tensor([14.0, value, 0.0]) for name, value in NOT_FINITE.items()}
     shapes = {"empty": torch.tensor([]), "one": torch.tensor([1.0]), "2-D": torch.tensor([levels]), "a list": levels}
-    below = {"below 0": torch.tensor([1.0, -1.0]), "complex": torch.tensor(levels) * 1j, "bool": TENSOR[0].bool()}
-    return NOT_AN_OBJECT | broken | shapes | below | {"a level": torch.tensor(3.0)}
+    kinds = {"complex": torch.tensor(levels) + 0j, "bool": torch.tensor([True, False])}
+    return NOT_AN_OBJECT | broken | shapes | kinds | {"below 0": torch.tensor([1.0, -1.0]), "0-D": torch.tensor(3.0)}
 
 
 def _mask(wanted) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def _conditioning(wanted) -> dict[str, Any]:
 
 def _curve(wanted) -> dict[str, Any]:
     points = {name: [[0, 0], [0.5, value], [1, 1]] for name, value in NOT_FINITE.items()}
+    points["a narrow NaN"] = [[0, 1], [0.51, 1], [0.511, math.nan], [0.512, 1], [1, 1]]
     shapes = {"tensor": TENSOR[0], "numbers": [1, 2], "triples": [[0, 0, 0]], "huge": [[0, 10**400]]}
     return NOT_AN_OBJECT | points | shapes
 

@@ -106,7 +106,7 @@ WRONG = {
     "metadata that are a list": ({"__metadata__": []}, b""),
     "very deep": (b"[" * 100_000, b""),
     "a very long number": (b'{"x": ' + b"9" * 10_000 + b"}", b""),
-    "a very long name": ({"x" * 100_000: entry(shape=(3,))}, b"12345678"),
+    "a very long name": ({"x" * 100_000: entry(8, 16)}, b"12345678" * 2),
 }
 
 

@@ -87,6 +87,8 @@ def test_a_plan_takes_no_memory_and_is_right_to_the_last_shape():
         plan_resnet(state | {f"layer1.{i}.conv1.weight": (64, 64, 3, 3) for i in range(1001)})
     with pytest.raises(ValueError, match="it has 43.* weights, and up to 1073741824 are read"):
         plan_resnet(state | {"fc.weight": (2**23, 512), "fc.bias": (2**23,)})
+    with pytest.raises(ValueError, match=r"fc.weight is \(0, 512\)"):
+        plan_resnet(state | {"fc.weight": (0, 512), "fc.bias": (0,)})
     # A chain of convolutions that do not fit together.
     with pytest.raises(ValueError, match="not the weights of a ResNet.*channel"):
         plan_resnet(state | {"layer1.0.conv2.weight": (64, 32, 3, 3)})

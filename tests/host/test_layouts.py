@@ -1,0 +1,176 @@
+"""Where the image tokens are, when other nodes lengthen or shorten the sequence."""
+
+from dataclasses import dataclass, field
+
+import comfy.supported_models as supported
+import pytest
+import torch
+from comfy_extras import nodes_flux
+
+from guidekit.benchmarks._nodes import run_node
+from guidekit.nodes.host.attention import replace_self_attention
+from guidekit.nodes.host.attention_call import SelfAttention
+from guidekit.nodes.host.families import self_attention_blocks
+from guidekit.nodes.negtome import NegToMe
+from guidekit.nodes.pag import PAG
+from guidekit.nodes.seg import SEG
+from guidekit.tests.host import probes, tiny
+
+TEXT, GRID = 7, 16  # tokens; the grid is 4 x 4
+FLUX2 = tiny.Tiny(
+    supported.Flux2,
+    {
+        "image_model": "flux2",
+        "in_channels": 128,
+        "out_channels": 128,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "depth": 2,
+        "depth_single_blocks": 2,
+        "axes_dim": [4, 4, 4, 4],
+        "theta": 2000,
+        "mlp_ratio": 3.0,
+        "context_in_dim": 12,
+        "vec_in_dim": None,
+        "guidance_embed": False,
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "qkv_bias": False,
+        "ops_bias": False,
+        "default_ref_method": "index",
+        "ref_index_scale": 10.0,
+        "txt_ids_dims": [3],
+        "patch_size": 1,
+    },
+    (128, 4, 4),
+    12,
+)
+TEXT2 = 512  # the host fills Flux 2's text up to this
+
+
+@pytest.fixture
+def flux2(monkeypatch):
+    """Flux 2, for which core's cache is."""
+    monkeypatch.setitem(tiny.FAMILIES, "flux2", FLUX2)
+    return tiny.model("flux2")
+
+
+@dataclass(eq=False)
+class Spy:
+    """Attends as the host does and keeps what it saw."""
+
+    seen: list[SelfAttention] = field(default_factory=list)
+    label, idle_reason = "spy", "never"
+
+    def __call__(self, a: SelfAttention):
+        self.seen.append(a)
+        return a.attend(a.q, a.k, a.v)
+
+
+def spied(model):
+    spy = Spy()
+    replace_self_attention(model, self_attention_blocks(model), spy)
+    return spy
+
+
+def referring(family, reference):
+    """A prompt with a reference picture."""
+    prompt = tiny.conditioning(family, 11)
+    return [[tokens, {**options, "reference_latents": [reference]}] for tokens, options in prompt]
+
+
+def sample(model, family, **options):
+    reference = torch.randn((1, *tiny.FAMILIES[family].latent), generator=torch.Generator().manual_seed(5))
+    prompt = referring(family, reference)
+    return tiny.sample(model, family, positive=prompt, negative=prompt, cfg=1.0, steps=3, **options)
+
+
+def cached(model):
+    """With core's cache of the references' keys and values: from the second call on they are not in the sequence."""
+    return nodes_flux.FluxKVCache.execute(model)[0]
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_references_are_behind_the_image(family):
+    spy = spied(model := tiny.model(family))
+    sample(model, family)
+    assert {a.q.shape[2] for a in spy.seen} == {TEXT + 2 * GRID}
+    assert {(a.image.start, a.image.stop) for a in spy.seen} == {(TEXT, TEXT + GRID)}
+
+
+@pytest.mark.parametrize("first", ["cache", "ours"])
+def test_references_that_a_cache_has_taken_out(first, flux2):
+    """The image tokens stay the image tokens."""
+    model = flux2
+    if first == "cache":
+        spy = spied(model := cached(model))
+    else:
+        spy = spied(model)
+        model = cached(model)
+    sample(model, "flux2")
+    calls = [(a.q.shape[2], a.k.shape[2], a.image.start, a.image.stop) for a in spy.seen]
+    blocks = len(self_attention_blocks(model))
+    whole, image = TEXT2 + 2 * GRID, (TEXT2, TEXT2 + GRID)
+    assert calls[:blocks] == [(whole, whole, *image)] * blocks
+    assert calls[blocks:] == [(TEXT2 + GRID, whole, *image)] * 2 * blocks
+
+
+def naive_negtome(out, options):
+    """[rows, tokens, channels]: the second picture's image tokens away from the first one's."""
+    out = out.clone()
+    first, second = out[:, TEXT2 : TEXT2 + GRID]
+    unit = torch.nn.functional.normalize(first, dim=-1)
+    for i, token in enumerate(second):
+        out[1, TEXT2 + i] = token + 3 * (token - first[(unit @ token).argmax()])
+    return out
+
+
+def test_negtome_pushes_image_tokens_beside_the_cache(flux2):
+    settings = {"steps": "start to end", "threshold": -1.0, "alpha": 3.0}
+    found = sample(run_node(NegToMe, model=cached(flux2), **settings), "flux2", batch=2)
+    model = cached(flux2)
+    model.set_model_attn1_output_patch(naive_negtome)
+    wanted, plain = sample(model, "flux2", batch=2), sample(cached(flux2), "flux2", batch=2)
+    change = probes.distance(wanted, plain)
+    assert change > 1e-4
+    # Rounding decides between tokens that are about equally like one.
+    assert probes.distance(found, wanted) < 0.05 * change
+
+
+def cut(args):
+    """A patch that takes a token from the picture, as no node of the host does."""
+    return {**args, "img": args["img"][:, 1:], "img_ids": args["img_ids"][:, 1:]}
+
+
+def longer(args):
+    """A patch that puts a token behind the picture without counting it as a reference."""
+    return {
+        **args,
+        "img": torch.cat([args["img"], args["img"][:, :1]], 1),
+        "img_ids": torch.cat([args["img_ids"], args["img_ids"][:, :1]], 1),
+    }
+
+
+@pytest.mark.parametrize("patch", [cut, longer])
+@pytest.mark.parametrize("node", [PAG, SEG, NegToMe])
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_a_sequence_that_cannot_be_told_apart(family, node, patch):
+    model = tiny.model(family)
+    model.set_model_post_input_patch(patch)
+    settings = {} if node is NegToMe else {"blocks": "0"}
+    with pytest.raises(ValueError, match=rf"cannot tell which of the \d+ tokens .*4 x 4.*{patch.__name__}.*Take one"):
+        sample(run_node(node, model=model, **settings), family, batch=2)
+
+
+def test_a_text_that_another_node_makes_longer():
+    """As core's USO style node does: what is before the picture is not the picture."""
+
+    def style(args):
+        more = args["txt"][:, :3]
+        ids = args["txt_ids"][:, :3]
+        return {**args, "txt": torch.cat([more, args["txt"]], 1), "txt_ids": torch.cat([ids, args["txt_ids"]], 1)}
+
+    spy = spied(model := tiny.model("flux"))
+    model.set_model_post_input_patch(style)
+    sample(model, "flux")
+    assert {(a.image.start, a.image.stop) for a in spy.seen} == {(TEXT + 3, TEXT + 3 + GRID)}
