@@ -20,7 +20,6 @@ from typing import Protocol
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor, nn
 
 from .parts import know_rows
@@ -28,6 +27,7 @@ from .run import Run, attach, current_run
 
 KEY = "guidekit_row_lora"  # of the wrapper, and of the current call in the options
 _KIND = "row LoRA"  # of the techniques
+_COMPILED = "torch.compile"  # the host's key of its wrapper that puts compiled modules in place
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class _RowLoras:
 
 def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
     """In which hooks are called: what torch has compiled without them goes on without them."""
-    compiled = COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    compiled = _COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
         return nullcontext()
     run.say("A LoRA is on one prediction only, which torch.compile does not see: the network runs as it is.")
