@@ -2,6 +2,7 @@
 
 import sys
 
-from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
+if "folder_paths" not in sys.modules:  # else who imports a part of a benchmark has the host with folders already
+    from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
 
 FAMILIES = sys.argv[1:] or ["unet", "dit"]  # python dev.py python -m guidekit.benchmarks.NAME unet

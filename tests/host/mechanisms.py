@@ -4,7 +4,6 @@ from comfy.model_patcher import ModelPatcher
 
 from guidekit.nodes.host.corrections import _Look
 from guidekit.nodes.host.references import References
-from guidekit.nodes.host.rider import Rider
 from guidekit.nodes.host.run import KEY
 
 
@@ -17,7 +16,6 @@ def attached(model: ModelPatcher) -> set[str]:
     if any(getattr(branch, "resumes", False) for branch in kinds.get("branches", [])):
         found = found - {"branches"} | {"resumed branches"}
     seen = {
-        "rider": any(isinstance(getattr(technique, "rider", None), Rider) for technique in techniques),
         "observer": any(isinstance(function, _Look) for function in after_cfg),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
         "loaded beside": bool(model.get_additional_models_with_key(KEY)),
@@ -41,7 +39,7 @@ REPRESENTATIVES = {
     "loaded beside": "gfcg",
     "negative": "gfcg_swap",
     "models": "autoguidance_model",
-    "rider": "negtome",
+    "riders": "negtome",
     "attention output": "negtome",
     "second text": "nasa",
 }

@@ -163,7 +163,7 @@ PRODUCTS = [
         NegToMe,
         {"reference": "reference latent", "steps": "start to end", "threshold": -1.0, "mask": ONE_TOKEN},
         {"alpha": 0.0},
-        {"attention", "attention output", "rider"},
+        {"attention", "attention output", "riders"},
         evaluations=16,
         evaluations_at_cfg_1=8,
         rides=True,
@@ -242,7 +242,7 @@ PRODUCTS = [
     Product(
         "elucd",
         EluCD,
-        {"target": "dog", "scale": 0.2},
+        {"target": "dog", "scale": 0.1},
         {"target": "dog", "scale": 0.0},
         {"corrections", "loaded beside"},
         families=PICTURES,

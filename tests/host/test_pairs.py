@@ -46,6 +46,8 @@ OURS = {p.name: p for p in PRODUCTS}
 STANDING = set(REPRESENTATIVES.values())
 # SAG replaces the attention that these work in, the middle block's; they say so in the log.
 REPLACED = {(ours, "SAG") for ours in ("pag", "seg", "autoguidance", "autoguidance_noise")}
+# It weakens the negative, which is not evaluated beside these.
+NOT_EVALUATED = {(ours, "SLG simple") for ours in ("gfcg_swap", "preference_cfg_model")}
 # NAG shortens what the steering before it has left, as the help page says.
 IN_THEIR_ORDER = {("nag", "nasa")}
 
@@ -121,5 +123,6 @@ def test_beside_core_s_nodes(pair, family, caplog):
         assert torch.isfinite(found).all()
         if pair not in REPLACED:
             assert probes.differ(found, alone(core, family)), f"{ours} did nothing"
-        assert probes.differ(found, alone(ours, family)), f"{core} did nothing"
+        if pair not in NOT_EVALUATED:
+            assert probes.differ(found, alone(ours, family)), f"{core} did nothing"
     assert caplog.text.count("had no effect in this run: ") == (3 if pair in REPLACED else 0)
