@@ -21,6 +21,8 @@ class Negative:
 
     def why_idle(self, run: Run) -> str | None:
         """The reason that all of these techniques may have to do nothing."""
+        if self in run.of(_Watched).left_out:
+            return "another node before it stands in for the negative. Take one of the two off the model."
         if run.has_guided and not run.of(_Watched).asked:
             return (
                 f"{type(run.guider).__name__} evaluates its prompts by itself, so that no node can take the negative's "
@@ -49,7 +51,9 @@ def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     techniques = sorted(run.techniques["negative"], key=lambda t: t.evaluates)
     run.of(_Watched).asked = True
     wanted = conds[1] is not None
-    chosen = next((t for t in techniques if wanted and t.replaces(run)), None)
+    able = [t for t in techniques if wanted and t.replaces(run)]
+    chosen = able[0] if able else None
+    run.of(_Watched).left_out.update(able[1:])
     if chosen is not None:
         conds[1] = None
         run.acted.add(chosen)
@@ -68,15 +72,18 @@ def _instead(run: Run, techniques: list[Negative]) -> list[dict] | None:
     for technique in techniques:
         if (prompt := technique.instead(run)) is not None:
             run.acted.add(technique)
+            run.take_for_negative(prompt)
             return prompt
     return None
 
 
 class _Watched:
-    """Of one run: whether the guider has ever asked here for its predictions."""
+    """Of one run: whether the guider has ever asked here for its predictions; `left_out`: techniques in whose place
+    another one stood in for the negative."""
 
     def __init__(self, run: Run):
         self.asked = False
+        self.left_out: set[Negative] = set()
 
 
 def watch_negative(model: ModelPatcher, technique: Negative) -> None:

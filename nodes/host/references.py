@@ -69,6 +69,8 @@ class References:
         at it, the prompts count as the positive (place 0) or the negative (1)."""
 
         def evaluate(prompts: list[list[dict]]) -> list[Tensor]:
+            if place:
+                run.take_for_negative([entry for prompt in prompts for entry in prompt])
             at = args["input"], args["sigma"], args["model_options"]
             return comfy.samplers.calc_cond_batch(args["model"], [None] * place + prompts, *at)[place:]
 

@@ -60,6 +60,7 @@ class Run:
         self.evaluated: set[str] = set()
         self.acted: set = set()
         self.notes: dict[Any, Any] = {}
+        self._in_its_place: set[UUID] = set()
         self._parts: dict[type, Any] = {}
         self._at_end: list[Callable[[Run], None]] = []
         self._said: set[str] = set()
@@ -135,11 +136,18 @@ class Run:
             (negative if "negative" in name else others).update(entry["uuid"] for entry in entries)
         return negative, others
 
+    def take_for_negative(self, entries: list[dict]) -> None:
+        """What is evaluated in the negative's place counts as a negative prompt of the guider's."""
+        self._in_its_place.update(entry["uuid"] for entry in entries)
+
     def negative_chunks(self, options: dict) -> tuple[bool, ...]:
         """Of each chunk of the current network call, whether it is for a negative prompt of the guider's."""
         negative, others = self._negatives
         # Entries with the areas of the positive have its uuid; these go by their place.
-        return tuple(uuid in negative and (uuid not in others or place == 1) for place, uuid in prompts(options))
+        return tuple(
+            uuid in self._in_its_place or uuid in negative and (uuid not in others or place == 1)
+            for place, uuid in prompts(options)
+        )
 
     @property
     def latent_format(self):
