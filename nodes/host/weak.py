@@ -36,8 +36,12 @@ class WeakGuidance:
 
     idle_reason = "the sampler never asked for a guided prediction (DualModelGuider at cfg 1 does not)."
 
+    def why_idle(self, run: Run) -> str | None:
+        return "the weakened prediction came out equal to the positive one." if self in run.notes else None
+
     def change(self, run: Run, args: dict, weak: Tensor) -> Tensor:
         """What to add to the guided prediction."""
+        run.notes[self] = True  # it was asked, whether or not anything changes
         cond = args["cond_denoised"]
         guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])  # without a negative, the host has scale 1
         streams = zip(*map(run.unpack, (cond, weak, guided)))

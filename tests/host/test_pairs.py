@@ -43,7 +43,7 @@ if not hasattr(nodes_custom_sampler, "CFGOverride"):
 UNET_ONLY, DIT_ONLY = {"FreeU_V2", "PAG", "SAG"}, {"SLG", "SLG simple"}
 
 OURS = {p.name: p for p in PRODUCTS}
-STANDING = set(REPRESENTATIVES.values())
+STANDING = list(dict.fromkeys(REPRESENTATIVES.values()))
 # SAG replaces the attention that these work in, the middle block's; they say so in the log.
 REPLACED = {(ours, "SAG") for ours in ("pag", "seg", "autoguidance", "autoguidance_noise")}
 # It weakens the negative, which is not evaluated beside these.
@@ -65,7 +65,7 @@ def _cases(pairs):
     for pair in dict.fromkeys(tuple(sorted(pair, key=lambda name: (name in CORE, name))) for pair in pairs):
         if _on("flux", pair) and not UNET_ONLY & {*pair}:
             yield pytest.param(pair, "flux", id="+".join(pair) + "-flux")
-        if _on("unet", pair) and not DIT_ONLY & {*pair} and (UNET_ONLY & {*pair} or {*pair} <= STANDING | {*CORE}):
+        if _on("unet", pair) and not DIT_ONLY & {*pair} and (UNET_ONLY & {*pair} or {*pair} <= {*STANDING, *CORE}):
             yield pytest.param(pair, "unet", id="+".join(pair) + "-unet")
 
 
