@@ -99,5 +99,6 @@ class PreferenceCFG(io.ComfyNode):
             how = predict_negative_by(result, other, LABEL, limits)
         else:
             how = mix_in(result, other, LABEL, limits, own_share, source)
-        tell(node_id_of(cls), f"{LABEL}: the other model predicts {how}.")
+        what = "where a negative is evaluated (not at cfg 1), the other model predicts it"
+        tell(node_id_of(cls), f"{LABEL}: {what if mode == NEGATIVE else 'the other model predicts'} {how}.")
         return io.NodeOutput(result)

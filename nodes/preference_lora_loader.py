@@ -93,7 +93,7 @@ class PreferenceLoraLoader(io.ComfyNode):
         if apply_to != BOTH:
             result, other = (changed, model) if apply_to == POSITIVE else (model.clone(), changed)
             how = predict_negative_by(result, other, f"{LABEL} ({apply_to})", Range())
-            report.append(f"For the {apply_to}: the negative is predicted {how}.")
+            report.append(f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}.")
             changed = result
         text = "\n".join(cut(plain(sentence), _LONGEST) for sentence in report)
         tell(node_id_of(cls), text)
