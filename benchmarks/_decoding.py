@@ -11,7 +11,7 @@ import comfy.taesd.taesd
 import torch
 from torch import nn
 
-from ..nodes.host.decode import by_colour
+from ..nodes.host.classifiers.decode import by_colour
 from ..samplers.classifiers.resnet import load_resnet
 from ._table import print_row
 from ._timing import medians

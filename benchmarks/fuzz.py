@@ -8,9 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..samplers import safetensors_header as header
+from ..nodes.host.files import safetensors_header as header
 from ..samplers import strict_json
-from ..samplers.alignment import layouts, lora_keys, peft, shapes
+from ..samplers.lora import keys as lora_keys
+from ..samplers.lora import layouts, shapes
+from ..samplers.lora import peft_config as peft
 
 SECONDS = 600
 

@@ -16,7 +16,7 @@ from ..demo import measures, pictures
 from ..demo.judge import load_judge
 from ..nodes.elucd import EluCD
 from ..nodes.gfcg import GFCG, SWAP
-from ..nodes.host.labels import Candidates, Label
+from ..nodes.host.classifiers.labels import Candidates, Label
 from ..nodes.image_classifier import ImageClassifier
 from ._decoding import table as decoding_table
 from ._demo import Demo, count_evaluations, diversity, drawn_pictures, measure_scale

@@ -11,7 +11,7 @@ from ..demo import measures, pictures
 from ..demo.judge import load_judge
 from ..nodes.exact_invert import ExactInvert
 from ..nodes.exact_sample import ExactSample
-from ..nodes.host.inverted import METHODS
+from ..nodes.host.inversion.exact_state import METHODS
 from ..nodes.negtome import NegToMe
 from ..nodes.trajectory_record import TrajectoryRecord
 from ..nodes.trajectory_replay import TrajectoryReplay

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..demo import measures, models, pictures
 from ..demo.adapters import COLOURS
 from ..demo.judge import load_judge
-from ..nodes.host.second import separated
-from ..nodes.host.tuned import read_tuned
+from ..nodes.host.models.second_model import separated
+from ..nodes.host.weights.read import read_tuned
 from ..nodes.preference_cfg import MIXTURE, PreferenceCFG
 from ..nodes.preference_lora_loader import NEGATIVE, POSITIVE, PreferenceLoraLoader
 from . import FAMILIES

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..demo import measures, pictures
 from ..demo.judge import load_judge
-from ..nodes.host.attention_output import AttentionOutput, change_attention_output
-from ..nodes.host.choice import usually_merged
+from ..nodes.host.attention.output import AttentionOutput, change_attention_output
+from ..nodes.host.network.block_selection import usually_merged
 from ..nodes.host.run import KEY
 from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES

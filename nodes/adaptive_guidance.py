@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..samplers.guidance.adaptive_guidance import agreement
-from .host.corrections import observe
-from .host.guiders import has_one_scale, why_not_one_scale
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
-from .host.raw import raw_direction
+from .host.inputs.shared import range_inputs, validate_range
+from .host.predictions.corrections import observe
+from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
-from .host.scales import ScaleChange, limit_scale, saved
-from .host.tell import node_id_of
+from .host.run.guiders import has_one_scale, why_not_one_scale
+from .host.run.messages import node_id_of
+from .host.run.ranges import Range
+from .host.run.raw_predictions import raw_direction
 
 SPACES = ["x0", "raw"]
 
@@ -55,7 +56,7 @@ class _Latch(ScaleChange):
             if max(cosines.values()) < self.threshold:
                 return f"the predictions never agreed to {self.threshold:g} ({self.space}). {self._told(run)}"
             return f"the predictions agreed too late to save anything (warm_up {self.warm_up}). {self._told(run)}"
-        if run.has_guided and not has_one_scale(run.guider):
+        if run.prompts.has_guided and not has_one_scale(run.guider):
             return why_not_one_scale(run.guider)
         return super().why_idle(run)
 

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
-from .host.corrections import add_correction
-from .host.guiders import guides_by_cfg
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
+from .host.inputs.shared import range_inputs, validate_range
+from .host.predictions.corrections import add_correction
 from .host.run import Run
+from .host.run.guiders import guides_by_cfg
+from .host.run.ranges import Range
 
 SCOPES = ["cfg", "everything before"]
 UNITS = ["rms", "l2"]
@@ -39,7 +40,7 @@ class _Correction:
         return "neither CFG nor another node before it has added anything to the positive prediction."
 
     def why_idle(self, run: Run) -> str | None:
-        if self.scope == "cfg" and run.has_guided and not guides_by_cfg(run.guider):
+        if self.scope == "cfg" and run.prompts.has_guided and not guides_by_cfg(run.guider):
             return f"{type(run.guider).__name__} does not guide by CFG. Set scope to 'everything before'."
         return None
 

@@ -6,22 +6,24 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.attention.degrade import add_noise, drop
-from .host.attention import replace_self_attention
-from .host.attention_call import SelfAttention
-from .host.choice import choose_blocks, usually_perturbed
+from ..samplers.attention.autoguidance import add_noise, drop
+from .host.attention.calls import SelfAttention
+from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
-from .host.second import with_lora_strength
-from .host.weak import (
-    Always,
-    add_weak_branch,
-    add_weak_model,
+from .host.inputs.shared import (
     blocks_input,
     random_seed_input,
+    range_inputs,
     rescale_input,
     scale_input,
+    validate_range,
 )
+from .host.models.second_model import with_lora_strength
+from .host.models.weak_model import add_weak_model
+from .host.network.block_selection import choose_blocks, usually_perturbed
+from .host.network.families import order_of
+from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.ranges import Range
 
 LABEL = "Autoguidance"
 DEGRADE = {"dropout": drop, "token noise": add_noise}
@@ -41,7 +43,7 @@ class _Degraded:
     def __call__(self, a: SelfAttention) -> Tensor:
         # Other numbers at every noise level and in every block, the same ones in every evaluation of a step and in
         # every run.
-        seed = a.run.seed_of_step(self.seed) + a.run.order[a.block]
+        seed = a.run.seed_of_step(self.seed) + order_of(a.run)[a.block]
         out = a.attend(a.q, a.k, a.v).clone()
         image = DEGRADE[self.how](out[:, :, a.image], self.amount, torch.Generator().manual_seed(seed))
         out[:, :, a.image] = image

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
+from .host.classifiers.labels import Candidates, CandidatesType, Label
 from .host.inputs import checked
-from .host.labels import Candidates, CandidatesType, Label
 
 
 class Candidate(io.ComfyNode):

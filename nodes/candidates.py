@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
+from .host.classifiers.labels import Candidates as Labelled
+from .host.classifiers.labels import CandidatesType, Label, check_labels
 from .host.inputs import checked
-from .host.labels import Candidates as Labelled
-from .host.labels import CandidatesType, Label, check_labels
 
 SLOT = "{slot}"
 _MOST = 200_000  # characters to encode

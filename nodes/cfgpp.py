@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from ..samplers.guidance.cfgpp import equivalent_scale
-from .host.guiders import has_one_scale, why_not_one_scale
 from .host.inputs import checked
-from .host.levels import is_flow
-from .host.ranges import Range, range_inputs, validate_range
+from .host.inputs.shared import range_inputs, validate_range
+from .host.predictions.scales import set_scale
 from .host.run import Run
-from .host.scales import set_scale
-from .host.tell import node_id_of
+from .host.run.guiders import has_one_scale, why_not_one_scale
+from .host.run.messages import node_id_of
+from .host.run.noise_levels import is_flow
+from .host.run.ranges import Range
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..samplers.guidance import cfgpp
 from .host.inputs import checked
-from .host.levels import is_flow
-from .host.separate import SeparatePredictions, reporter
+from .host.predictions.cfgpp import SeparatePredictions, reporter
+from .host.run.noise_levels import is_flow
 
 # The host divides a flow's result by 1 - sigma, and multiplies by it when sampling starts from there without noise.
 _LARGEST_FLOW_SIGMA = 1 - 1e-4

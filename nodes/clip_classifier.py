@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from .host.clip_zero_shot import ClipClassifier
+from .host.classifiers.clip import ClipClassifier
+from .host.classifiers.labels import ClassifierType
 from .host.inputs import checked
-from .host.labels import ClassifierType
 
 
 class CLIPClassifier(io.ComfyNode):

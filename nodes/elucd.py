@@ -6,15 +6,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance.elucd import objective, push, strength
-from .host.corrections import add_correction
-from .host.decode import Decoder, vae_input
-from .host.gradient import PictureGradient
-from .host.image_classifier import ImageClassifier
+from .host.classifiers.decode import Decoder, vae_input
+from .host.classifiers.gradient import PictureGradient
+from .host.classifiers.image import ImageClassifier
+from .host.classifiers.labels import ClassifierType, load_beside
 from .host.inputs import checked
-from .host.labels import ClassifierType, load_beside
-from .host.levels import progress_at
-from .host.ranges import Range, range_inputs, validate_range
+from .host.inputs.shared import range_inputs, validate_range
+from .host.predictions.corrections import add_correction
 from .host.run import Run
+from .host.run.noise_levels import progress_at
+from .host.run.ranges import Range
 
 LABEL = "EluCD Classifier Guidance"
 

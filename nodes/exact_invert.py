@@ -5,13 +5,13 @@
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Method, Pair, check_falling, unchanged
-from .host.exact import ToNoise
+from ..samplers.inversion.reversible import Method, Pair, check_falling, unchanged
 from .host.inputs import checked, fit_latent
-from .host.inverted import METHODS, Inverted, method_of
-from .host.schedule import describe_model
-from .host.tell import node_id_of, tell
-from .host.walk import check_unmasked, run_walk
+from .host.inversion.exact import ToNoise
+from .host.inversion.exact_state import METHODS, Inverted, method_of
+from .host.inversion.sampler import check_unmasked, run_walk
+from .host.run.fingerprint import describe_model
+from .host.run.messages import node_id_of, tell
 
 _GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
 

@@ -4,11 +4,11 @@ import comfy.sampler_helpers
 import torch
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import Pair, unchanged
-from .host.exact import FromNoise
+from ..samplers.inversion.reversible import Pair, unchanged
 from .host.inputs import checked
-from .host.inverted import Inverted
-from .host.walk import run_walk
+from .host.inversion.exact import FromNoise
+from .host.inversion.exact_state import Inverted
+from .host.inversion.sampler import run_walk
 
 
 class ExactSample(io.ComfyNode):

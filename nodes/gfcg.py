@@ -15,18 +15,19 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance.gfcg import MEASURES, push
-from .host.branches import Branch, add_branch, prediction
-from .host.confusion import Confusion, Said, said
-from .host.corrections import add_correction
-from .host.decode import Decoder, vae_input
+from .host.classifiers.confusion import Confusion, Said, said
+from .host.classifiers.decode import Decoder, vae_input
+from .host.classifiers.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.inputs import check_prompt_for, checked
-from .host.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
-from .host.negative import Negative, watch_negative
-from .host.ranges import Range, range_inputs, validate_range
-from .host.references import References
+from .host.inputs.shared import range_inputs, validate_range
+from .host.models.second_model import SecondModel, add_second_model
+from .host.predictions.branches import Branch, add_branch, prediction
+from .host.predictions.corrections import add_correction
+from .host.predictions.negative import Negative, watch_negative
+from .host.predictions.per_sample_prompts import References
 from .host.run import Run
-from .host.second import SecondModel, add_second_model
-from .host.tell import cut, node_id_of, quoted
+from .host.run.messages import cut, node_id_of, quoted
+from .host.run.ranges import Range
 
 LABEL = "Gradient-Free Classifier Guidance (GFCG)"
 ADD, SWAP, AUTOGUIDANCE = "add to CFG", "in place of the negative", "autoguidance"
@@ -105,7 +106,7 @@ class _Add(_GFCG, Branch):
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         chosen = self.foreseen(run)
-        return chosen and self.references.together(run, run.prompts, _filled(chosen))
+        return chosen and self.references.together(run, run.prompts.by_name, _filled(chosen))
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         if not self.range.active(run):
@@ -138,7 +139,7 @@ class _Swap(_GFCG, Negative):
         return chosen and self._prompt(run, chosen)
 
     def _prompt(self, run: Run, chosen: list[int]) -> list[dict] | None:
-        return self.references.together(run, run.prompts, chosen)
+        return self.references.together(run, run.prompts.by_name, chosen)
 
     def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
         _, chosen = self.look(run, cond)
@@ -297,7 +298,7 @@ class GFCG(io.ComfyNode):
         if combination == SWAP:
             watch_negative(model, _Swap(*settings, node_id_of(cls)))
         elif combination == AUTOGUIDANCE:
-            second = add_second_model(model, weak_model, LABEL, _GFCG.idle_reason, references)
+            second = add_second_model(model, weak_model, references)
             add_correction(model, _Auto(*settings, node_id_of(cls), second))
         else:
             technique = _Add(*settings, node_id_of(cls))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 
 from .host.inputs import checked
-from .host.levels import from_ratio
-from .host.ranges import Range, above, range_inputs, validate_range
+from .host.inputs.shared import range_inputs, validate_range
+from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
-from .host.scales import ScaleChange, limit_scale, saved
-from .host.tell import node_id_of, quoted
+from .host.run.messages import node_id_of, quoted
+from .host.run.noise_levels import from_ratio
+from .host.run.ranges import Range, above
 
 # (low, high] as noise-to-signal ratios: the paper's for SDXL, and for EDM2 by FID and by FDD (its code's indices 17 to
 # 22 and 13 to 19 of 32 steps).

@@ -5,9 +5,9 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..demo.classifier import WEIGHTS
-from .host.image_classifier import CLASSIFIERS, load_classifier
+from .host.classifiers.image import CLASSIFIERS, load_classifier
+from .host.classifiers.labels import ClassifierType
 from .host.inputs import checked
-from .host.labels import ClassifierType
 
 DEMO = "demo"
 

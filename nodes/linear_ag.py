@@ -6,15 +6,15 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance.linear_ag import CONDITIONAL, ESTIMATED, Coefficients, estimate, policy
-from .host import files
-from .host.guiders import has_one_scale, why_not_one_scale
+from .host.files import folders as files
 from .host.inputs import checked
-from .host.negative import Negative, watch_negative
-from .host.raw import from_raw, to_raw
+from .host.predictions.negative import Negative, watch_negative
+from .host.predictions.scales import limit_scale, saved
 from .host.run import Run
-from .host.scales import limit_scale, saved
-from .host.schedule import check_description, describe, difference
-from .host.tell import cut, node_id_of, plain
+from .host.run.fingerprint import check_description, describe, difference
+from .host.run.guiders import has_one_scale, why_not_one_scale
+from .host.run.messages import cut, node_id_of, plain
+from .host.run.raw_predictions import from_raw, to_raw
 
 MISMATCH = ["error", "use CFG"]
 

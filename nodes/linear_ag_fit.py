@@ -12,13 +12,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.guidance import linear_ag
-from .host import files
+from .host.files import folders as files
 from .host.inputs import check_prompt_for, checked, fit_latent
-from .host.negative import Negative, watch_negative
-from .host.raw import to_raw
+from .host.predictions.negative import Negative, watch_negative
 from .host.run import Run
-from .host.schedule import describe
-from .host.tell import tell
+from .host.run.fingerprint import describe
+from .host.run.messages import tell
+from .host.run.raw_predictions import to_raw
 
 
 @dataclass(eq=False)

@@ -4,11 +4,11 @@ from reprlib import repr as shown
 
 from comfy_api.latest import io
 
-from .host import files
-from .host.carried import Carried
+from .host.files import folders as files
 from .host.inputs import checked
-from .host.inverted import Inverted
-from .host.trajectory import Trajectory
+from .host.inversion.exact_state import Inverted
+from .host.inversion.latent_state import Carried
+from .host.inversion.trajectory import Trajectory
 
 _KINDS: tuple[type[Carried], ...] = (Inverted, Trajectory)
 _REQUIRED = Carried.tensors

@@ -7,13 +7,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.attention.nasa import nag, nasa
-from .host.choice import choose_blocks
-from .host.families import Block, self_attention_blocks
+from .host.attention.second_prompt.attach import steer_with_text
 from .host.inputs import check_prompt_for, checked
-from .host.ranges import Range, range_inputs, validate_range
+from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.network.block_selection import choose_blocks
+from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
-from .host.second_text import steer_with_text
-from .host.weak import blocks_input
+from .host.run.ranges import Range
 
 
 @dataclass(frozen=True, eq=False)

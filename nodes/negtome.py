@@ -8,17 +8,17 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome_among
-from .host.attention_output import AttentionOutput, change_attention_output
-from .host.choice import choose_blocks, usually_merged
-from .host.chunks import Chunk
-from .host.families import family_of
+from .host.attention.output import AttentionOutput, change_attention_output
 from .host.inputs import checked, fit_latent
-from .host.levels import is_flow
-from .host.ranges import Range, above, range_inputs, validate_range
-from .host.rider import NOISE, Rider, add_rider
+from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.network.block_selection import choose_blocks, usually_merged
+from .host.network.families import family_of
+from .host.network.reference_row import NOISE, Rider, add_rider
 from .host.run import Run
-from .host.tell import node_id_of
-from .host.weak import blocks_input
+from .host.run.chunks import Chunk
+from .host.run.messages import node_id_of
+from .host.run.noise_levels import is_flow
+from .host.run.ranges import Range, above
 
 GIVEN = "reference latent"
 STEPS = ["usual", "start to end"]

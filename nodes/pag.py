@@ -6,13 +6,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.attention.identity import identity_attention
-from .host.attention import replace_self_attention
-from .host.attention_call import SelfAttention
-from .host.choice import choose_blocks, usually_perturbed
+from ..samplers.attention.pag import identity_attention
+from .host.attention.calls import SelfAttention
+from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
+from .host.network.block_selection import choose_blocks, usually_perturbed
+from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.ranges import Range
 
 
 @dataclass(frozen=True, eq=False)

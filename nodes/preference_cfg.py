@@ -5,10 +5,11 @@ positive."""
 from comfy_api.latest import io
 
 from .host.inputs import check_prompt_for, checked
-from .host.other import mix_in, predict_negative_by
-from .host.ranges import Range, range_inputs, validate_range
-from .host.second import with_lora_strength
-from .host.tell import node_id_of, tell
+from .host.inputs.shared import range_inputs, validate_range
+from .host.models.model_for_prompt import mix_in, predict_negative_by
+from .host.models.second_model import with_lora_strength
+from .host.run.messages import node_id_of, tell
+from .host.run.ranges import Range
 
 LABEL = "Preference CFG"
 NEGATIVE, MIXTURE = "negative (NPO)", "mixture (SINE)"

@@ -7,12 +7,12 @@ from comfy_api.latest import io
 
 from ..demo.adapters import COLOURS, adapter_file
 from ..demo.models import family_of_model
-from .host import tuned_files
+from .host.files import tuned as tuned_files
 from .host.inputs import checked
-from .host.other import predict_negative_by
-from .host.ranges import Range
-from .host.tell import cut, node_id_of, plain, tell
-from .host.tuned import read_tuned
+from .host.models.model_for_prompt import predict_negative_by
+from .host.run.messages import cut, node_id_of, plain, tell
+from .host.run.ranges import Range
+from .host.weights.read import read_tuned
 
 LABEL = "Preference LoRA Loader"
 _LONGEST = 500  # characters of a sentence about a file, which quotes what the file says of itself

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..samplers.guidance import cfgpp
 from .host.inputs import checked
-from .host.levels import is_flow
-from .host.separate import SeparatePredictions, reporter
+from .host.predictions.cfgpp import SeparatePredictions, reporter
+from .host.run.noise_levels import is_flow
 
 
 def sample_cfgpp_euler(model, x: Tensor, sigmas: Tensor, **options) -> Tensor:

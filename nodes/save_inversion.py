@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from .host import files
-from .host.carried import carried
+from .host.files import folders as files
 from .host.inputs import checked
+from .host.inversion.latent_state import carried
 
 
 class SaveInversion(io.ComfyNode):

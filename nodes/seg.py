@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.attention.blur import blur_queries
-from .host.attention_queries import change_queries
-from .host.choice import choose_blocks, usually_perturbed
+from ..samplers.attention.seg import blur_queries
+from .host.attention.queries import change_queries
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
-from .host.weak import Always, add_weak_branch, blocks_input, rescale_input, scale_input
+from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
+from .host.network.block_selection import choose_blocks, usually_perturbed
+from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.ranges import Range
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,21 @@ from dataclasses import dataclass
 import torch
 from comfy_api.latest import io
 
-from .host.blocks import skip_blocks, skippable_blocks
-from .host.choice import choose_blocks, usually_skipped
-from .host.families import Block
 from .host.inputs import checked
-from .host.ranges import Range, range_inputs, validate_range
+from .host.inputs.shared import (
+    blocks_input,
+    random_seed_input,
+    range_inputs,
+    rescale_input,
+    scale_input,
+    validate_range,
+)
+from .host.network.block_selection import choose_blocks, usually_skipped
+from .host.network.blocks import skip_blocks, skippable_blocks
+from .host.network.families import Block
+from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run import Run
-from .host.weak import Always, add_weak_branch, blocks_input, random_seed_input, rescale_input, scale_input
+from .host.run.ranges import Range
 
 LABEL = "Skip-Layer Guidance (SLG)"
 

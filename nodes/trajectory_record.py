@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..samplers.inversion.pairs import check_falling
+from ..samplers.inversion.reversible import check_falling
 from .host.inputs import checked, fit_latent
-from .host.schedule import describe_model
-from .host.trajectory import Recorder, Trajectory
-from .host.walk import check_unmasked, run_walk
+from .host.inversion.sampler import check_unmasked, run_walk
+from .host.inversion.trajectory import Recorder, Trajectory
+from .host.run.fingerprint import describe_model
 
 
 class TrajectoryRecord(io.ComfyNode):

@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 
 from .host.inputs import check_prompt_for, checked
-from .host.rows import with_first_prompt
-from .host.trajectory import Replayer, Trajectory
-from .host.walk import run_walk
+from .host.inversion.rows import with_first_prompt
+from .host.inversion.sampler import run_walk
+from .host.inversion.trajectory import Replayer, Trajectory
 
 
 class TrajectoryReplay(io.ComfyNode):

@@ -1,1 +1,4 @@
-"""The only code of the pack that knows ComfyUI's internals. Line references are to ComfyUI 0.30.0."""
+"""What of the pack knows ComfyUI's internals, in rooms.
+
+Which room may import from which is held by tests/dev/test_rooms.py; run/ and files/ are below all others.
+"""

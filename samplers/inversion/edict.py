@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .pairs import Drift, Levels, Pair
+from .reversible import Drift, Levels, Pair
 
 LARGEST_GROWTH = 1e3  # of the difference of the two latents in an inversion, for `mixing`
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .pairs import Drift, Levels, Pair
+from .reversible import Drift, Levels, Pair
 
 
 @dataclass(frozen=True)

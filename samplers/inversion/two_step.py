@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .pairs import Drift, Levels, Pair
+from .reversible import Drift, Levels, Pair
 
 
 class _TwoStep:

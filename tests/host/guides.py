@@ -8,8 +8,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from guidekit.demo.classifier import shapes
-from guidekit.nodes.host.image_classifier import ImageClassifier
-from guidekit.nodes.host.labels import Candidates, Label
+from guidekit.nodes.host.classifiers.image import ImageClassifier
+from guidekit.nodes.host.classifiers.labels import Candidates, Label
 from guidekit.samplers.classifiers.resnet import ResNet
 from guidekit.tests.host import tiny
 

@@ -2,21 +2,23 @@
 
 from comfy.model_patcher import ModelPatcher
 
-from guidekit.nodes.host.corrections import _Look
-from guidekit.nodes.host.references import References
-from guidekit.nodes.host.run import KEY
+from guidekit.nodes.host.predictions.corrections import _Look
+from guidekit.nodes.host.predictions.per_sample_prompts import References
+from guidekit.nodes.host.run import KEY, techniques_of
 
 
 def attached(model: ModelPatcher) -> set[str]:
     """The mechanisms that nodes have put on a model, but for what only a run shows: its memory."""
-    kinds = {kind: each for kind, each in model.model_options.get(KEY, {}).items() if kind != "hooks"}
-    techniques = [technique for each in kinds.values() for technique in each]
+    kinds = techniques_of(model.model_options)
+    seconds = [around.__self__ for around in model.model_options.get(KEY, {}).get("around", ())]
+    techniques = [*seconds, *(technique for each in kinds.values() for technique in each)]
     after_cfg = model.model_options.get("sampler_post_cfg_function", [])
     found = set(kinds)
     if any(getattr(branch, "resumes", False) for branch in kinds.get("branches", [])):
         found = found - {"branches"} | {"resumed branches"}
     seen = {
         "observer": any(isinstance(function, _Look) for function in after_cfg),
+        "models": bool(seconds),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
         "loaded beside": bool(model.get_additional_models_with_key(KEY)),
     }

@@ -14,7 +14,7 @@ from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.elucd import EluCD
 from guidekit.nodes.gfcg import AUTOGUIDANCE, GFCG, SWAP
 from guidekit.nodes.guidance_interval import GuidanceInterval
-from guidekit.nodes.host.blocks import reaches_unet_layers
+from guidekit.nodes.host.network.blocks import reaches_unet_layers
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG

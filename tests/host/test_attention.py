@@ -6,11 +6,11 @@ import comfy.sample
 import pytest
 import torch
 
-from guidekit.nodes.host.attention import replace_self_attention
-from guidekit.nodes.host.attention_call import SelfAttention
-from guidekit.nodes.host.branches import Branch, add_branch, prediction
-from guidekit.nodes.host.corrections import add_correction
-from guidekit.nodes.host.families import Block, family_of, self_attention_blocks
+from guidekit.nodes.host.attention.calls import SelfAttention
+from guidekit.nodes.host.attention.self_attention import replace_self_attention
+from guidekit.nodes.host.network.families import Block, family_of, self_attention_blocks
+from guidekit.nodes.host.predictions.branches import Branch, add_branch, prediction
+from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.tests.host import probes, tiny
 
 JOINT = [f for f in tiny.FAMILIES if f not in ("unet", "wan")]  # joint attention over text and image

@@ -11,9 +11,10 @@ from comfy.model_base import ModelType
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.autoguidance import Autoguidance, _Degraded
-from guidekit.nodes.host.attention_call import SelfAttention
-from guidekit.nodes.host.corrections import add_correction
-from guidekit.nodes.host.families import Block
+from guidekit.nodes.host.attention.calls import SelfAttention
+from guidekit.nodes.host.models.second_model import Guests
+from guidekit.nodes.host.network.families import Block
+from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.nodes.host.run import current_run
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
@@ -275,7 +276,7 @@ def test_degradation_is_another_in_every_step_and_block():
     def noise(step, block, seed=1):
         tokens = torch.ones(2, 3, 8, 4)
         order = {Block("double", 0): 0, Block("double", 1): 1}
-        run = SimpleNamespace(seed_of_step=lambda seed: 1000 * seed + 10 * step, order=order)
+        run = SimpleNamespace(seed_of_step=lambda seed: 1000 * seed + 10 * step, of=lambda kind: order)
         place = (slice(2, 8), (2, 3), Block("double", block), run, None)
         attention = SelfAttention(tokens, tokens, tokens, 1.0, *place, (), lambda q, k, v: v, None)
         out = _Degraded("dropout", 0.5, seed)(attention)
@@ -345,14 +346,14 @@ def test_the_second_model_is_let_go_of_with_the_run():
 
     def post_cfg(args):
         runs.append(current_run(args["model_options"]))
-        assert len(runs[-1].guests) == 1
+        assert len(runs[-1].of(Guests)) == 1
         if len(runs) == 4:
             raise RuntimeError("broken off")
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(post_cfg)
     tiny.sample(model, "unet", steps=2)
-    assert runs[0].guests == {}
+    assert runs[0].of(Guests) == {}
     with pytest.raises(RuntimeError, match="broken off"):
         tiny.sample(model, "unet", steps=2)
-    assert runs[-1].guests == {}
+    assert runs[-1].of(Guests) == {}

@@ -27,8 +27,8 @@ from guidekit.nodes.exact_invert import ExactInvert
 from guidekit.nodes.exact_sample import ExactSample
 from guidekit.nodes.gfcg import GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
-from guidekit.nodes.host.carried import KEY as INVERSION
 from guidekit.nodes.host.inputs import CHECKS, check_prompt_for
+from guidekit.nodes.host.inversion.latent_state import KEY as INVERSION
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.nodes.nasa import NASA

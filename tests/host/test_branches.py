@@ -6,8 +6,8 @@ import comfy.samplers
 import pytest
 import torch
 
-from guidekit.nodes.host.branches import Branch, add_branch, prediction
-from guidekit.nodes.host.corrections import add_correction
+from guidekit.nodes.host.predictions.branches import Branch, add_branch, prediction
+from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.tests.host import probes, tiny
 
 FAMILIES = ["unet", "sd3", "flux", "wan"]

@@ -20,8 +20,8 @@ from guidekit.demo.models import load
 from guidekit.nodes.candidate import Candidate
 from guidekit.nodes.candidates import Candidates
 from guidekit.nodes.clip_classifier import CLIPClassifier
-from guidekit.nodes.host.image_classifier import load_classifier
-from guidekit.nodes.host.labels import Label
+from guidekit.nodes.host.classifiers.image import load_classifier
+from guidekit.nodes.host.classifiers.labels import Label
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.tests.host import guides, tiny
 from guidekit.tests.maths.test_resnet import weights

@@ -11,8 +11,8 @@ from guidekit.nodes.adaptive_guidance import AdaptiveGuidance
 from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.guidance_interval import GuidanceInterval
-from guidekit.nodes.host.branches import Branches
-from guidekit.nodes.host.corrections import add_correction
+from guidekit.nodes.host.predictions.branches import Branches
+from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
@@ -131,6 +131,7 @@ def test_irregular_samplers_are_limited_by_whole_steps(sampler, caplog):
     model = run_node(GuidanceInterval, model=tiny.model("unet"), limits="sigma", sigma_high=5.0, sigma_low=0.6)
     seen = probes.record_predictions(model)
     owners = []
+
     class Owner:
         label, idle_reason = "owner", "never"
 

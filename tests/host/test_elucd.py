@@ -9,8 +9,8 @@ import nodes
 from guidekit.benchmarks._nodes import run_node
 from guidekit.demo.models import load_vae
 from guidekit.nodes.elucd import EluCD
-from guidekit.nodes.host.clip_zero_shot import ClipClassifier
-from guidekit.nodes.host.decode import by_colour
+from guidekit.nodes.host.classifiers.clip import ClipClassifier
+from guidekit.nodes.host.classifiers.decode import by_colour
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.samplers.guidance.elucd import strength
 from guidekit.samplers.reductions import rms

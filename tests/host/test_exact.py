@@ -15,9 +15,9 @@ from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.exact_invert import ExactInvert
 from guidekit.nodes.exact_sample import ExactSample
 from guidekit.nodes.guidance_interval import GuidanceInterval
-from guidekit.nodes.host.blocks import reaches_unet_layers
-from guidekit.nodes.host.exact import precision
-from guidekit.nodes.host.inverted import METHODS
+from guidekit.nodes.host.inversion.exact import precision
+from guidekit.nodes.host.inversion.exact_state import METHODS
+from guidekit.nodes.host.network.blocks import reaches_unet_layers
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import GIVEN, NegToMe
 from guidekit.nodes.pag import PAG
@@ -344,7 +344,7 @@ def test_what_is_said(caplog):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_on_devices_without_double_precision(method, monkeypatch):
-    monkeypatch.setattr("guidekit.nodes.host.exact.precision", lambda device: torch.float32)
+    monkeypatch.setattr("guidekit.nodes.host.inversion.exact.precision", lambda device: torch.float32)
     model = tiny.model("flux")
     state = inverted(model, "flux", 8, method=method)
     assert state["guidekit_inversion"].pair.x.dtype == torch.float32

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host import files
+from guidekit.nodes.host.files import folders as files
 from guidekit.nodes.load_inversion import LoadInversion
 from guidekit.nodes.save_inversion import SaveInversion
 from guidekit.tests.host import probes, tiny

@@ -8,9 +8,9 @@ import torch
 from comfy_extras import nodes_flux
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host.attention import replace_self_attention
-from guidekit.nodes.host.attention_call import SelfAttention
-from guidekit.nodes.host.families import self_attention_blocks
+from guidekit.nodes.host.attention.calls import SelfAttention
+from guidekit.nodes.host.attention.self_attention import replace_self_attention
+from guidekit.nodes.host.network.families import self_attention_blocks
 from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG

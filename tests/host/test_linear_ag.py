@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.guidance_interval import GuidanceInterval
-from guidekit.nodes.host import files
+from guidekit.nodes.host.files import folders as files
 from guidekit.nodes.linear_ag import LinearAG
 from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.tests.host import probes, tiny, toy

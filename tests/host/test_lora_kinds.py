@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from guidekit.samplers.alignment.layouts import ACCEPTED
+from guidekit.samplers.lora.layouts import ACCEPTED
 from guidekit.tests.host import tiny
 from guidekit.tests.host.adapters import FLUX, UNET, flat, normal, product, weights_of
 from guidekit.tests.host.test_preference_lora import folder, load, merged, same_weights  # noqa: F401

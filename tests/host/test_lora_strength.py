@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 
-from guidekit.nodes.host.second import with_lora_strength
+from guidekit.nodes.host.models.second_model import with_lora_strength
 from guidekit.tests.host import adapters, tiny
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host.attention import replace_self_attention
-from guidekit.nodes.host.attention_output import AttentionOutput
-from guidekit.nodes.host.blocks import reaches_unet_layers
-from guidekit.nodes.host.chunks import chunks
-from guidekit.nodes.host.families import self_attention_blocks
-from guidekit.nodes.host.weak import WeakBranch
+from guidekit.nodes.host.attention.output import AttentionOutput
+from guidekit.nodes.host.attention.self_attention import replace_self_attention
+from guidekit.nodes.host.network.blocks import reaches_unet_layers
+from guidekit.nodes.host.network.families import self_attention_blocks
+from guidekit.nodes.host.predictions.weak_branch import WeakBranch
+from guidekit.nodes.host.run.chunks import chunks
 from guidekit.nodes.negtome import GIVEN, NegToMe, _Merged
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.attention.negtome import REFERENCES

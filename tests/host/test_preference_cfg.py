@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
-from guidekit.nodes.host.lora_difference import shared_difference
-from guidekit.nodes.host.other import SEPARATE, SHARED
+from guidekit.nodes.host.models.lora_difference import shared_difference
+from guidekit.nodes.host.models.model_for_prompt import SEPARATE, SHARED
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.preference_cfg import MIXTURE, NEGATIVE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 
 import nodes as core
 from guidekit.benchmarks._nodes import run_node_all
-from guidekit.nodes.host import tensors
+from guidekit.nodes.host.files import tensors
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
-from guidekit.samplers.alignment.dora import decomposed
-from guidekit.samplers.alignment.lora_keys import rename
+from guidekit.samplers.lora.dora import decomposed
+from guidekit.samplers.lora.keys import rename
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.adapters import (
     ALPHA,

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from guidekit.nodes.host.ranges import Range
+from guidekit.nodes.host.run.ranges import Range
 from guidekit.tests.host import toy
 
 PARAMETERISATIONS = ["eps", "v", "flow"]

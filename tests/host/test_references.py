@@ -6,7 +6,7 @@ import comfy.conds
 import pytest
 import torch
 
-from guidekit.nodes.host.references import References
+from guidekit.nodes.host.predictions.per_sample_prompts import References
 
 
 def prepared(value: float, **conds) -> dict:

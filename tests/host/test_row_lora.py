@@ -10,9 +10,9 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
-from guidekit.nodes.host.lora_difference import own_patches, shared_difference
-from guidekit.nodes.host.other import SHARED
-from guidekit.nodes.host.row_lora import unmerged
+from guidekit.nodes.host.models.lora_difference import own_patches, shared_difference
+from guidekit.nodes.host.models.model_for_prompt import SHARED
+from guidekit.nodes.host.models.row_lora import unmerged
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader

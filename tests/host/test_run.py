@@ -10,10 +10,11 @@ import torch
 from comfy.model_base import ModelType
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
-from guidekit.nodes.host.corrections import add_correction
-from guidekit.nodes.host.ranges import Range
-from guidekit.nodes.host.run import Run, StepMemory
-from guidekit.nodes.host.scales import limit_scale
+from guidekit.nodes.host.predictions.corrections import add_correction
+from guidekit.nodes.host.predictions.scales import limit_scale
+from guidekit.nodes.host.run import Run
+from guidekit.nodes.host.run.memory import StepMemory
+from guidekit.nodes.host.run.ranges import Range
 from guidekit.tests.host import tiny
 
 STEPS = 5
@@ -169,9 +170,9 @@ def test_a_sampler_without_callbacks_still_advances():
 def make_run(sigmas) -> Run:
     class Guider:
         model_patcher = tiny.model("flux")
-        model_options = {"guidekit": {}}
+        model_options = {}
 
-    return Run(Guider, None, torch.tensor(sigmas), [(1, 16, 8, 8)])
+    return Run(Guider, None, torch.tensor(sigmas), [(1, 16, 8, 8)], {})
 
 
 @pytest.mark.parametrize(

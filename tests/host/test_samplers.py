@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
-from guidekit.nodes.host.corrections import add_correction
+from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.products import PRODUCTS
 

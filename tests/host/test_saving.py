@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from guidekit.nodes.host import files, whole_file
-from guidekit.nodes.host.checksum import checksum
+from guidekit.nodes.host.files import folders as files
+from guidekit.nodes.host.files.checksum import checksum
+from guidekit.nodes.host.files.folders import whole_file
 
 TENSORS = {"a": torch.arange(6.0)}
 LARGE = {"a": torch.arange(2.0**19)}  # 2 MiB

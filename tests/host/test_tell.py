@@ -11,8 +11,8 @@ from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.demo.adapters import adapter_file
 from guidekit.demo.models import load
 from guidekit.nodes.gfcg import GFCG
-from guidekit.nodes.host.labels import Candidates
-from guidekit.nodes.host.tell import cut, plain, quoted, tell
+from guidekit.nodes.host.classifiers.labels import Candidates
+from guidekit.nodes.host.run.messages import cut, plain, quoted, tell
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
 from guidekit.tests.host import guides, tiny, wrong
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host.joint_text import split_attention
-from guidekit.nodes.host.texts import SecondText, TextAttention
+from guidekit.nodes.host.attention.second_prompt.context import SecondText, TextAttention
+from guidekit.nodes.host.attention.second_prompt.joint import split_attention
 from guidekit.nodes.nasa import NASA
 from guidekit.tests.host import probes, tiny
 
@@ -22,7 +22,7 @@ class Untouched:
 
 def attended(mask):
     q, k, v = torch.randn((3, 2, 2, AHEAD + OWN + IMAGE, 8), generator=torch.Generator().manual_seed(1))
-    text = SecondText(type("Technique", (), {"steering": Untouched}), torch.zeros(1, AHEAD, 8), None)
+    text = SecondText(type("Technique", (), {"technique": Untouched}), torch.zeros(1, AHEAD, 8), None)
     attend = torch.nn.functional.scaled_dot_product_attention
     call = TextAttention((text,), None, slice(AHEAD + OWN, None), None, {}, [0, 1], [True, True], attend)
     return split_attention(call, q, k, v, mask)

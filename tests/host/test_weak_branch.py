@@ -12,16 +12,15 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from torch.utils.flop_counter import FlopCounterMode
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.nodes.host import blocks
-from guidekit.nodes.host.attention import replace_self_attention
-from guidekit.nodes.host.blocks import reaches_unet_layers
-from guidekit.nodes.host.branches import Branches
-from guidekit.nodes.host.choice import choose_blocks, usually_perturbed, usually_skipped
-from guidekit.nodes.host.clock import Clock
-from guidekit.nodes.host.families import self_attention_blocks
-from guidekit.nodes.host.prefix import Prefix
+from guidekit.nodes.host.attention.self_attention import replace_self_attention
+from guidekit.nodes.host.network import blocks
+from guidekit.nodes.host.network.block_selection import choose_blocks, usually_perturbed, usually_skipped
+from guidekit.nodes.host.network.blocks import reaches_unet_layers
+from guidekit.nodes.host.network.families import self_attention_blocks
+from guidekit.nodes.host.network.shared_prefix import Prefix, Sharing
+from guidekit.nodes.host.predictions.weak_branch import WeakBranch
 from guidekit.nodes.host.run import Run
-from guidekit.nodes.host.weak import WeakBranch
+from guidekit.nodes.host.run.clock import Clock
 from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
@@ -555,7 +554,7 @@ def test_what_cond_left_is_dropped_with_the_evaluation():
     model, prefixes = run_node(PAG, model=tiny.model("flux")), []
 
     def post_cfg(args):
-        prefixes.append(current_run(args["model_options"]).of(Branches).prefix)
+        prefixes.append(current_run(args["model_options"]).of(Sharing).prefix)
         return args["denoised"]
 
     model.set_model_sampler_post_cfg_function(post_cfg)

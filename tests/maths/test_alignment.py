@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from guidekit.samplers.alignment.cores import without_cores
-from guidekit.samplers.alignment.dora import decomposed
-from guidekit.samplers.alignment.layouts import layout_of
-from guidekit.samplers.alignment.low_rank import low_rank
-from guidekit.samplers.alignment.peft import read_config
-from guidekit.samplers.alignment.shapes import kind_of, problem, rank_of
-from guidekit.samplers.alignment.zeros import changes_nothing
+from guidekit.samplers.lora.dora import decomposed
+from guidekit.samplers.lora.layouts import layout_of
+from guidekit.samplers.lora.low_rank import low_rank
+from guidekit.samplers.lora.peft_config import read_config
+from guidekit.samplers.lora.shapes import kind_of, problem, rank_of
+from guidekit.samplers.lora.tucker import without_cores
+from guidekit.samplers.lora.zeros import changes_nothing
 
 WEIGHT = (6, 4, 3, 3)
 FIT = {

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from guidekit.samplers.attention.blur import MEAN_FROM, blur_queries
+from guidekit.samplers.attention.seg import MEAN_FROM, blur_queries
 from guidekit.tests.maths.problems import DTYPES, rounding
 
 GRIDS = [(6, 6), (4, 9), (9, 4), (3, 4, 5), (1, 8), (2, 2)]

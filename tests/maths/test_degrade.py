@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from guidekit.samplers.attention.degrade import add_noise, drop
+from guidekit.samplers.attention.autoguidance import add_noise, drop
 from guidekit.tests.maths.problems import DTYPES
 
 

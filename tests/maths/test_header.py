@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from guidekit.samplers import safetensors_header as header
-from guidekit.samplers.safetensors_header import Entry, read_header
+from guidekit.nodes.host.files import safetensors_header as header
+from guidekit.nodes.host.files.safetensors_header import Entry, read_header
 
 
 def put(path, about, data=b"", length=None):

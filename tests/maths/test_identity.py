@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from guidekit.samplers.attention.identity import identity_attention
+from guidekit.samplers.attention.pag import identity_attention
 from guidekit.tests.maths.problems import DTYPES, rounding
 
 TOKENS, DIM = 40, 8

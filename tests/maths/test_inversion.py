@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidekit.samplers.inversion.edict import Edict, mixing
-from guidekit.samplers.inversion.pairs import Levels, Pair, invert, sample
+from guidekit.samplers.inversion.reversible import Levels, Pair, invert, sample
 from guidekit.samplers.inversion.rex import Rex
 from guidekit.samplers.inversion.two_step import Bdia, OBelm
 from guidekit.tests.maths.problems import latents

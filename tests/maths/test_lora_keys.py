@@ -2,8 +2,8 @@
 
 import pytest
 
-from guidekit.samplers.alignment.diffusers_paths import HUNYUAN_VIDEO, WAN, Alias, aliases
-from guidekit.samplers.alignment.lora_keys import Name, bare, is_of_text, rename, split
+from guidekit.samplers.lora.diffusers_paths import HUNYUAN_VIDEO, WAN, Alias, aliases
+from guidekit.samplers.lora.keys import Name, bare, is_of_text, rename, split
 
 PATH = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 FLAT = PATH.replace(".", "_")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from guidekit.samplers.inversion.trajectory import record, replay
+from guidekit.samplers.inversion.direct_inversion import record, replay
 from guidekit.tests.maths.problems import latents
 from guidekit.tests.maths.test_inversion import MODELS, drift, error, schedule
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..labels import CandidatesType, ClassifierType
-from ..tell import cut, plain
+from ..classifiers.labels import CandidatesType, ClassifierType
+from ..run.messages import cut, plain
 from .conditioning import check_prompt_for, conditioning
 from .connected import OBJECTS, candidates, connected, curve
 from .number import number, switch, whole_number

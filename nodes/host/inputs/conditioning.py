@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..tell import quoted
+from ..run.messages import quoted
 
 _RANKS = {"tokens": (3, "[batch, tokens, channels]"), "pooled output": (2, "[batch, channels]")}
 

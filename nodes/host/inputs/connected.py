@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from comfy_api.latest import io
 
-from ..labels import Candidates, ClassifierType
-from ..tell import quoted
+from ..classifiers.labels import Candidates, ClassifierType
+from ..run.messages import quoted
 
 OBJECTS: dict[str, tuple[str, ...]] = {
     io.Model.io_type: ("clone", "model", "model_options", "get_model_object"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from comfy_api.latest import io
 
-from ..tell import quoted
+from ..run.messages import quoted
 
 
 def number(name: str, value: Any, wanted: io.Float.Input) -> float:

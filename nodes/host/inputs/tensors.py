@@ -13,7 +13,7 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..tell import quoted
+from ..run.messages import quoted
 
 _AXES = {1: "length", 2: "height, width", 3: "frames, height, width"}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..tell import quoted
+from ..run.messages import quoted
 
 _LONGEST, _LONGEST_LINE = 1_000_000, 10_000  # characters: of a field of many lines, such as ImageNet-21k's labels
 

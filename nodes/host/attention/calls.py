@@ -1,0 +1,251 @@
+"""One attention call of the network, and the techniques over it: each has its chunks of the rows, and what it calls is
+the attention below it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..network.families import Block, Layout
+from ..network.forward import Forward
+from ..network.shared_prefix import rows_of
+from ..run import Part, Run
+from ..run.branch_chunks import chunks_of
+from ..run.chunks import Chunk, chunks
+
+_BELOW, _APART = "guidekit_below_techniques", "guidekit_apart_from_network"  # in the options
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """One self-attention call, or the rows of it that a technique works on.
+
+    `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the image
+    tokens' place in the sequence (text and reference pictures are outside it). `grid`: their arrangement, (h, w) or
+    (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
+    boolean. `chunks`: of the rows, in order. `attend(q, k, v)`: the attention that the technique replaces, [rows,
+    heads, tokens, dim]; with `queries`, a slice, only the output of those tokens.
+
+    `afterwards`: None, but where another node has merged queries, or cut them into tiles, so that they are no longer
+    the tokens of `grid`. A technique that knows what each token of `v` is to have gives it to `afterwards`, to be put
+    in once the tokens are whole again, and returns what it gets for it.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    image: slice
+    grid: tuple[int, ...]
+    block: Block
+    run: Run
+    mask: Tensor | None
+    chunks: tuple[Chunk, ...]
+    attend: Callable[..., Tensor]
+    afterwards: Callable[[Tensor], Tensor] | None
+
+
+Technique = Callable[[SelfAttention], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed(Part):
+    """A technique on a model. `branch`: whose rows it works on; None: all. `last`: it works on what the attention
+    gives, whoever has replaced it."""
+
+    technique: Technique
+    blocks: frozenset[Block]
+    branch: Any
+    last: bool
+
+    @property
+    def owner(self) -> Any:
+        """Another technique of the same node, that says why if both do nothing."""
+        return self.branch or getattr(self.technique, "owner", None)
+
+    def chunks(self, run: Run, options: dict) -> set[int]:
+        """The numbers of its chunks in the current network call."""
+        return set(range(len(options["uuids"])) if self.branch is None else chunks_of(run, self.branch, options))
+
+
+def placed_in(run: Run, block: Block) -> list[Placed]:
+    """The techniques on a block, the outermost at the end."""
+    placed = [p for p in run.techniques.get("attention", ()) if block in p.blocks]
+    return sorted(placed, key=lambda p: p.last)
+
+
+class Heads:
+    """Queries, keys and values as [rows, heads, tokens, dim], and the result in the form that the caller wants."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, heads: int, kwargs: dict):
+        self.rest = {
+            name: value for name, value in kwargs.items() if name not in ("skip_reshape", "skip_output_reshape")
+        }
+        self.keep = kwargs.get("skip_output_reshape", False)
+        self.qkv = q, k, v
+        if not kwargs.get("skip_reshape", False):
+            dim = q.shape[-1] // heads
+            # SD3 hands over merged queries and keys, but values with their heads apart.
+            self.qkv = tuple(t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+
+    def attention(self, host: Callable) -> Callable[..., Tensor]:
+        """`host(q, k, v, mask)` in this form."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            if len(k) != len(q):  # queries cut into tiles: keys and values are cut as they lie in memory
+                k, v = (t.transpose(1, 2).reshape(len(q), -1, *t.shape[1::2]).transpose(1, 2) for t in (k, v))
+            return host(q, k, v, mask, skip_reshape=True, skip_output_reshape=True, **self.rest)
+
+        return attend
+
+    def back(self, out: Tensor) -> Tensor:
+        return out if self.keep else out.transpose(1, 2).flatten(2)
+
+
+@dataclass(eq=False)
+class Call:
+    """Where a call is in the network, and how it is made. `layout`: of its queries. `host(q, k, v, mask)`: the
+    attention itself, on some of the rows."""
+
+    forward: Forward
+    run: Run
+    options: dict
+    block: Block
+    scale: float
+    layout: Layout
+    mask: Tensor | None
+    host: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    @cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        return chunks(self.run.prompts.negative_chunks(self.options), self.options)
+
+    def mask_of(self, part: list[int]) -> Tensor | None:
+        count = len(self.chunks)
+        if self.mask is None or self.mask.ndim < 3 or self.mask.shape[0] == 1 or self.mask.shape[0] % count:
+            return self.mask
+        return _rows(self.mask, part, count)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice = slice(None)) -> Tensor:
+        """The attention below all techniques, for the rows of the chunks in `part`."""
+        mask = self.mask_of(part)
+        below = below_techniques(self.options)
+        if below is not None and below.attends(self):
+            return below.attend(self, q, k, v, part, mask)[:, :, queries]
+        if mask is not None and mask.shape[-2] == q.shape[2] > 1:
+            mask = mask[..., queries, :]
+        return self.host(q[:, :, queries], k, v, mask)
+
+
+class Below(Protocol):
+    """What takes the place of the attention itself in a network call, below all techniques."""
+
+    label: str
+
+    def attends(self, call: Call) -> bool:
+        """Whether it does so in this one."""
+
+    def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor, part: list[int], mask: Tensor | None) -> Tensor:
+        """[rows, heads, tokens, dim] of the chunks in `part`, by `call.host`."""
+
+
+def with_below(transformer_options: dict, below: Below | None) -> dict:
+    """The options of a network call that has it."""
+    return {**transformer_options, _BELOW: below}
+
+
+def below_techniques(transformer_options: dict) -> Below | None:
+    return transformer_options.get(_BELOW)
+
+
+class Apart(Protocol):
+    """What makes the attention of a layer that is called by itself, with other tokens than the network's."""
+
+    def attend(self, host: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[rows, heads, tokens, dim], by `host(q, k, v, mask)`."""
+
+
+def with_apart(transformer_options: dict, apart: Apart) -> dict:
+    """The options for calling such a layer."""
+    return {**transformer_options, _APART: apart}
+
+
+def apart_from_network(transformer_options: dict) -> Apart | None:
+    return transformer_options.get(_APART)
+
+
+def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
+    """[rows, heads, tokens, dim] of the chunks in `part`, whose rows `q`, `k` and `v` are, after the techniques."""
+    attend = call.attend
+    for p in placed:
+        mine = p.chunks(call.run, call.options)
+        if mine:
+            call.run.acted.add(p)
+            attend = _Layer(p.technique, mine, call, attend)
+    return attend(q, k, v, part, slice(None))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A technique over the attention below it, for the chunks in `mine`; the other chunks pass."""
+
+    technique: Technique
+    mine: set[int]
+    call: Call
+    below: Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
+        own = [c for c in part if c in self.mine]
+        if not own:
+            return self.below(q, k, v, part, queries)
+        if len(own) == len(part):
+            return self._replaced(q, k, v, part)[:, :, queries]
+        out = torch.empty_like(q[:, :, queries])
+        for group in (own, [c for c in part if c not in self.mine]):
+            places = [part.index(c) for c in group]
+            found = self(*(_rows(t, places, len(part)) for t in (q, k, v)), group, queries)
+            for i, place in enumerate(places):
+                rows_of(out, place, len(part)).copy_(rows_of(found, i, len(places)))
+        return out
+
+    def _replaced(self, q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
+        call, mask = self.call, self.call.mask_of(part)
+        while mask is not None and mask.ndim < 4:  # as the host reads them: [q, k] or [rows, q, k]
+            mask = mask.unsqueeze(-3)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
+            return self.below(q, k, v, part, queries)
+
+        chunks = tuple(call.chunks[i] for i in part)
+        whole = call.layout.whole
+        afterwards = None if whole else _Afterwards(call.forward.afterwards, part, q)
+        about = (call.scale, call.layout.image, call.layout.grid, call.block, call.run)
+        return self.technique(SelfAttention(q, k, v, *about, mask, chunks, attend, afterwards))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What the chunks `part` are to have once another node has put the tokens of a layer together again: [rows, heads,
+    tokens, dim]."""
+
+    values: Tensor
+    part: list[int]
+
+
+@dataclass(frozen=True)
+class _Afterwards:
+    left: list[Whole]
+    part: list[int]
+    like: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        self.left.append(Whole(values, self.part))
+        return torch.zeros_like(self.like)
+
+
+def _rows(tensor: Tensor, places: list[int], count: int) -> Tensor:
+    """The rows of some of `count` chunks."""
+    return torch.cat([rows_of(tensor, place, count) for place in places])

@@ -1,0 +1,106 @@
+"""What an attention layer gives, by role: "image tokens of block k, by chunk", on every family.
+
+In UNets after the output projection of self- and cross-attention, elsewhere the self-attention's output before it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..network.families import Block, family_of
+from ..network.forward import check_rows
+from ..run import Part, Run, attach
+from ..run.chunks import Chunk, chunks
+from .calls import SelfAttention
+from .self_attention import check_blocks, reach_attention, replace_self_attention
+
+
+@dataclass(frozen=True)
+class AttentionOutput:
+    """`tokens`: [chunks, rows of a chunk, image tokens, channels]; `grid`: their arrangement, (h, w) or (t, h, w);
+    `chunks`: one for each of the tokens."""
+
+    tokens: Tensor
+    grid: tuple[int, ...]
+    block: Block
+    run: Run
+    chunks: tuple[Chunk, ...]
+
+    def riding(self, rider: Any, chunk: Chunk) -> Tensor | None:
+        """The tokens of `rider` in its copy of `chunk`: [rows of a chunk, image tokens, channels]."""
+        for tokens, other in zip(self.tokens, self.chunks):
+            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number:
+                return tokens
+        return None
+
+
+Change = Callable[[AttentionOutput], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _InAttention(Part):
+    technique: Change
+
+    @property
+    def owner(self) -> Change:
+        return self.technique
+
+    def __call__(self, a: SelfAttention) -> Tensor:
+        out = a.attend(a.q, a.k, a.v)
+        heads = out.shape[1]
+        tokens = out[:, :, a.image].transpose(1, 2).flatten(2).unflatten(0, (len(a.chunks), -1))
+        changed = _changed(self.technique, AttentionOutput(tokens, a.grid, a.block, a.run, a.chunks))
+        if changed is tokens:
+            return out
+        changed = changed.flatten(0, 1).unflatten(2, (heads, -1)).transpose(1, 2)
+        return torch.cat([out[:, :, : a.image.start], changed, out[:, :, a.image.stop :]], 2)
+
+
+@dataclass(frozen=True, eq=False)
+class _BehindProjection(Part):
+    technique: Change
+    blocks: frozenset[Block]
+
+    @property
+    def owner(self) -> Change:
+        return self.technique
+
+    def of_unet(self, out: Tensor, run: Run, options: dict) -> Tensor:
+        """[rows, tokens, channels]"""
+        block = Block(*options["block"])
+        if block not in self.blocks:
+            return out
+        check_rows(options, len(out))
+        all_chunks = chunks(run.prompts.negative_chunks(options), options)
+        tokens = out.unflatten(0, (len(all_chunks), -1))
+        grid = tuple(options["activations_shape"][-2:])
+        changed = _changed(self.technique, AttentionOutput(tokens, grid, block, run, all_chunks))
+        run.acted.add(self)
+        return out if changed is tokens else changed.flatten(0, 1)
+
+
+def _changed(change: Change, a: AttentionOutput) -> Tensor:
+    changed = change(a)
+    if changed is not a.tokens:
+        a.run.acted.add(change)
+    return changed
+
+
+def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Change) -> None:
+    """Calls `change` with the attention outputs of `blocks`; what it returns takes their place, `tokens` itself if
+    nothing is to change.
+
+    Raises:
+        ValueError: a model whose attention cannot be reached.
+    """
+    attach(model, "attention output", change)
+    if family_of(model).name != "UNet":
+        replace_self_attention(model, blocks, _InAttention(change), last=True)
+        return
+    check_blocks(model, blocks)
+    reach_attention(model)
+    attach(model, "layer output", _BehindProjection(change, frozenset(blocks)))

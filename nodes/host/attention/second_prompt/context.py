@@ -1,0 +1,120 @@
+"""Texts beside the one that a row of the network call is for: what the ways to put them there share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...network.families import Block
+from ...run import Run
+from ..calls import Call
+
+_TEXTS = "guidekit_second_texts"
+
+
+class Steering(Protocol):
+    """What is done with the two attention outputs, in `blocks`. `text_share`: of the second one, what comes from the
+    text is meant, where text and picture share an attention; else all of it."""
+
+    label: str
+    idle_reason: str
+    blocks: frozenset[Block]
+    text_share: bool
+
+    def active(self, run: Run) -> bool:
+        """Whether it acts in this step."""
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """[rows, image tokens, channels] of the row's own text and of the second one."""
+
+
+@dataclass(frozen=True)
+class SecondText:
+    """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one picture or each of
+    the batch; `mask` [B, N], 1 where a token counts, None if all do. `technique`: what it was attached to the model
+    as, with its `steering`."""
+
+    technique: Any
+    tokens: Tensor
+    mask: Tensor | None
+
+    @property
+    def steering(self) -> Steering:
+        return self.technique.technique
+
+    @property
+    def count(self) -> int:
+        return self.tokens.shape[1]
+
+    def by_row(self, like: Tensor, options: dict) -> Tensor:
+        """[rows, N, C], for the rows, on the device and in the type of `like`, which is of all chunks."""
+        return by_row(self.tokens.to(like), len(like), options)
+
+
+def by_row(value: Tensor, rows: int, options: dict) -> Tensor:
+    """What belongs to the pictures of the batch, for the rows of a network call."""
+    chunks = len(options["cond_or_uncond"])
+    return comfy.utils.repeat_to_batch_size(value, rows // chunks).repeat(chunks, *[1] * (value.ndim - 1))
+
+
+@dataclass(frozen=True)
+class TextAttention:
+    """An attention of `block` in a call that has second texts, over the rows of `chunks`. `steered`: of each of these,
+    whether the texts are for it. `attend(q, k, v, mask)`: the attention itself."""
+
+    texts: tuple[SecondText, ...]
+    block: Block
+    image: slice
+    run: Run
+    options: dict
+    chunks: list[int]
+    steered: list[bool]
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    def steer(
+        self, text: SecondText, positive: Tensor, q: Tensor, k: Tensor, v: Tensor, count: int, mask: Tensor | None
+    ) -> Tensor:
+        """What becomes of the image tokens' attention output `positive`, [rows, heads, tokens, dim]: `q` are their
+        queries; keys and values begin with the `count` of the text."""
+        if text.steering.text_share:
+            v = torch.cat([v[:, :, :count], torch.zeros_like(v[:, :, count:])], 2)
+        negative = self.attend(q, k, v, mask)
+        merged = (z.transpose(1, 2).flatten(2) for z in (positive, negative))
+        self.run.acted.add(text.technique)
+        return text.steering.combine(*merged).unflatten(2, (positive.shape[1], -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class BesideText:
+    """Second texts in self-attention, below all techniques. `steer(call, q, k, v, mask)`: how."""
+
+    texts: tuple[SecondText, ...]
+    steer: Callable[[TextAttention, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+    @property
+    def label(self) -> str:
+        return self.texts[0].technique.label
+
+    def attends(self, call: Call) -> bool:
+        # An attention without text tokens (SD3.5's second one) has nothing to look at.
+        return call.layout.image.start > 0
+
+    def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor, part: list[int], mask: Tensor | None) -> Tensor:
+        steered = [not call.chunks[i].negative for i in part]
+        about = TextAttention(
+            self.texts, call.block, call.layout.image, call.run, call.options, part, steered, call.host
+        )
+        return self.steer(about, q, k, v, mask)
+
+
+def with_texts(transformer_options: dict, texts: tuple[SecondText, ...]) -> dict:
+    """The options of a network call that has these texts."""
+    return {**transformer_options, _TEXTS: texts}
+
+
+def second_texts(transformer_options: dict) -> tuple[SecondText, ...]:
+    """Those in the current network call."""
+    return transformer_options.get(_TEXTS, ())

@@ -1,0 +1,57 @@
+"""A second text in joint attention: its tokens are the first of the sequence, and the attention is split, once as if
+they were not there, and once with them in the place of the text. They so go from block to block beside the others.
+
+Relies on: text before image in the sequence; nothing but attention mixing tokens.
+"""
+
+import torch
+from torch import Tensor
+
+from .context import TextAttention
+
+
+def split_attention(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """[rows, heads, tokens, dim] of the whole sequence."""
+    ahead = sum(text.count for text in call.texts)
+    mask = _with_texts(mask, ahead, k.shape[2])
+    rest = [slice(ahead, None)]
+    first = call.attend(q[:, :, ahead:], k[:, :, ahead:], v[:, :, ahead:], _cut(mask, rest, rest))
+    out = torch.cat([torch.zeros_like(q[:, :, :ahead]), first], 2)
+    rows = len(q) // len(call.chunks)
+    for i in (i for i, wanted in enumerate(call.steered) if wanted):
+        part, begin = slice(i * rows, (i + 1) * rows), 0
+        for text in call.texts:
+            own = slice(begin, begin + text.count)
+            begin = own.stop
+            places = [own, slice(call.image.start, None)]
+            keys, values = _tokens(k[part], places), _tokens(v[part], places)
+            rows_mask = mask if mask is None or len(mask) == 1 else mask[part]
+            out[part, :, own] = call.attend(q[part, :, own], keys, values, _cut(rows_mask, [own], places))
+            if call.block in text.steering.blocks:
+                asking = q[part, :, call.image], keys, values, text.count, _cut(rows_mask, [call.image], places)
+                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
+    return out
+
+
+def _tokens(z: Tensor, places: list[slice]) -> Tensor:
+    return torch.cat([z[:, :, place] for place in places], 2)
+
+
+def _cut(mask: Tensor | None, queries: list[slice], keys: list[slice]) -> Tensor | None:
+    """[1 or rows, 1 or heads, 1 or queries, keys] for some of the tokens."""
+    if mask is None:
+        return None
+    mask = torch.cat([mask[..., place] for place in keys], -1)
+    return mask if mask.shape[-2] == 1 else torch.cat([mask[..., place, :] for place in queries], -2)
+
+
+def _with_texts(mask: Tensor | None, ahead: int, tokens: int) -> Tensor | None:
+    """In four dimensions, and over all tokens: one made for the sequence without second texts says nothing of them."""
+    if mask is None:
+        return None
+    while mask.ndim < 4:  # as the host reads them: [q, k] or [rows, q, k]
+        mask = mask.unsqueeze(-3)
+    if mask.shape[-1] == tokens:
+        return mask
+    above = ahead if mask.shape[-2] > 1 else 0
+    return torch.nn.functional.pad(mask, (ahead, 0, above, 0), value=mask.dtype == torch.bool)

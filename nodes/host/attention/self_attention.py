@@ -1,0 +1,117 @@
+"""Self-attention by role: "block k, image tokens only", on every family, by one mechanism.
+
+A technique is called in place of the attention of the blocks it was given to, sees queries, keys and values as
+[rows, heads, tokens, dim] whatever the network's layout, knows which tokens are image tokens and their grid, and never
+hears of a family.
+
+Relies on: `optimized_attention_override`, which every backend honours (comfy/ldm/modules/attention.py:148-166); the
+block's name and number in `transformer_options` (see families.py and blocks.py). What else it takes in a UNet is in
+unet_attention.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..network.blocks import reach_blocks
+from ..network.families import Block, Counts, family_of, network_of
+from ..network.forward import check_rows, current_forward, watch_forward
+from ..run import Run, attach, attach_hook, current_run
+from .calls import Call, Heads, Placed, Technique, apart_from_network, below_techniques, placed_in, through
+from .unet import hook_into_unet
+
+_OVERRIDE = "optimized_attention_override"
+
+
+def replace_self_attention(
+    model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None, *, last: bool = False
+) -> None:
+    """Calls `technique` for the self-attention of `blocks`; with `branch`, for that branch's rows only.
+
+    Several techniques on one block nest: the later one's `attend` runs the earlier one. One that works on what the
+    attention gives, whoever has replaced it, is `last`.
+
+    Raises:
+        ValueError: a model whose attention cannot be reached, or blocks that it does not have.
+    """
+    check_blocks(model, blocks)
+    reach_attention(model)
+    attach(model, "attention", Placed(technique, frozenset(blocks), branch, last))
+
+
+def check_blocks(model: ModelPatcher, blocks: list[Block]) -> None:
+    """That a model has them. Raises ValueError."""
+    known = family_of(model).blocks(network_of(model))
+    missing = [b for b in blocks if b not in known]
+    if missing or not blocks:
+        wrong, right = (", ".join(f"{b.kind} {b.number}" for b in part) for part in (missing, known))
+        raise ValueError(f"The model has no self-attention block {wrong or '(none given)'}. It has: {right}.")
+
+
+def reach_attention(model: ModelPatcher) -> None:
+    """Puts the hooks on a (cloned) model, once."""
+    watch_forward(model)
+    if family_of(model).name == "SD3":
+        reach_blocks(model)  # they do not say their number themselves
+    attach_hook(model, _hook)
+
+
+def _hook(run: Run, guider) -> None:
+    """The last to hook in, so that the order of nodes does not matter."""
+    options, family = guider.model_options["transformer_options"], family_of(guider.model_patcher)
+    options[_OVERRIDE] = _Override(options.get(_OVERRIDE))
+    if family.name == "UNet":
+        hook_into_unet(options, network_of(run.model))
+    else:
+        patches = options.setdefault("patches", {})
+        patches["post_input"] = [*patches.get("post_input", ()), _note_sequence]
+
+
+@torch.compiler.disable
+def _note_sequence(args: dict) -> dict:
+    """A `post_input` patch: how many tokens the blocks will be given (comfy/ldm/flux/model.py:184,
+    qwen_image/model.py:509)."""
+    forward = current_forward(args["transformer_options"])
+    forward.sequence = Counts(args["txt"].shape[1], args["img"].shape[1])
+    return args
+
+
+@dataclass(eq=False)
+class _Override:
+    inner: Callable | None  # the override that was there before
+
+    # A compiled network goes on by itself only between hooks: what is traced is done alike for ever after.
+    @torch.compiler.disable
+    def __call__(self, backend: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, **kwargs) -> Tensor:
+        options = kwargs["transformer_options"]
+
+        def host(q: Tensor, k: Tensor, v: Tensor, mask, **kwargs) -> Tensor:
+            if self.inner is not None:
+                return self.inner(backend, q, k, v, heads, mask=mask, **kwargs)
+            return backend(q, k, v, heads, mask=mask, **kwargs)
+
+        forward = current_forward(options)
+        place = forward.family.current_block(options) if forward is not None else None
+        if place is None:
+            return host(q, k, v, mask, **kwargs)
+        if (alone := apart_from_network(options)) is not None:
+            apart = Heads(q, k, v, heads, kwargs)
+            return apart.back(alone.attend(apart.attention(host), *apart.qkv))
+        call = forward.attention_calls.get(place, 0)
+        forward.attention_calls[place] = call + 1
+        run, block = current_run(options), place[0]
+        placed = placed_in(run, block)
+        below = below_techniques(options)
+        if call not in forward.family.self_attentions or not (placed or below):
+            return host(q, k, v, mask, **kwargs)
+        check_rows(options, len(q))
+        apart = Heads(q, k, v, heads, kwargs)
+        q, k, v = apart.qkv
+        scale = kwargs.get("scale") or q.shape[-1] ** -0.5
+        layout = forward.layout(q.shape[2], options, (placed[0] if placed else below).label)
+        here = Call(forward, run, options, block, scale, layout, mask, apart.attention(host))
+        return apart.back(through(here, placed, q, k, v, list(range(len(here.chunks)))))

@@ -1,0 +1,129 @@
+"""The attention layers of a UNet, from before the queries are made to behind the output's projection.
+
+Relies on: `attn1_patch`, `attn1_output_patch`, `attn2_patch`, `attn2_output_patch` and `patches_replace["attn1"]`
+(comfy/ldm/modules/attention.py:918-988): what is first of the one kind sees the tokens before any other node merges
+them or cuts them into tiles, and what is last of the other sees them after it has put them together again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
+from torch import Tensor, nn
+
+from ..models.row_lora import only_chunks
+from ..network.families import Block, unet_parts
+from ..network.forward import check_rows, current_forward
+from ..network.shared_prefix import rows_of
+from ..run import current_run
+from .calls import Call, Heads, Whole, placed_in, through
+
+
+def hook_into_unet(transformer_options: dict, network: nn.Module) -> None:
+    """Puts the hooks into the options of a run, around whatever other nodes have put there."""
+    patches = transformer_options.setdefault("patches", {})
+    patches["attn1_patch"] = [_queries, *patches.get("attn1_patch", ())]
+    patches["attn2_patch"] = [*patches.get("attn2_patch", ()), _before_cross_attention]
+    patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), _put_in, _output]
+    patches["attn2_output_patch"] = [*patches.get("attn2_output_patch", ()), _output]
+    replaced = transformer_options.get("patches_replace", {}).get("attn1", {})
+    for key, inner in list(replaced.items()):
+        replaced[key] = _Replaced(inner)
+
+
+@torch.compiler.disable
+def _queries(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+    run = current_run(options)
+    for each in run.techniques.get("queries", ()):
+        n = each.of_unet(n, run, options)
+    return n, context, value
+
+
+@torch.compiler.disable
+def _before_cross_attention(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention calls of a layer are counted, and another node may have replaced the first one, self-attention, by
+    something that the override never sees."""
+    forward = current_forward(options)
+    place = forward.family.current_block(options)
+    forward.attention_calls.setdefault(place, 1)
+    return n, context, value
+
+
+@torch.compiler.disable
+def _output(out: Tensor, options: dict) -> Tensor:
+    run = current_run(options)
+    for each in run.techniques.get("layer output", ()):
+        out = each.of_unet(out, run, options)
+    return out
+
+
+@torch.compiler.disable
+def _put_in(out: Tensor, options: dict) -> Tensor:
+    """What techniques have left for tokens that another node had merged, or cut into tiles."""
+    forward = current_forward(options)
+    left, forward.afterwards = forward.afterwards, []
+    for whole in left:
+        out = _with(out, whole, options)
+    return out
+
+
+def _with(out: Tensor, whole: Whole, options: dict) -> Tensor:
+    forward, count = current_forward(options), len(options["uuids"])
+    with only_chunks(options, tuple(whole.part)):
+        values = _attention_of(forward.network, options).to_out(whole.values.transpose(1, 2).flatten(2))
+    out = out.clone()
+    for i, number in enumerate(whole.part):
+        rows_of(out, number, count).copy_(rows_of(values, i, len(whole.part)))
+    return out
+
+
+def _attention_of(network: nn.Module, options: dict) -> nn.Module:
+    """The self-attention of the current layer."""
+    kind, number = options["block"]
+    transformer = next(layer for layer in unet_parts(network)[kind][number] if isinstance(layer, SpatialTransformer))
+    return transformer.transformer_blocks[options["block_index"]].attn1
+
+
+@dataclass(eq=False)
+class _Replaced:
+    """Where another node has replaced a self-attention: it sees all rows, as the options describe them, and the rows of
+    branches get what their techniques make of the network's own attention. Where these are all the rows there are, it
+    is not called."""
+
+    inner: Callable
+
+    @torch.compiler.disable
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        run, forward, block = current_run(options), current_forward(options), Block(*options["block"])
+        check_rows(options, len(q))
+        count = len(options["uuids"])
+        placed = [p for p in placed_in(run, block) if p.branch is not None]
+        mine = sorted(set().union(*(p.chunks(run, options) for p in placed)))
+        if not mine:
+            return self.inner(q, k, v, options)
+        heads = options["n_heads"]
+        apart = Heads(q, k, v, heads, {})
+        layout = forward.layout(apart.qkv[0].shape[2], options, placed[0].label)
+        call = Call(forward, run, options, block, apart.qkv[0].shape[-1] ** -0.5, layout, None, _Plain(heads, options))
+        own = (torch.cat([rows_of(t, i, count) for i in mine]) for t in apart.qkv)
+        found = apart.back(through(call, placed, *own, mine))
+        if len(mine) == count:
+            return found
+        out = self.inner(q, k, v, options).clone()
+        for i, number in enumerate(mine):
+            rows_of(out, number, count).copy_(rows_of(found, i, len(mine)))
+        return out
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The host's attention."""
+
+    heads: int
+    options: dict
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        precision = self.options["attn_precision"]
+        layout = {"skip_reshape": True, "skip_output_reshape": True}
+        return optimized_attention(q, k, v, self.heads, mask=mask, attn_precision=precision, **layout)

@@ -1,0 +1,61 @@
+"""What a classifier says of denoised estimates in a run: which candidate each picture is mistaken for, and how much."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....samplers.guidance.gfcg import confusion, most_confusing, probabilities
+from ..run import Run
+from .decode import Decoder
+from .labels import Logits
+
+
+@dataclass(frozen=True)
+class Said:
+    """For each picture: `reference`, the number of the most confusing wrong candidate, and `confusion`, 0..1, both
+    [B] on the processor; `p`: [B, candidates], the target first."""
+
+    p: Tensor
+    reference: Tensor
+    confusion: Tensor
+
+    def chosen(self, threshold: float) -> list[int]:
+        """The reference of each picture, 0 where it is not confused."""
+        return [k if c > threshold else 0 for k, c in zip(self.reference.tolist(), self.confusion.tolist())]
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """`every`: the classifier is asked in every so manyth step, and its last word holds until then."""
+
+    logits: Logits
+    decoder: Decoder
+    measure: str
+    temperature: float
+    every: int
+
+    def __call__(self, run: Run, denoised: Tensor) -> Said:
+        if self.every == 1:
+            return self._ask(run, denoised)
+        memory = run.memory(self)
+        step, said = memory.read() or (-self.every, None)
+        if run.step - step >= self.every:
+            step, said = run.step, self._ask(run, denoised)
+        memory.write((step, said))
+        return said
+
+    def _ask(self, run: Run, denoised: Tensor) -> Said:
+        with torch.no_grad():
+            logits = self.logits(self.decoder(run, denoised)).cpu()
+        run.notes[self] = run.notes.get(self, 0) + 1
+        return said(probabilities(logits, self.temperature), self.measure, most_confusing(logits))
+
+    def asked(self, run: Run) -> int:
+        """How many times so far."""
+        return run.notes.get(self, 0)
+
+
+def said(p: Tensor, measure: str, reference: Tensor) -> Said:
+    """Of probabilities, with `reference` as the wrong candidate of each picture."""
+    return Said(p, reference, confusion(p, reference, measure))

@@ -1,0 +1,71 @@
+"""From denoised estimates to pictures, inside a run.
+
+Relies on: VAE.decode (comfy/sd.py:1155), [B, H, W, C] or, of videos, [B, T, H, W, C] in 0..1; `latent_rgb_factors` of
+latent formats, which give a picture in -1..1 from raw latents (latent_preview.py:47).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """Of videos the middle frame is looked at."""
+
+    vae: Any | None
+
+    def check(self, run: Run, label: str) -> None:
+        """Raises ValueError where latents of the run cannot be made pictures."""
+        if len(run.latent_shapes) > 1:
+            raise ValueError(f"{label} looks at pictures, and this latent holds video and sound together.")
+        shape = run.latent_shapes[0]
+        if len(shape) not in (4, 5):
+            raise ValueError(f"{label} looks at pictures, and this latent (shape {tuple(shape)}) holds something else.")
+        if self.vae is None and not getattr(run.latent_format, "latent_rgb_factors", None):
+            raise ValueError(
+                f"{label}: no VAE is connected, and ComfyUI has no colours for latents of this kind "
+                f"({type(run.latent_format).__name__}). Connect a VAE, or a TAESD from VAELoader."
+            )
+
+    def __call__(self, run: Run, denoised: Tensor) -> Tensor:
+        """[B, 3, H, W] in 0..1 of raw latents."""
+        if denoised.ndim == 5:
+            middle = denoised.shape[2] // 2
+            denoised = denoised[:, :, middle : middle + 1]
+        if self.vae is None:
+            return by_colour(denoised, run.latent_format)
+        pictures = self.vae.decode(run.process_latent_out(denoised))
+        run.reload()  # decoding may have taken the network's place in memory
+        if pictures.ndim == 5:
+            pictures = pictures[:, pictures.shape[1] // 2]
+        return pictures[..., :3].movedim(-1, 1)
+
+
+def by_colour(latent: Tensor, latent_format) -> Tensor:
+    """As ComfyUI shows latents while it samples."""
+    if (reshape := getattr(latent_format, "latent_rgb_factors_reshape", None)) is not None:
+        latent = reshape(latent)
+    if latent.ndim == 5:
+        latent = latent[:, :, 0]
+    factors = torch.tensor(latent_format.latent_rgb_factors).to(latent)
+    bias = getattr(latent_format, "latent_rgb_factors_bias", None)
+    pictures = torch.einsum("bchw,cr->brhw", latent, factors)
+    if bias is not None:
+        pictures = pictures + torch.tensor(bias).to(latent).reshape(1, 3, 1, 1)
+    return ((pictures + 1) / 2).clamp(0, 1)
+
+
+def vae_input() -> io.Vae.Input:
+    """Of a node with a `Decoder`."""
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Makes the pictures that the classifier sees; a TAESD from VAELoader is fast. Not connected: ComfyUI's "
+        "preview colours, fast and rough.",
+    )

@@ -1,0 +1,67 @@
+"""The gradient of what a classifier says, with respect to a denoised estimate.
+
+The host runs graphs in inference mode, in which weights that a node has loaded cannot be saved for a backward pass; so
+a run works with copies of them, made outside that mode.
+
+Relies on: VAE.first_stage_model with `decode`, and `process_output` (comfy/sd.py:1176); `process_latent_out` of latent
+formats scaling and shifting every number by itself (comfy/latent_formats.py).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..run import Run
+from .decode import Decoder, by_colour
+from .image import ImageClassifier
+
+
+class _Decode(nn.Module):
+    def __init__(self, vae):
+        super().__init__()
+        self.network = vae.first_stage_model
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.network.decode(latent)
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    with torch.inference_mode(False), torch.no_grad():
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return {name: value.detach().clone() for name, value in named}
+
+
+class PictureGradient:
+    """Of one run."""
+
+    def __init__(self, run: Run, decoder: Decoder, classifier: ImageClassifier):
+        self._run, self._vae, self._classifier = run, decoder.vae, classifier
+        self._network = _copied(classifier.network)
+        self._decode = _Decode(self._vae) if self._vae is not None else None
+        self._decoder = _copied(self._decode) if self._decode is not None else {}
+
+    def __call__(self, denoised: Tensor, beta: float | None, objective: Callable[[Tensor], Tensor]) -> Tensor:
+        """d sum(objective(logits)) / d `denoised`, raw latents; `beta`: of the classifier's Softplus."""
+        start, scale = self._start(denoised)
+        with torch.inference_mode(False), torch.enable_grad():
+            latent = start.clone().requires_grad_()
+            prepared = self._classifier.prepared(self._pictures(latent))
+            logits = torch.func.functional_call(self._classifier.network, self._network, (prepared, beta))
+            [gradient] = torch.autograd.grad(objective(logits).sum(), latent)
+        return gradient.to(denoised) * scale
+
+    def _start(self, denoised: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Where the pictures are made from, and its derivative by `denoised`."""
+        if self._decode is None:
+            return denoised, 1.0
+        ones = torch.ones_like(denoised)
+        out = self._run.process_latent_out
+        return out(denoised), out(ones) - out(torch.zeros_like(ones))
+
+    def _pictures(self, latent: Tensor) -> Tensor:
+        if self._decode is None:
+            return by_colour(latent, self._run.latent_format)
+        given = latent.to(self._vae.device, self._vae.vae_dtype)
+        pictures = torch.func.functional_call(self._decode, self._decoder, (given,)).float()
+        return self._vae.process_output(pictures.clone())[:, :3]

@@ -1,0 +1,159 @@
+"""Guidekit's own files: safetensors with a description, in two folders of the host's.
+
+Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory and get_input_directory
+(folder_paths.py).
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ....samplers.strict_json import read_json
+from .checksum import checksum
+from .safetensors_header import read_header
+from .tensors import read_tensors
+from .whole_file import whole_file
+
+_NAME = "guidekit"  # of the folders, and of the description in a file
+_CHECKSUM = "guidekit sha256"
+_ENDING = ".safetensors"
+_DTYPES = ("F64", "F32", "F16", "BF16")  # that this pack computes in
+_MOST_BYTES = 255  # of a name on a disk
+_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+_SHOWN = 20  # names in a sentence
+
+folder_paths.add_model_folder_path(_NAME, os.path.join(folder_paths.models_dir, _NAME))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`shown`: what users know it by; `paths`: where it is; the first one is written to."""
+
+    shown: str
+    paths: Callable[[], list[str]]
+
+    def names(self) -> list[str]:
+        return sorted({name for path in self.paths() for name in _names(path)})
+
+    def path_of(self, name: str) -> str | None:
+        """Of a file that `names` gives; None for anything else, such as a path that leads out of the folder."""
+        return next((os.path.join(path, name) for path in self.paths() if name in _names(path)), None)
+
+    def fingerprint(self, name: str | None) -> float | None:
+        """Another one for a file that was written anew; for `fingerprint_inputs`."""
+        path = name and self.path_of(name)
+        return os.path.getmtime(path) if path else None
+
+    def check(self, name: str) -> str:
+        """The name with which `save` will write it. Raises ValueError for what can be seen to fail before there is
+        anything to write."""
+        name = check_name(name)
+        folder = Path(self.paths()[0])
+        there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+        wrong = None
+        if not there.is_dir():
+            wrong = f"{there.name} is a file and no folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            wrong = f"the folder {there.name} may not be written to"
+        elif os.path.isdir(folder / name):
+            wrong = "a folder has this name"
+        if wrong is not None:
+            raise ValueError(f"{name} cannot be saved in {self.shown}: {wrong}.")
+        return name
+
+    def save(self, name: str, tensors: dict[str, Tensor], description: dict) -> str:
+        """Writes the whole file or nothing; returns its name. Raises ValueError with the reason where it cannot."""
+        name, text = self.check(name), json.dumps(description)
+        tensors, folder = _apart(tensors), Path(self.paths()[0])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(folder / name) as path:
+                save_file(tensors, path, {_NAME: text, _CHECKSUM: checksum(text, tensors)})
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or str(error)[:200]
+            raise ValueError(f"{name} cannot be saved in {self.shown}: {why}. What was there is as it was.") from error
+        return name
+
+    def load(
+        self, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
+    ) -> tuple[dict[str, Tensor], dict]:
+        """(tensors, description). Raises ValueError with a sentence for a file that `save` has not written, or that is
+        not as it was; earlier versions wrote no checksum."""
+        path = self.path_of(name)
+        if path is None:
+            names = self.names()
+            known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            raise ValueError(f"There is no file {name[:200]!r} in {self.shown}. It has: {known or 'nothing'}.")
+        path = Path(path)
+        header = read_header(path)
+        inside, text = header.tensors, header.metadata.get(_NAME, "null")
+        try:
+            description = read_json(text)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be read: in its description {str(error)[:200]}. Make it again.") from error
+        if not isinstance(description, dict) or not set(wanted) <= set(inside) <= {*wanted, *optional}:
+            raise ValueError(
+                f"{name} holds {', '.join(key[:100] for key in sorted(inside)[:5]) or 'nothing'}; wanted is a file of "
+                f"this pack with {' and '.join(wanted)}."
+            )
+        for key, entry in inside.items():
+            if entry.dtype not in _DTYPES:
+                raise ValueError(f"{name} has {key} in {entry.dtype}; wanted is one of {', '.join(_DTYPES)}.")
+        tensors = read_tensors(path, {key: key for key in inside})
+        said = header.metadata.get(_CHECKSUM)
+        if said is not None and said != checksum(text, tensors):
+            raise ValueError(f"{name} is damaged: its checksum is not the one that it was saved with. Make it again.")
+        return tensors, description
+
+
+def check_name(name: str) -> str:
+    """A file name without folders, with its ending; one that every system takes."""
+    stem = name.removesuffix(_ENDING)
+    if not re.fullmatch(r"\w([\w .-]{0,98}[\w-])?", stem):
+        raise ValueError(
+            f"The file name is {name[:200]!r}. It may have up to 100 letters, digits, spaces, dots, dashes and "
+            "underscores, begins with a letter or digit, and does not end with a space or dot."
+        )
+    if _DEVICES.fullmatch(stem):
+        raise ValueError(f"The file name is {name[:200]!r}, which is a device on Windows. Take another one.")
+    if (size := len((stem + _ENDING).encode())) > _MOST_BYTES:
+        raise ValueError(
+            f"The file name is {name[:200]!r}, which has {size} bytes with its ending. Disks take up to {_MOST_BYTES}."
+        )
+    return stem + _ENDING
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the processor's memory, in order, and none in the memory of another, as views of one tensor are."""
+    found, taken = {}, set()
+    for key, tensor in tensors.items():
+        tensor = tensor.cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[key] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return found
+
+
+def _names(folder: str) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in Path(folder).rglob(f"*{_ENDING}") if path.is_file()]
+
+
+def _models() -> list[str]:
+    return folder_paths.get_folder_paths(_NAME)
+
+
+def _inversions() -> list[str]:
+    places = folder_paths.get_output_directory(), folder_paths.get_input_directory()
+    return [os.path.join(place, _NAME) for place in places]
+
+
+MODELS = Folder("models/guidekit", _models)
+INVERSIONS = Folder("output/guidekit or input/guidekit", _inversions)

@@ -1,0 +1,62 @@
+"""The header of a safetensors file, read before any weight: what a file holds is known in a moment, however large it
+is. The library reads and checks it; here are the sentences, and what it lets pass.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ....samplers.strict_json import read_json
+
+MOST = 100_000  # tensors
+_LARGEST = 100_000_000  # bytes of a header that the library reads
+
+
+@dataclass(frozen=True)
+class Entry:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: dict[str, Entry]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """In time and memory that do not depend on the size of the file.
+
+    Raises:
+        ValueError: a sentence about what it is instead.
+    """
+    name = path.name
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(min(length, _LARGEST))
+        if length > len(text) and (start[:1] == b"\x80" or start[:2] == b"PK"):
+            raise ValueError(
+                f"{name} is a pickle (.ckpt, .pt, .bin), which can run code when it is loaded, and is not read. "
+                "Convert it to safetensors where you trust it."
+            )
+        with safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+            if len(names) > MOST:
+                raise ValueError(f"{name} names {len(names)} tensors; up to {MOST} are read.")
+            slices = {key: file.get_slice(key) for key in names}
+            tensors = {key: Entry(each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise ValueError(f"{name} is not a whole safetensors file: {str(error)[:300]}. Get it again.") from error
+    # Of two entries with one name the library takes the last. Only where there are more of them than names (or one has
+    # such a name) is the header parsed again.
+    if text.count(b'"data_offsets"') != len(tensors):
+        try:
+            read_json(text)
+        except ValueError as error:
+            raise ValueError(f"{name} is not a whole safetensors file: in its header {error}. Get it again.") from error
+    return Header(tensors, metadata)

@@ -1,0 +1,73 @@
+"""Runs of the exact inverters in the host, with latents in double precision."""
+
+import logging
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ....samplers.inversion.reversible import After, Levels, Method, Pair, invert, sample, unchanged
+from .sampler import GuiderDrift, Walk
+
+log = logging.getLogger(__name__)
+_UNIT = 2.0**-36  # of latents in double precision, which are below 2^12, so that their rounding is 2^-41 and less
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """float64, or float32 on devices that do not have it."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        log.warning("%s has no float64: exact inversion works in float32 there, with errors of about 1e-5.", device)
+        return torch.float32
+    return torch.float64
+
+
+class _Exact(Walk):
+    """Walks from `start`, and finds the pair that the run ends with: raw (as the sampler sees latents), on the
+    processor."""
+
+    undoes = True
+
+    def __init__(self, method: Method, start: tuple[Tensor, ...], after: After = unchanged):
+        self.method, self.start, self.after = method, start, after
+
+    def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
+        dtype = precision(device)
+        unit = _UNIT if dtype == torch.float64 else 0.0
+        model_sampling = drift.guider.model_patcher.get_model_object("model_sampling")
+        levels = Levels(tuple(sigmas), partial(_input_scale, model_sampling), unit)
+        pair = self.go(drift, levels, *(part.to(dtype).to(device) for part in self.start))
+        self.found = Pair(*(part.cpu() for part in pair))
+        return pair.x
+
+    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+        raise NotImplementedError
+
+
+class ToNoise(_Exact):
+    """From a picture's latent, the only part of `start`, to the pair that it comes from."""
+
+    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+        pair = invert(self.method, drift, *start, levels, self.after, drift.enter)
+        if not drift.is_pure():
+            raise ValueError(
+                "The model gives two answers to one question, so that its steps cannot be undone. Take nodes off it "
+                "that cache, or draw random numbers, or remember earlier steps."
+            )
+        return pair
+
+
+class FromNoise(_Exact):
+    """From a pair, `start`, to the latent of a picture."""
+
+    def steps(self, steps: int) -> int:
+        return steps - self.method.first
+
+    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+        return sample(self.method, drift, Pair(*start), levels, self.after, drift.enter)
+
+
+def _input_scale(model_sampling, sigma: float) -> float:
+    one = torch.ones((1, 1), dtype=torch.float64)
+    return model_sampling.calculate_input(torch.full((1,), sigma, dtype=torch.float64), one).item()

@@ -1,0 +1,114 @@
+"""What an inversion leaves, carried by a LATENT beside what the latent shows, and kept in files."""
+
+from dataclasses import dataclass
+from reprlib import repr as shown
+from typing import ClassVar, TypeVar
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ....samplers.inversion.reversible import check_falling
+from ....samplers.strict_json import is_number
+from ..run.fingerprint import describe_model
+
+KEY = "guidekit_inversion"
+_LONGEST = 200  # characters of a word in a description
+_Some = TypeVar("_Some", bound="Carried")
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """`sigmas` of the generation, falling; `model`: of `describe_model`; `picture`: the latent that was inverted, as a
+    VAE gives it, which inpainting models look at in both directions; `shown`: the `samples` of the LATENT that carries
+    this.
+
+    `maker`: the node that makes it; `tensors`, `optional`: the names of its tensors in a file.
+    """
+
+    sigmas: Tensor
+    model: dict
+    picture: Tensor
+    shown: Tensor
+
+    maker: ClassVar[str] = "Exact Inversion or Trajectory Record"
+    tensors: ClassVar[tuple[str, ...]] = ("sigmas", "picture", "shown")
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    def latent(self) -> dict:
+        return {"samples": self.shown, KEY: self}
+
+    @classmethod
+    def of(cls: type[_Some], latent: dict, model: ModelPatcher) -> _Some:
+        """What a LATENT carries.
+
+        Raises:
+            ValueError: it carries none or another kind, or is not as it was, or it was made with another model.
+        """
+        state = carried(latent, wanted=cls)
+        samples = latent["samples"]
+        if samples.shape != state.shown.shape or not torch.equal(samples, state.shown):
+            raise ValueError(
+                "The latent was changed after its inversion, but what is sampled from is what it was before. Connect "
+                f"{cls.maker} directly."
+            )
+        given = describe_model(model)
+        for what, wanted in state.model.items():
+            if given[what] != wanted:
+                raise ValueError(
+                    f"The latent was inverted with {what} {wanted}, and the guider's model has {given[what]}."
+                )
+        return state
+
+    def to_file(self) -> tuple[dict[str, Tensor], dict]:
+        """(tensors, description)"""
+        tensors = {"sigmas": self.sigmas, "picture": self.picture, "shown": self.shown}
+        return tensors, {"made by": self.maker, "model": self.model}
+
+    @classmethod
+    def from_file(cls: type[_Some], tensors: dict[str, Tensor], description: dict) -> _Some:
+        """Inverse of `to_file`. Raises ValueError for what `to_file` does not make; all of `tensors` are there."""
+        raise NotImplementedError
+
+
+def carried(latent: dict, wanted: type[_Some] = Carried) -> _Some:
+    """What a LATENT carries, unchecked. Raises ValueError where that is nothing, or another kind."""
+    state = latent.get(KEY)
+    if isinstance(state, wanted):
+        return state
+    carries = "no inversion" if state is None else f"what {state.maker} makes"
+    raise ValueError(
+        f"The latent carries {carries}. Connect the output of {wanted.maker}, or of Load Inversion, directly: nodes in "
+        "between, core's Save Latent and Load Latent too, keep only what can be seen."
+    )
+
+
+def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
+    """The common part of a file, as arguments for a `Carried`. Raises ValueError."""
+    sigmas, picture, latent, model = *(tensors[name] for name in Carried.tensors), description.get("model")
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, and is a list")
+    sigmas = sigmas.float()
+    check_falling(sigmas.tolist())
+    if not isinstance(model, dict) or set(model) != {"model", "network", "parameterisation"} or not _texts(model):
+        raise ValueError("it does not say which model it was made with")
+    if not 3 <= latent.ndim <= 5 or 0 in latent.shape:
+        raise ValueError(f"shown has shape {tuple(latent.shape)[:10]}, which no latent has")
+    check_shape("picture", picture, latent.shape)
+    return {"sigmas": sigmas, "model": model, "picture": picture, "shown": latent}
+
+
+def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)[:10]}, not {tuple(shape)}")
+
+
+def number(description: dict, name: str) -> float:
+    value = description.get(name)
+    if not is_number(value):
+        raise ValueError(f"its {name} is {shown(value)}, not a number")
+    return float(value)
+
+
+def _texts(model: dict) -> bool:
+    return all(isinstance(value, str) and len(value) <= _LONGEST for value in model.values())

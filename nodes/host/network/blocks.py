@@ -1,0 +1,255 @@
+"""Whole blocks by role: passed by for the rows of a branch, or not computed again where a branch still equals cond.
+
+Relies on: `patches_replace["dit"]` with ("double_block" | "single_block", number) in DiTs (e.g.
+comfy/ldm/flux/model.py:221), whose result the host goes on with; `forward_timestep_embed_patch` in UNets
+(comfy/ldm/modules/diffusionmodules/openaimodel.py:37-45), where the first handler whose class fits runs a layer;
+`patches["double_block"]` in Lumina2 (comfy/ldm/lumina/model.py:864), called behind each block. Everything that the host
+does between blocks (residuals of ControlNets, other patches) it does in a resumed call as in any other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepBlock, forward_timestep_embed
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..run import Part, Run, attach, current_run
+from ..run.branch_chunks import chunks_of
+from .families import Block, family_of, order_of, self_attention_blocks, unet_parts
+from .forward import check_rows, current_forward, watch_forward
+from .shared_prefix import Sharing, Streams, rows_of
+
+_UNET_PATCH = "forward_timestep_embed_patch"
+
+
+@dataclass(frozen=True, eq=False)
+class _Skip(Part):
+    """The branch `technique` passes by the blocks that `blocks(run)` names."""
+
+    technique: Any
+    blocks: Callable[[Run], frozenset[Block]]
+
+    @property
+    def owner(self) -> Any:
+        return self.technique
+
+
+def skip_blocks(model: ModelPatcher, branch: Any, blocks: Callable[[Run], frozenset[Block]]) -> None:
+    """Lets the rows of `branch` leave the blocks `blocks(run)` as they came; in a UNet, their transformers. The blocks
+    are some of `skippable_blocks(model)`.
+
+    Raises:
+        ValueError: a model whose blocks cannot be reached.
+    """
+    reach_blocks(model)
+    attach(model, "skips", _Skip(branch, blocks))
+
+
+def skippable_blocks(model: ModelPatcher) -> list[Block]:
+    """The blocks that a branch can pass by; where the host shows them only from behind, not the first.
+
+    Raises:
+        ValueError: a UNet in a host that does not let its layers be replaced.
+    """
+    family = family_of(model)
+    if family.name == "UNet" and not reaches_unet_layers():
+        raise ValueError(
+            "This version of ComfyUI cannot skip blocks of a UNet. Use ComfyUI 0.26 or newer, or a PAG node."
+        )
+    return self_attention_blocks(model)[0 if family.replaceable else 1 :]
+
+
+def can_resume(model: ModelPatcher) -> bool:
+    """Whether a branch of this model can start where it begins to differ from cond."""
+    family = family_of(model)
+    return family.replaceable and (family.name != "UNet" or reaches_unet_layers())
+
+
+@cache
+def reaches_unet_layers() -> bool:
+    """Whether the host asks `forward_timestep_embed_patch` before it runs a layer itself, as 0.26 and newer ones do;
+    0.18 asks only for layers that it does not know."""
+
+    class Known(TimestepBlock):
+        def forward(self, x, emb):
+            return False
+
+    options = {"patches": {_UNET_PATCH: [(torch.nn.Module, lambda *_: True)]}}
+    return forward_timestep_embed([Known()], None, None, None, options)
+
+
+@dataclass(eq=False)
+class _Passing:
+    """A block, or one layer of a UNet's, in one network call. `out`: what it gives, where nothing is to be computed;
+    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeps`: whether
+    branches go on from what it gives."""
+
+    block: Block
+    options: dict
+    given: dict
+    out: Any = None
+    came: Streams = field(default_factory=dict)
+    skipping: set[int] = field(default_factory=set)
+    keeps: bool = False
+
+    def enter(self, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
+        """What it gives, if that is known: `whole` if it can be skipped, `last` if the block ends with it."""
+        run, uuids = current_run(self.options), self.options["uuids"]
+        check_rows(self.options, len(streams["img"]))
+        prefix, unet = run.of(Sharing).prefix, current_forward(self.options).family.name == "UNet"
+        if prefix is not None:
+            order = order_of(run)
+            ahead = order[prefix.first] - order[self.block]
+            if ahead > 0:
+                if order[self.block] == 0 and not unet:
+                    prefix.count_tokens(uuids, streams)
+                states = prefix.states(uuids)
+                if states is not None:
+                    return _left(states, self.block, streams) if last else streams
+                self.keeps = last and (unet or ahead == 1)  # a UNet needs all of them, for its skip connections
+                return None
+        self.skipping = skipping_chunks(run, self.block, self.options) if whole else set()
+        if len(self.skipping) == len(uuids):
+            return streams
+        self.came = {name: t.clone() for name, t in streams.items()} if self.skipping else {}
+        return None
+
+    def leave(self, streams: Streams) -> Streams:
+        """What it gives, of what has been computed."""
+        uuids = self.options["uuids"]
+        if self.keeps:
+            current_run(self.options).of(Sharing).prefix.keep(self.block, uuids, streams)
+        return _restored(streams, self.came, self.skipping, len(uuids))
+
+
+def _left(states: list[dict[Block, Streams]], block: Block, streams: Streams) -> Streams:
+    """What cond left behind a block, for the chunks that go on from there."""
+    if not all(block in state for state in states):
+        return streams
+    device = streams["img"].device  # with several GPUs, cond may have been on another
+    return {name: torch.cat([state[block][name].to(device) for state in states]) for name in states[0][block]}
+
+
+def skipping_chunks(run: Run, block: Block, options: dict) -> set[int]:
+    """The chunks that pass `block` by."""
+    chunks = set()
+    for skip in run.techniques.get("skips", ()):
+        if block in skip.blocks(run):
+            mine = chunks_of(run, skip.technique, options)
+            chunks.update(mine)
+            run.acted.update([skip] if mine else [])
+    return chunks
+
+
+def _restored(streams: Streams, came: Streams, chunks: set[int], count: int) -> Streams:
+    for name, before in came.items():
+        for chunk in chunks if name in streams else ():
+            rows_of(streams[name], chunk, count).copy_(rows_of(before, chunk, count))
+    return streams
+
+
+# Compiled networks trace __call__, but not what is decided around the block (attention.py).
+
+
+@dataclass(eq=False)
+class _DiTBlock:
+    """In the place of a block; whatever replaced it before still does."""
+
+    block: Block
+    inner: Callable | None
+
+    def __call__(self, args: dict, extra: dict) -> dict:
+        passing = self.enter(args)
+        if passing.out is not None:
+            return passing.out
+        if self.inner is not None:
+            return self.leave(passing, self.inner(passing.given, extra))
+        return self.leave(passing, extra["original_block"](passing.given))
+
+    @torch.compiler.disable
+    def enter(self, args: dict) -> _Passing:
+        options = args["transformer_options"]
+        if "block_index" not in options or self.block.kind != options["block_type"]:  # SD3
+            options = {**options, "block_type": self.block.kind, "block_index": self.block.number}
+        streams = {name: args[name] for name in ("img", "txt") if args.get(name) is not None}
+        passing = _Passing(self.block, options, {**args, "transformer_options": options})
+        out = passing.enter(streams)
+        passing.out = None if out is None else self._all(args, out)
+        return passing
+
+    @torch.compiler.disable
+    def leave(self, passing: _Passing, out: dict) -> dict:
+        streams = {name: t for name, t in out.items() if t is not None}  # SD3's last block gives no text
+        return self._all(passing.given, passing.leave(streams))
+
+    def _all(self, args: dict, streams: Streams) -> dict:
+        return {"txt": None, **streams} if "txt" in args else streams
+
+
+class _UNetLayer:
+    """Runs every layer of every block of a UNet, as the host would without it."""
+
+    def __call__(self, layer, x, emb, context, options, output_shape, time_context, frames, image_only) -> Tensor:
+        passing = self.enter(layer, x, options)
+        if passing.out is not None:
+            return passing.out
+        settings = (emb, context, passing.given, output_shape, time_context, frames, image_only)
+        return self.leave(passing, forward_timestep_embed([layer], x, *settings))
+
+    @torch.compiler.disable
+    def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:
+        network, block = current_forward(options).network, Block(*options["block"])
+        patches = options["patches"]
+        others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
+        passing = _Passing(block, options, {**options, "patches": others})
+        last = layer is unet_parts(network)[block.kind][block.number][-1]
+        out = passing.enter({"img": x}, isinstance(layer, SpatialTransformer), last)
+        passing.out = None if out is None else out["img"]
+        return passing
+
+    @torch.compiler.disable
+    def leave(self, passing: _Passing, out: Tensor) -> Tensor:
+        if "transformer_index" in passing.given:
+            passing.options["transformer_index"] = passing.given["transformer_index"]  # the host counts on
+        return passing.leave({"img": out})["img"]
+
+
+class _Lumina2Block:
+    """Behind every block of a Lumina2 network: gives the rows that pass a block by what the block before it left."""
+
+    @torch.compiler.disable
+    def __call__(self, args: dict) -> dict:
+        options, number = args["transformer_options"], args["block_index"]
+        run, forward, uuids = current_run(options), current_forward(options), options["uuids"]
+        streams = {name: args[name] for name in ("img", "txt")}
+        skipping = skipping_chunks(run, Block("double", number), options)
+        before = forward.left.pop(Block("double", number - 1), {})
+        streams = _restored(streams, before, skipping, len(uuids))
+        if skipping_chunks(run, Block("double", number + 1), options):
+            forward.left[Block("double", number)] = {name: t.clone() for name, t in streams.items()}
+        return streams
+
+
+def reach_blocks(model: ModelPatcher) -> None:
+    """Puts the hooks above on a (cloned) model, once."""
+    watch_forward(model)
+    options, family = model.model_options["transformer_options"], family_of(model)
+    if family.name == "UNet":
+        handlers = options.setdefault("patches", {}).setdefault(_UNET_PATCH, [])
+        if not any(isinstance(handler, _UNetLayer) for _, handler in handlers):
+            handlers.insert(0, (torch.nn.Module, _UNetLayer()))
+    elif not family.replaceable:
+        after = options.setdefault("patches", {}).setdefault("double_block", [])
+        if not any(isinstance(patch, _Lumina2Block) for patch in after):
+            after.append(_Lumina2Block())
+    else:
+        replaced = options.get("patches_replace", {}).get("dit", {})
+        for block in self_attention_blocks(model):
+            inner = replaced.get((f"{block.kind}_block", block.number))
+            if not isinstance(inner, _DiTBlock):
+                model.set_model_patch_replace(_DiTBlock(block, inner), "dit", f"{block.kind}_block", block.number)

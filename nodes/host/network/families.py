@@ -1,0 +1,245 @@
+"""Where each model family keeps its self-attention blocks, and which of its tokens are image tokens.
+
+Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
+`block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g.
+comfy/ldm/flux/model.py:224); SD3 has neither and is told by blocks.py. All joint-attention families put the text before
+the image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.hunyuan_video.model import HunyuanVideo
+from comfy.ldm.lumina.model import NextDiT
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+from comfy.ldm.wan.model import WanModel
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+
+from ..run import Run
+
+SEQUENCE = "guidekit_sequence"  # in the options, Counts
+
+
+class Block(NamedTuple):
+    """A transformer block: ("input" | "middle" | "output", number) in a UNet, else ("double" | "single", number)."""
+
+    kind: str
+    number: int
+
+
+class Layout(NamedTuple):
+    """The image tokens of a sequence and their grid, (h, w) or (t, h, w)."""
+
+    image: slice
+    grid: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tokens are those of the grid. In UNets another node may have merged them, or cut them into
+        tiles."""
+        return self.image.stop - self.image.start == math.prod(self.grid)
+
+
+class Counts(NamedTuple):
+    """Tokens of the text and of all pictures in joint attention."""
+
+    text: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
+    the image tokens are, by how the family builds its sequence; `options` hold the `Counts` as SEQUENCE where the
+    network says what it is. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
+    `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
+    first, by "cross" attention, as more tokens of "joint" attention, through the network's own "layers", or not at
+    all."""
+
+    name: str
+    blocks: Callable[[torch.nn.Module], list[Block]]
+    layout: Callable[[torch.nn.Module, tuple[int, ...], int, dict], Layout]
+    self_attentions: tuple[int, ...] = (0,)
+    replaceable: bool = True
+    second_text: str | None = None
+
+    def current_block(self, options: dict) -> tuple[Block, int] | None:
+        """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
+        if self.name == "UNet":
+            return Block(*options["block"]), options["block_index"]
+        if "block_type" not in options or "block_index" not in options:
+            return None  # a text or noise refiner before the main blocks
+        return Block(options["block_type"], options["block_index"]), 0
+
+
+def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Module]]:
+    """The blocks of a UNet by kind, in the order in which they run."""
+    return {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
+
+
+def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Module]:
+    return {Block(kind, i): block for kind, blocks in unet_parts(network).items() for i, block in enumerate(blocks)}
+
+
+def transformer_layers(network: UNetModel) -> dict[Block, int]:
+    """The number of transformer layers in each block of a UNet that has some."""
+    found = {
+        block: sum(len(layer.transformer_blocks) for layer in layers if isinstance(layer, SpatialTransformer))
+        for block, layers in _unet_blocks(network).items()
+    }
+    return {block: count for block, count in found.items() if count}
+
+
+def _unet_attention(network: UNetModel) -> list[Block]:
+    return list(transformer_layers(network))
+
+
+def _unet_layout(network, latent_shape, tokens, options) -> Layout:
+    return Layout(slice(0, tokens), tuple(options["activations_shape"][-2:]))
+
+
+def _double_single_blocks(network) -> list[Block]:
+    double = [Block("double", i) for i in range(len(network.double_blocks))]
+    return double + [Block("single", i) for i in range(len(network.single_blocks))]
+
+
+def _patches(latent_shape: tuple[int, ...], patch: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    """Token grid of a latent whose last dimensions are cut into patches, padded up."""
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    return tuple(math.ceil(n / p) for n, p in zip(latent_shape[-len(patch) :], patch))
+
+
+def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
+    """Image tokens at the end of the sequence but for `behind` others."""
+    count = math.prod(grid)
+    return Layout(slice(tokens - behind - count, tokens - behind), grid)
+
+
+def _behind(grid: tuple[int, ...], options: dict) -> int:
+    """How many tokens of reference pictures are behind the image tokens: those that the network has counted, if
+    another node (a cache of their keys and values) has not taken them off the sequence."""
+    sequence, references = options.get(SEQUENCE), sum(options.get("reference_image_num_tokens", ()))
+    return 0 if sequence is not None and sequence.pictures == math.prod(grid) else references
+
+
+def _flux_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, network.patch_size)
+    return _last(tokens, grid, _behind(grid, options))
+
+
+def _sd3_layout(network, latent_shape, tokens, options) -> Layout:
+    return _last(tokens, _patches(latent_shape, tuple(network.x_embedder.patch_size)))
+
+
+def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
+    return _last(tokens, _patches(latent_shape, network.patch_size))
+
+
+def _wan_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, network.patch_size)
+    count = math.prod(grid)
+    # A whole reference picture goes in front, in-context references and extra frames behind.
+    start = tokens - count if network.ref_conv is not None else 0
+    return Layout(slice(start, start + count), grid)
+
+
+def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, (1, network.patch_size, network.patch_size))
+    return _last(tokens, grid, _behind(grid, options))
+
+
+def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
+    grid = _patches(latent_shape, network.patch_size)
+    padding = -math.prod(grid) % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
+    return _last(tokens, grid, padding)
+
+
+def fits(layout: Layout, tokens: int, options: dict) -> bool:
+    """Whether a layout agrees with what else is known of a sequence of `tokens`: that it holds it, where the host's
+    blocks find the pictures, and how many tokens the network has given them."""
+    image, sequence = layout.image, options.get(SEQUENCE)
+    text, total = options.get("img_slice", (0, tokens))
+    grid = tuple(options.get("grid_sizes", layout.grid))  # Wan's, to which it may have added frames
+    given = sequence is None or (image.start, tokens) == (sequence.text, sum(sequence))
+    return given and text <= image.start and image.stop <= tokens == total and grid[-2:] == layout.grid[-2:]
+
+
+def _numbered(attribute: str) -> Callable[[torch.nn.Module], list[Block]]:
+    return lambda network: [Block("double", i) for i in range(len(getattr(network, attribute)))]
+
+
+_FAMILIES = {
+    UNetModel: Family("UNet", _unet_attention, _unet_layout, second_text="cross"),
+    MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1), second_text="joint"),
+    Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
+    Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
+    HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
+    WanModel: Family("Wan", _numbered("blocks"), _wan_layout),
+    QwenImageTransformer2DModel: Family(
+        "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
+    ),
+    NextDiT: Family("Lumina2", _numbered("layers"), _lumina_layout, replaceable=False, second_text="layers"),
+}
+
+
+def network_of(model: ModelPatcher | BaseModel) -> torch.nn.Module:
+    """The diffusion network of a MODEL, also when it is compiled."""
+    network = model.get_model_object("diffusion_model") if isinstance(model, ModelPatcher) else model.diffusion_model
+    return getattr(network, "_orig_mod", network)
+
+
+def family_of(model: ModelPatcher | BaseModel) -> Family:
+    """The family of a MODEL.
+
+    Raises:
+        ValueError: this pack cannot reach the attention of such a network.
+    """
+    return _family_of_network(network_of(model))
+
+
+def _family_of_network(network: torch.nn.Module) -> Family:
+    for network_class, family in _FAMILIES.items():
+        if isinstance(network, network_class):
+            return family
+    known = ", ".join(family.name for family in _FAMILIES.values())
+    raise ValueError(
+        f"This node changes self-attention, and the model's network {type(network).__name__} is not one it can reach. "
+        f"Families that work: {known}."
+    )
+
+
+def families_with_second_text() -> list[str]:
+    return [family.name for family in _FAMILIES.values() if family.second_text]
+
+
+def self_attention_blocks(model: ModelPatcher) -> list[Block]:
+    """All blocks of a MODEL that have self-attention over image tokens, in the order in which they run."""
+    return family_of(model).blocks(network_of(model))
+
+
+def order_of_blocks(network: torch.nn.Module) -> dict[Block, int]:
+    """The place of every block in the order in which they run; in a UNet also of those without attention."""
+    family = _family_of_network(network)
+    blocks = _unet_blocks(network) if family.name == "UNet" else family.blocks(network)
+    return {block: i for i, block in enumerate(blocks)}
+
+
+class _Order(dict):
+    """Of one run."""
+
+    def __init__(self, run: Run):
+        super().__init__(order_of_blocks(network_of(run.model)))
+
+
+def order_of(run: Run) -> dict[Block, int]:
+    """`order_of_blocks` of the network of a run."""
+    return run.of(_Order)

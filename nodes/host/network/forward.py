@@ -1,0 +1,101 @@
+"""What the hooks inside one network call need to know of it.
+
+Relies on: APPLY_MODEL wrappers, which run on every model, once per network call, and see the latent before the network
+changes it (comfy/model_base.py:191); `cond_or_uncond` and `uuids` of a call, one for each chunk of its rows
+(comfy/samplers.py:322). A pack that evaluates the chunks one after another by a `model_function_wrapper` may give the
+part in `cond_or_uncond` and leave the `uuids` of the whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..run import Run, attach_hook, wrap_run
+from ..run.partial_calls import know_rows
+from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of
+
+_FORWARD = "guidekit_forward"
+_OURS = __name__.split(".nodes.")[0]
+
+
+@dataclass
+class Forward:
+    """One network call, of latents of this shape, rows first. `patches`: those of all nodes, by kind."""
+
+    base: BaseModel
+    latent_shape: tuple[int, ...]
+    patches: dict[str, list[Callable]]
+    attention_calls: dict[tuple[Block, int], int] = field(default_factory=dict)  # so far, by block and layer
+    left: dict[Block, dict[str, Tensor]] = field(default_factory=dict)  # by blocks that are over, where it is needed
+    afterwards: list = field(default_factory=list)  # by a layer's self-attention for its output (attention_call.py)
+    sequence: Counts | None = None  # where the network says what it gives its blocks
+
+    @property
+    def rows(self) -> int:
+        return self.latent_shape[0]
+
+    @cached_property
+    def network(self) -> torch.nn.Module:
+        return network_of(self.base)
+
+    @cached_property
+    def family(self) -> Family:
+        return family_of(self.base)
+
+    def layout(self, tokens: int, options: dict, label: str) -> Layout:
+        """Where the image tokens are among `tokens`. Raises ValueError, for the technique `label`, where that cannot be
+        told."""
+        options = {**options, SEQUENCE: self.sequence}
+        layout = self.family.layout(self.network, self.latent_shape, tokens, options)
+        if not fits(layout, tokens, options):
+            kind = type(self.network).__name__
+            raise ValueError(
+                f"{label} cannot tell which of the {tokens} tokens in a block of {kind} are the picture's "
+                f"{' x '.join(map(str, layout.grid))}: other nodes ({self.other_nodes()}) have changed the sequence. "
+                "Take one of them off the model."
+            )
+        return layout
+
+    def other_nodes(self) -> str:
+        """The names of those that have hooked into attention, as far as they can be told."""
+        kinds = ("attn1_patch", "attn1_output_patch", "post_input")
+        hooks = [getattr(hook, "func", hook) for kind in kinds for hook in self.patches.get(kind, ())]
+        named = [hook if hasattr(hook, "__qualname__") else type(hook) for hook in hooks]
+        names = {each.__qualname__.split(".")[0]: None for each in named if not each.__module__.startswith(_OURS)}
+        return ", ".join(names) or "of unknown names"
+
+
+def watch_forward(model: ModelPatcher) -> None:
+    """Gives the network calls of a (cloned) model a `Forward` each."""
+    know_rows(model)
+    attach_hook(model, _hook)
+
+
+def current_forward(transformer_options: dict) -> Forward | None:
+    """The network call that `transformer_options` belongs to; None in networks that were called in another way."""
+    return transformer_options.get(_FORWARD)
+
+
+def check_rows(transformer_options: dict, rows: int) -> None:
+    """Raises ValueError where a hook inside a network call sees other rows than the call was made for."""
+    forward = current_forward(transformer_options)
+    if forward is not None and rows % forward.rows:  # the frames of a video may be rows inside
+        raise ValueError(
+            f"A hook of Guidekit inside the network sees {rows} of the {forward.rows} rows of a network call: another "
+            "node splits the batch there without saying which rows it evaluates. Take that node off the model."
+        )
+
+
+def _hook(run: Run, guider) -> None:
+    wrap_run(guider, WrappersMP.APPLY_MODEL, _innermost, outermost=False)
+
+
+def _innermost(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    forward = Forward(executor.class_obj, tuple(x.shape), transformer_options.get("patches", {}))
+    return executor(x, t, c_concat, c_crossattn, control, {**transformer_options, _FORWARD: forward}, **kwargs)

@@ -1,0 +1,137 @@
+"""A latent that rides through the network in chunks of its own, so that its features can be looked at.
+
+Each such chunk is a copy of one of the call's, with the latent in the place of every picture: the same prompt, the same
+ControlNet, the same branch. So a call has as many rows as its options say, and a picture's reference depends on nothing
+but that picture's own row.
+
+Relies on: APPLY_MODEL wrappers, which see all rows of a network call and everything that goes with them
+(comfy/model_base.py:191), in the order of a dict; `process_latent_in` of the model, `noise_scaling` and
+`calculate_input` of its sampling object (comfy/model_sampling.py), the latter being a factor.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..run import Run, attach, attach_hook, current_run
+from ..run.branch_chunks import branch_uuid
+from ..run.chunks import Copy, copies, prompts, with_copies
+from ..run.partial_calls import know_rows, put_rows_right
+from .shared_prefix import Sharing
+
+_KIND = "riders"
+CLEAN, SCALED, NOISY = "clean", "clean, scaled down", "noised to the step"
+NOISE = (CLEAN, SCALED, NOISY)
+
+
+@dataclass(frozen=True, eq=False)
+class Rider:
+    """`latent`: [1, C, ...] as a VAE gives it. `noise`: what the network sees of it. CLEAN: the latent; SCALED: the
+    latent put in the place of the noisy one, so that models of x0 + sigma n divide it by sqrt(1 + sigma^2); NOISY: at
+    the noise level of the step, with one noise per run. `active(run)`: whether it rides in this step.
+    `for_negatives`: whether it rides for the guider's negative too."""
+
+    latent: Tensor
+    noise: str
+    active: Any
+    for_negatives: bool = True
+
+    reports = False  # the technique that it rides for does
+
+    def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        run, base = current_run(transformer_options), executor.class_obj
+        chosen = self._chunks(run, transformer_options) if self.active(run) else []
+        if not chosen:
+            options = with_copies(transformer_options, [], [])
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        rows, chunks = len(x), len(transformer_options["cond_or_uncond"])
+        riding = self._at(run, base, x, t).expand(rows // chunks * len(chosen), *x.shape[1:])
+        uuids = [self._uuid(run, prompt) for _, prompt in (prompts(transformer_options)[i] for i in chosen)]
+        options = with_copies(transformer_options, [Copy(self, i) for i in chosen], uuids)
+
+        def longer(value: Any) -> Any:
+            return _longer(value, rows, chunks, chosen)
+
+        rest = (longer(value) for value in (t, c_concat, c_crossattn, control))
+        rest_by_name = {name: longer(value) for name, value in kwargs.items()}
+        return executor(torch.cat([x, riding]), *rest, options, **rest_by_name)[:rows]
+
+    def _chunks(self, run: Run, options: dict) -> list[int]:
+        """Those that it rides for."""
+        ridden = copies(options)
+        negative = run.prompts.negative_chunks(options)
+        return [i for i in range(len(negative)) if i not in ridden and (self.for_negatives or not negative[i])]
+
+    def _uuid(self, run: Run, prompt: Any) -> Any:
+        """Of the copy of the chunk with this prompt, which leaves behind, and starts from, what a copy did where the
+        chunk itself does so."""
+        own = branch_uuid(run, self, prompt)
+        prefix = run.of(Sharing).prefix
+        if prefix is not None:
+            if prompt in prefix.wanted:
+                prefix.wanted.add(own)
+            if prompt in prefix.resumed:
+                prefix.resumed[own] = branch_uuid(run, self, prefix.resumed[prompt])
+        return own
+
+    def _at(self, run: Run, base, x: Tensor, sigma: Tensor) -> Tensor:
+        """[1, ...] of the shape of a row of x."""
+        known = run.notes.setdefault(self, {})
+        if x.shape[1:] not in known:
+            latent = _fitted(base.process_latent_in(self.latent.to(x.device, torch.float32)), x)
+            noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+            known[x.shape[1:]] = latent, noise.to(x.device)
+        latent, noise = known[x.shape[1:]]
+        sampling = base.model_sampling
+        if self.noise == NOISY:
+            latent = sampling.noise_scaling(sigma[:1], noise, latent)
+        elif self.noise == CLEAN:
+            latent = latent / sampling.calculate_input(sigma[:1], torch.ones_like(latent))
+        return latent.to(x.dtype)
+
+
+def add_rider(model: ModelPatcher, rider: Rider) -> None:
+    """Lets a latent, which fits the (cloned) model, ride for a technique that is attached to it as well."""
+    attach(model, _KIND, rider)
+    know_rows(model)
+    attach_hook(model, _hook)
+
+
+def _hook(run: Run, guider) -> None:
+    """Riders come before whatever else looks at a network call, so that all of them, ours and other packs', see rows
+    and options that belong together; only what puts the options right comes first."""
+    wrappers = guider.model_options["transformer_options"].setdefault("wrappers", {})
+    others = wrappers.get(WrappersMP.APPLY_MODEL, {})
+    wrappers[WrappersMP.APPLY_MODEL] = {"guidekit riders": list(run.techniques[_KIND]), **others}
+    put_rows_right(run, guider)
+
+
+def _longer(value: Any, rows: int, chunks: int, chosen: list[int]) -> Any:
+    """With the rows of the chosen chunks once more at the end, wherever there are rows in it."""
+    if isinstance(value, Tensor):
+        if value.ndim == 0 or value.shape[0] != rows:
+            return value
+        by_chunk = value.unflatten(0, (chunks, -1))
+        return torch.cat([value, *(by_chunk[i] for i in chosen)])
+    if isinstance(value, dict):
+        return {key: _longer(each, rows, chunks, chosen) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_longer(each, rows, chunks, chosen) for each in value)
+    return value
+
+
+def _fitted(latent: Tensor, x: Tensor) -> Tensor:
+    """In the shape of a row of x: a picture in every frame of a video, scaled to its height and width."""
+    while latent.ndim < x.ndim:
+        latent = latent.unsqueeze(2)
+    if latent.shape[-2:] != x.shape[-2:]:
+        frames = latent.movedim(1, 2).flatten(0, 1) if latent.ndim == 5 else latent
+        frames = torch.nn.functional.interpolate(frames, x.shape[-2:], mode="bilinear", antialias=True)
+        latent = frames.unflatten(0, (1, -1)).movedim(2, 1) if latent.ndim == 5 else frames
+    if latent.ndim == 5 and latent.shape[2] != x.shape[2]:
+        latent = latent[:, :, :1].expand(-1, -1, x.shape[2], -1, -1)
+    return latent

@@ -1,0 +1,64 @@
+"""What a branch shares with cond: the blocks before the first one in which it differs need not run again."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from torch import Tensor
+
+from ..run import Run
+from .families import Block
+
+_PARTS = "the positive is evaluated in parts"
+Streams = dict[str, Tensor]  # what flows between blocks, [rows, ...]: "img" and, in joint blocks, "txt"
+
+
+@dataclass
+class Prefix:
+    """What the entries `wanted` of cond left behind in one evaluation, at the blocks before `first`.
+
+    `resumed` tells, for the entries of the branches that start there, which entry of cond each is a copy of; it is
+    empty while cond itself is evaluated. `unusable`: why nothing can be shared, if so.
+    """
+
+    first: Block
+    wanted: set[UUID]
+    kept: dict[UUID, dict[Block, Streams]] = field(default_factory=dict)
+    resumed: dict[UUID, UUID] = field(default_factory=dict)
+    unusable: str = ""
+    _tokens: dict[UUID, dict[str, int]] = field(default_factory=dict)  # at the first block
+
+    def keep(self, block: Block, uuids: list[UUID], streams: Streams) -> None:
+        """Copies the wanted rows: the host goes on in place."""
+        for chunk, entry in enumerate(uuids):
+            if entry in self.wanted:
+                blocks = self.kept.setdefault(entry, {})
+                if block in blocks:  # context windows do that: nothing can be told apart then
+                    self.unusable = _PARTS
+                blocks[block] = {name: rows_of(t, chunk, len(uuids)).clone() for name, t in streams.items()}
+
+    def states(self, uuids: list[UUID]) -> list[dict[Block, Streams]] | None:
+        """What cond left, by chunk; None in a call that has to be computed from the start."""
+        states = [self.kept.get(self.resumed.get(entry)) for entry in uuids]
+        return None if self.unusable or None in states else states
+
+    def count_tokens(self, uuids: list[UUID], streams: Streams) -> None:
+        """At the first block: other nodes may make the sequence longer or shorter from call to call."""
+        tokens = {name: t.shape[1] for name, t in streams.items()}
+        for entry in uuids if not self.unusable else ():
+            if not self.resumed and entry in self._tokens:
+                self.unusable = _PARTS
+            elif self._tokens.setdefault(self.resumed.get(entry, entry), tokens) != tokens:
+                self.unusable = "another node has changed the number of tokens between two network calls"
+
+
+class Sharing:
+    """Of one run: what is shared in the current evaluation; None while nothing is."""
+
+    def __init__(self, run: Run):
+        self.prefix: Prefix | None = None
+
+
+def rows_of(tensor: Tensor, chunk: int, chunks: int) -> Tensor:
+    """The rows of one chunk of a batched call, as a view."""
+    rows = tensor.shape[0] // chunks
+    return tensor[chunk * rows : (chunk + 1) * rows]

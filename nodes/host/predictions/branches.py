@@ -1,0 +1,122 @@
+"""Extra predictions (weak, reference, perturbed ones): in the same batched network call as cond and uncond, or, where
+a branch equals cond up to some block, in a second call that goes on from there. Where the guider evaluates its prompts
+by itself, they are evaluated after CFG.
+
+Relies on: `calc_cond_batch`, which takes any number of conds and splits the batch by memory (comfy/samplers.py:206,
+273-284); the
+positive's entries in `args["cond"]` of post-CFG functions.
+"""
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..network.families import Block, order_of
+from ..network.shared_prefix import Prefix, Sharing
+from ..run import Run, attach, attach_hook
+from ..run.branch_chunks import branch_uuid
+from ..run.partial_calls import know_rows
+from ..run.prompt_slot import Evaluate, evaluate_alone, take_slot
+
+
+class Branch:
+    """An extra prediction, for `prediction(run, args, branch)`."""
+
+    def conds(self, run: Run, conds: list) -> list[dict] | None:
+        """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
+        raise NotImplementedError
+
+    def first_block(self, run: Run) -> Block | None:
+        """For a branch that is cond itself in a changed network: the first block that is changed. What comes before
+        it is then not computed again. None: all of it is computed, in the same call as cond."""
+        return None
+
+
+class Branches:
+    """Of one run. `shares_blocks`: whether branches may start where they begin to differ from cond."""
+
+    def __init__(self, run: Run):
+        self.shares_blocks = True
+        self._predictions: dict[Branch, Tensor | None] = {}
+        self._evaluation = 0  # that they are of
+
+    def predictions(self, run: Run) -> dict[Branch, Tensor | None]:
+        """Those of the current evaluation; None for a branch that wants none."""
+        if self._evaluation != run.evaluations:
+            self._evaluation, self._predictions = run.evaluations, {}
+        return self._predictions
+
+
+def prediction(run: Run, args: dict, branch: Branch) -> Tensor | None:
+    """Of `branch`, in a post-CFG function with `args`; None where it wants none."""
+    known = run.of(Branches).predictions(run)
+    if branch not in known:
+        known[branch] = None
+        entries = branch.conds(run, [args["cond"], args["uncond"]])
+        if entries is not None:
+            [known[branch]] = evaluate_alone(args, _marked(run, {branch: entries}))
+            run.say(
+                f"{branch.label}: a whole network evaluation of its own in every step, as {type(run.guider).__name__} "
+                "evaluates its prompts by itself."
+            )
+    return known[branch]
+
+
+def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
+    state = run.of(Branches)
+    asked = {branch: branch.conds(run, args["conds"]) for branch in run.techniques["branches"]}
+    wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
+    first = {branch: branch.first_block(run) for branch in wanted} if state.shares_blocks else {}
+    first = {branch: block for branch, block in first.items() if block is not None and order_of(run)[block] > 0}
+    done = _resumed(run, args, evaluate, wanted, first) if first else None
+    out, found = done or _together(run, args, evaluate, wanted)
+    state.predictions(run).update({**dict.fromkeys(asked), **found})
+    return out
+
+
+def _together(
+    run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]]
+) -> tuple[list[Tensor], dict[Branch, Tensor]]:
+    """The host's predictions and those of the branches, all in one call."""
+    conds = args["conds"]
+    out = evaluate(conds + _marked(run, wanted))
+    return out[: len(conds)], dict(zip(wanted, out[len(conds) :]))
+
+
+def _resumed(
+    run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
+) -> tuple[list[Tensor], dict[Branch, Tensor]] | None:
+    """The same with the branches in `first` in a second call, from the first changed block on."""
+    sharing, later = run.of(Sharing), {branch: wanted[branch] for branch in first}
+    entries = {entry["uuid"] for entries in later.values() for entry in entries}
+    prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).get), entries)
+    try:
+        out, found = _together(run, args, evaluate, {b: entries for b, entries in wanted.items() if b not in first})
+        if not prefix.kept:
+            # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
+            # all predictions are cached or none is.
+            run.of(Branches).shares_blocks = False
+            run.say("Weak branches are computed whole from here on: the blocks of the positive could not be seen.")
+            return None
+        prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
+        extra = evaluate_alone(args, _marked(run, later))
+    finally:
+        sharing.prefix = None
+    if prefix.unusable:
+        run.say(f"Weak branches are computed whole: {prefix.unusable}.")
+    return out, found | dict(zip(later, extra))
+
+
+def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
+    """The entries with the branch's own uuids."""
+    return [[{**e, "uuid": branch_uuid(run, b, e["uuid"])} for e in entries] for b, entries in branches.items()]
+
+
+def add_branch(model: ModelPatcher, branch: Branch) -> None:
+    """Evaluates `branch` together with cond and uncond in every step in which it asks for it."""
+    attach(model, "branches", branch)
+    know_rows(model)
+    attach_hook(model, _hook)
+
+
+def _hook(run: Run, guider) -> None:
+    take_slot(guider, _stage)

@@ -1,0 +1,65 @@
+"""Corrections of the guided prediction, added after CFG.
+
+Relies on: the `sampler_post_cfg_function` list (comfy/samplers.py:602-606), called in order with `denoised` (the result
+so far), `cond_denoised` and `uncond_denoised` (never changed by it), `uncond` (None when the host did not evaluate it:
+`uncond_denoised` is then zeros) and `cond_scale`. Because each correction is added and reads only predictions that no
+correction changes, their order does not matter, and other packs' functions in the same list keep working.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..run import Run, attach, current_run
+
+
+class _Changes:
+    """Of one run: whether each correction has changed anything, as tensors, so that nothing waits for the device."""
+
+    def __init__(self, run: Run):
+        self._any: dict[Any, Tensor] = {}
+        run.at_end(self._tell)
+
+    def note(self, correction: Any, change: Tensor) -> None:
+        found = change.any()
+        self._any[correction] = self._any[correction] | found if correction in self._any else found
+
+    def _tell(self, run: Run) -> None:
+        run.acted.update(correction for correction, found in self._any.items() if found)
+
+
+@dataclass(frozen=True, eq=False)
+class _PostCFG:
+    correction: Callable[[Run, dict], Tensor | None]
+
+    def __call__(self, args: dict) -> Tensor:
+        run = current_run(args["model_options"])
+        change = self.correction(run, args)
+        if change is None:
+            return args["denoised"]
+        run.of(_Changes).note(self.correction, change)
+        return args["denoised"] + change
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    observer: Callable[[Run, dict], None]
+
+    def __call__(self, args: dict) -> Tensor:
+        self.observer(current_run(args["model_options"]), args)
+        return args["denoised"]
+
+
+def observe(model: ModelPatcher, observer: Callable[[Run, dict], None]) -> None:
+    """Shows `observer(run, args)` each guided prediction and the two it is made of. For a technique that is attached
+    already."""
+    model.set_model_sampler_post_cfg_function(_Look(observer))
+
+
+def add_correction(model: ModelPatcher, correction: Callable[[Run, dict], Tensor | None]) -> None:
+    """Adds `correction(run, args)` to each guided prediction; None leaves it untouched, to the bit."""
+    attach(model, "corrections", correction)
+    model.set_model_sampler_post_cfg_function(_PostCFG(correction))

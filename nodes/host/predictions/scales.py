@@ -1,0 +1,107 @@
+"""Guidance scales that change from evaluation to evaluation.
+
+Relies on: PREDICT_NOISE wrappers, which run once per evaluation, the last one nearest to the guider
+(comfy/samplers.py:1211); guiders reading their scales in every evaluation; the host leaving out a prompt whose scale is
+1 (samplers.py:609).
+"""
+
+from collections.abc import Callable
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..run import Run, attach, attach_hook, current_run, wrap_run
+from ..run.guiders import has_one_scale, limited_scale
+from ..run.prompts import is_ours
+
+Change = Callable[[Run, float], float]
+
+
+def set_scale(model: ModelPatcher, change: Change) -> None:
+    """Puts `change(run, scale)` in place of the guider's scale in each evaluation."""
+    # Before those that limit it, so that the order of nodes does not matter.
+    attach(model, "set scale", change)
+    attach_hook(model, _wrap)
+
+
+def limit_scale(model: ModelPatcher, change: Change) -> None:
+    """Brings the scale of each evaluation, whoever has set it, nearer to 1; at 1 the host skips the negative."""
+    attach(model, "limit scale", change)
+    attach_hook(model, _wrap)
+
+
+def saved(run: Run, change: Change) -> int:
+    """Predictions that were not evaluated in the run because of `change`."""
+    return run.of(_Saved).predictions.get(change, 0)
+
+
+class ScaleChange:
+    """What the techniques that change the scale share."""
+
+    idle_reason: str
+
+    def why_idle(self, run: Run) -> str:
+        if run.scale_is_lambda:
+            return f"the sampler {run.sampler_name} takes cfg as CFG++'s lambda. Use one without cfg_pp."
+        if not run.prompts.has_guided:
+            return "no negative prompt was evaluated: cfg is 1, or the guider has none."
+        return self.idle_reason
+
+
+class _Saved:
+    """Of one run: predictions saved, by the technique; and the prompts that are evaluated where nothing is limited."""
+
+    def __init__(self, run: Run):
+        self.predictions: dict[Change, int] = {}
+        self.usual: set[str] = set()
+
+
+def _wrap(run: Run, guider) -> None:
+    # Nearest to the guider, so that what other nodes set (CFGOverride) is what is limited.
+    wrap_run(guider, WrappersMP.PREDICT_NOISE, _predict, outermost=False)
+
+
+def _predict(executor, x: Tensor, timestep: Tensor, *args, **kwargs):
+    guider = executor.class_obj
+    run = current_run(guider.model_options)
+    if run.scale_is_lambda:
+        return executor(x, timestep, *args, **kwargs)
+    before = guider.cfg
+    try:
+        if has_one_scale(guider):
+            for change in run.techniques.get("set scale", ()):
+                guider.cfg, old = change(run, guider.cfg), guider.cfg
+                run.acted.update([change] if guider.cfg != old else [])
+        limit = _Limit(run)
+        with limited_scale(guider, limit):
+            out = executor(x, timestep, *args, **kwargs)
+        limit.count()
+        return out
+    finally:
+        guider.cfg = before
+
+
+class _Limit:
+    """All limits of one evaluation, applied one after the other."""
+
+    def __init__(self, run: Run):
+        self.run, self.off = run, None  # the technique that has brought a scale to 1
+
+    def __call__(self, scale: float) -> float:
+        for change in self.run.techniques.get("limit scale", ()):
+            old, scale = scale, change(self.run, scale)
+            if scale != old:
+                self.run.acted.add(change)
+                self.off = self.off or (change if scale == 1 else None)
+        return scale
+
+    def count(self) -> None:
+        """After the evaluation: what was not evaluated."""
+        saved, evaluated = self.run.of(_Saved), self.run.prompts.evaluated_now
+        if self.off is None:
+            saved.usual |= evaluated
+            return
+        left_out = (saved.usual or self.run.prompts.by_name.keys()) - evaluated - {"positive"}
+        number = sum(not is_ours(name) for name in left_out)
+        saved.predictions[self.off] = saved.predictions.get(self.off, 0) + number

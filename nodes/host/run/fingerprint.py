@@ -1,0 +1,107 @@
+"""What a run is, as far as coefficients fitted on other runs depend on it.
+
+Relies on: `original_conds` of the guider (comfy/samplers.py:1189, convert_cond): dicts with the tensors `cross_attn`
+and `pooled_output`.
+"""
+
+import hashlib
+import json
+import math
+from reprlib import repr as shown
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ....samplers.strict_json import is_number
+from .run import Run
+
+_LONGEST = 200  # characters of a name
+_PROJECTIONS = 4
+_TOLERANCE = 0.01  # other devices and precisions give text embeddings that differ in the third digit
+
+
+def describe(run: Run, guider) -> dict:
+    """The run in words and numbers, ready for JSON."""
+    return {
+        **describe_model(guider.model_patcher),
+        "sampler": run.sampler_name,
+        "sigmas": [round(sigma, 6) for sigma in run.sigmas],
+        "cfg": float(guider.cfg),
+        "negative": _sketch(guider.original_conds.get("negative") or []),
+    }
+
+
+def describe_model(model: ModelPatcher) -> dict:
+    """Its architecture and what it predicts; not its weights."""
+    return {
+        "model": type(model.model).__name__,
+        "network": _digest(model.model.model_config.unet_config),
+        "parameterisation": _prediction(model.get_model_object("model_sampling")),
+    }
+
+
+def check_description(found: dict) -> None:
+    """Raises ValueError for what `describe` does not make."""
+    texts, lists = ("model", "network", "parameterisation", "sampler"), ("sigmas", "negative")
+    if found.keys() != {*texts, *lists, "cfg"}:
+        raise ValueError(f"it says {shown(sorted(found))} of the run that it is for")
+    for name in texts:
+        if not isinstance(found[name], str) or len(found[name]) > _LONGEST:
+            raise ValueError(f"its {name} is {shown(found[name])}, not a name")
+    for name in lists:
+        if not isinstance(found[name], list) or not all(map(is_number, found[name])):
+            raise ValueError(f"its {name} are {shown(found[name])}, not a list of numbers")
+    if not is_number(found["cfg"]):
+        raise ValueError(f"its cfg is {shown(found['cfg'])}, not a number")
+
+
+def difference(fitted: dict, run: dict) -> str | None:
+    """A sentence that names the first field in which a run is not what the coefficients were fitted for."""
+    for field, wanted in fitted.items():
+        given = run.get(field)
+        if field == "negative":
+            if not _same(wanted, given, _TOLERANCE):
+                return "They were fitted for another negative prompt."
+        elif field == "sigmas":
+            if len(wanted) != len(given):
+                return f"They were fitted for {len(wanted) - 1} steps, this run has {len(given) - 1}."
+            if not _same(wanted, given):
+                return f"They were fitted for the sigmas {wanted}, this run has {given}."
+        elif not (_same([wanted], [given]) if field == "cfg" else wanted == given):
+            return f"They were fitted for {field} {wanted}, this run has {given}."
+    return None
+
+
+def _same(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
+    return len(a) == len(b) and all(math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance) for x, y in zip(a, b))
+
+
+def _digest(settings: dict) -> str:
+    # Not the precision of the weights, which other machines choose differently.
+    settings = {key: value for key, value in settings.items() if key != "dtype"}
+    words = json.dumps(settings, sort_keys=True, default=lambda value: type(value).__name__)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def _prediction(model_sampling) -> str:
+    return next(kind.__name__ for kind in type(model_sampling).__mro__ if "calculate_denoised" in vars(kind))
+
+
+def _sketch(conds: list[dict]) -> list[float]:
+    """Numbers that tell prompts apart and forgive rounding: of each tensor its size, its rms, and in units of that its
+    projections onto a few fixed directions."""
+    numbers = []
+    for entry in conds:
+        for name in ("cross_attn", "pooled_output"):
+            if isinstance(tensor := entry.get(name), Tensor):
+                numbers += _projections(tensor)
+    return numbers
+
+
+def _projections(tensor: Tensor) -> list[float]:
+    flat = tensor.detach().flatten().to("cpu", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn((_PROJECTIONS, len(flat)), generator=generator, dtype=torch.float64)
+    length = flat.norm().clamp(min=1e-12)
+    return [float(len(flat)), length.item() / len(flat) ** 0.5, *(directions @ (flat / length)).tolist()]

@@ -1,0 +1,36 @@
+"""What techniques remember from step to step."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from .clock import TOLERANCE
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class StepMemory:
+    """One value carried from outer step to outer step.
+
+    Every evaluation of a step reads the value that the previous step left; the first evaluation of a step decides what
+    it leaves. Forgotten when sigma turns back.
+    """
+
+    def __init__(self, run: "Run"):
+        self._run = run
+        self._step: int | None = None
+        self._sigma = math.inf
+        self._before = self._after = None
+        self._written = False
+
+    def read(self) -> Any:
+        run = self._run
+        if run.step != self._step:
+            turned = run.step_sigma > self._sigma * (1 + TOLERANCE) if run.descending else run.step_sigma < self._sigma
+            self._before = None if turned else self._after
+            self._step, self._sigma, self._written = run.step, run.step_sigma, False
+        return self._before
+
+    def write(self, value: Any) -> None:
+        if not self._written:
+            self._after, self._written = value, True

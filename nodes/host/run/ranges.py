@@ -1,0 +1,41 @@
+"""Start and end of a technique within a run, one meaning for every node.
+
+Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), where 0 is
+at or above the largest sigma and 1 is 0.
+"""
+
+from dataclasses import dataclass
+
+from .run import Run
+
+
+def above(sigma: float, limit: float) -> bool:
+    """sigma > limit, with the two taken for equal where they are up to rounding: schedules are in float32."""
+    return sigma > limit * (1 + 1e-6)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Active where sigma(end) < sigma <= sigma(start), sigma being the one at which the outer step begins
+    (Kynkäänniemi et al. 2024, arXiv 2404.07724): all evaluations of a step agree."""
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+
+    def __post_init__(self):
+        start, end = self.start_percent, self.end_percent
+        if not (0 <= start <= 1 and 0 <= end <= 1):
+            raise ValueError(f"start_percent is {start:g} and end_percent {end:g}. Both lie between 0 and 1.")
+        if start >= end:
+            raise ValueError(
+                f"start_percent is {start:g} and end_percent {end:g}: nothing lies between them. "
+                "Set start_percent below end_percent."
+            )
+
+    def active(self, run: Run) -> bool:
+        return self.contains(run.step_sigma, run)
+
+    def contains(self, sigma: float, run: Run) -> bool:
+        to_sigma = run.model_sampling.percent_to_sigma
+        below_start = self.start_percent <= 0 or not above(sigma, to_sigma(self.start_percent))
+        return below_start and above(sigma, to_sigma(self.end_percent))

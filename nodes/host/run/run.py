@@ -1,0 +1,159 @@
+"""The state of one sampling run. attach.py makes it when the run starts, and drops it when it ends."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.utils
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+from .clock import clock_of
+from .memory import StepMemory
+from .prompts import Prompts
+
+log = logging.getLogger(__name__)
+Subsystem = TypeVar("Subsystem")
+
+
+class Run:
+    """One sampling run, shared by all Guidekit nodes on the model.
+
+    `began`: by outer step so far, the sigma at which it began. `evaluations`: how many so far, with the current one.
+    `techniques`: by kind. `acted`: those that have changed something. `notes`: what a technique writes down for its
+    report. `prompts`: the guider's. `step_callbacks`: called as the sampler calls its own, with the step that is over.
+    """
+
+    def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list, techniques: dict[str, list]):
+        self.model: ModelPatcher = guider.model_patcher
+        self.guider = guider
+        self.prompts = Prompts(guider)
+        self.model_sampling = self.model.get_model_object("model_sampling")
+        self.sigmas: list[float] = sigmas.tolist()
+        self.latent_shapes = [tuple(shape) for shape in latent_shapes]
+        self.techniques = techniques
+        self.evaluations = 0
+        self.acted: set = set()
+        self.notes: dict[Any, Any] = {}
+        self.step_callbacks: list[Callable[..., None]] = []
+        self._subsystems: dict[type, Any] = {}
+        self._at_end: list[Callable[[Run], None]] = []
+        self._said: set[str] = set()
+        self._memories: dict[Any, StepMemory] = {}
+        self.began: dict[int, float] = {}
+        self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+        self.clock = clock_of(self.sampler_name, getattr(sampler, "extra_options", {}), self.sigmas)
+        self._tells_steps = False  # the sampler says itself where it is
+        self._undone = getattr(sampler, "undoes", False)
+        context = get_executing_context()
+        self.sampler_node: str | None = context and context.node_id
+
+    def of(self, kind: Callable[["Run"], Subsystem]) -> Subsystem:
+        """What a subsystem keeps in this run: `kind(run)`, made when it is first asked for."""
+        if kind not in self._subsystems:
+            self._subsystems[kind] = kind(self)
+        return self._subsystems[kind]
+
+    def at_end(self, call: Callable[["Run"], None]) -> None:
+        """Calls `call(run)` when the run is over, before anything is reported."""
+        self._at_end.append(call)
+
+    def end(self) -> None:
+        for call in self._at_end:
+            call(self)
+
+    @property
+    def step(self) -> int:
+        """The outer step that the current evaluation belongs to."""
+        return self.clock.step
+
+    @property
+    def step_sigma(self) -> float:
+        """The sigma at which it began."""
+        return self.clock.step_sigma
+
+    @property
+    def next_sigma(self) -> float:
+        """The sigma at which it ends."""
+        return self.clock.next_sigma
+
+    def seed_of_step(self, seed: int) -> int:
+        """Another one at each noise level, the same in every evaluation of a step, whichever sampler makes it."""
+        return int.from_bytes(hashlib.sha256(f"{seed} {self.step_sigma:.5g}".encode()).digest()[:7], "big")
+
+    @property
+    def steps(self) -> int:
+        """How many outer steps there are; so far, in a sampler that decides as it goes."""
+        return self.clock.steps or self.step + 1
+
+    @property
+    def latent_format(self):
+        return self.model.get_model_object("latent_format")
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """From raw latents, as samplers see them, to those of a VAE."""
+        return self.model.model.process_latent_out(latent)
+
+    def reload(self) -> None:
+        """Puts the network, and those beside it, back where they work, if something has taken their place."""
+        comfy.model_management.load_models_gpu([self.model, *self.model.get_nested_additional_models()])
+
+    @property
+    def model_options(self) -> dict:
+        """Of this run."""
+        return self.guider.model_options
+
+    @property
+    def descending(self) -> bool:
+        """False when the schedule goes from clean to noisy, as in inversion."""
+        return self.sigmas[0] >= self.sigmas[-1]
+
+    @property
+    def scale_is_lambda(self) -> bool:
+        """Whether the sampler is one of the host's CFG++ samplers, which take the guider's cfg as CFG++'s lambda."""
+        return "cfg_pp" in self.sampler_name
+
+    def enter_step(self, step: int) -> None:
+        """For samplers that say themselves where they are: all evaluations from now on are of the step from
+        `sigmas[step]` to the next one, in whichever direction."""
+        self._tells_steps = True
+        self.clock.step, self.clock.step_sigma = step, self.sigmas[step]
+
+    def begin_evaluation(self, sigma: float) -> None:
+        self.evaluations += 1
+        self.prompts.begin_evaluation()
+        if not self._tells_steps:
+            self.clock.evaluation(sigma)
+        self.began.setdefault(self.step, self.step_sigma)
+
+    def memory(self, owner) -> StepMemory:
+        """What `owner` (a technique on this model) remembers between steps.
+
+        Raises:
+            ValueError: an inversion, which goes through the steps in reverse, or the way back from it.
+        """
+        if self._undone:
+            raise ValueError(
+                f"{owner.label} remembers earlier steps, and an inversion goes through them backwards. Take it off the "
+                "model, or set it so that it does not (APG: momentum 0)."
+            )
+        return self._memories.setdefault(owner, StepMemory(self))
+
+    def say(self, message: str) -> None:
+        """Logs a message once per run."""
+        if message not in self._said:
+            self._said.add(message)
+            log.info(message)
+
+    def unpack(self, latent: Tensor) -> list[Tensor]:
+        """The streams of a latent: one, or several (audio and video) that the host has packed into [B, 1, N]."""
+        if len(self.latent_shapes) == 1:
+            return [latent]
+        return comfy.utils.unpack_latents(latent, self.latent_shapes)
+
+    def pack(self, streams: list[Tensor]) -> Tensor:
+        """Inverse of `unpack`."""
+        return streams[0] if len(streams) == 1 else comfy.utils.pack_latents(streams)[0]

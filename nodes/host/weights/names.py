@@ -1,0 +1,130 @@
+"""What the host calls the modules of a model, in all spellings; and its converters of names.
+
+Relies on: model_lora_keys_unet (comfy/lora.py:203) and flux_to_diffusers (comfy/utils.py:639), whose values are a key
+of the model's state, or (key, (dimension, first, number)), or (key, None, function of the change); the functions of
+comfy/lora_convert.py, which give the tensors new names and look at shapes only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.utils
+from comfy.model_base import WAN21, HunyuanVideo, Lumina2
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ....samplers.lora import diffusers_paths
+from ..files.safetensors_header import Header
+
+_PROCESSORS = (".processor.qkv_lora", ".processor.proj_lora")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A weight, or `place` of it: (dimension, first, number). `function`: what a change goes through."""
+
+    key: str
+    place: tuple[int, int, int] | None = None
+    function: Callable | None = None
+
+    @property
+    def name(self) -> Any:
+        """As `add_patches` of a patcher takes it."""
+        if self.place is None and self.function is None:
+            return self.key
+        return self.key, self.place, self.function
+
+    @property
+    def bias(self) -> "Target":
+        return replace(self, key=self.key.removesuffix("weight") + "bias")
+
+    @property
+    def whole(self) -> "Target":
+        return replace(self, place=None, function=None)
+
+    def of(self, weight: Tensor) -> Tensor:
+        """What it is of a whole weight."""
+        return weight if self.place is None else weight.narrow(*self.place)
+
+    def shape(self, model: ModelPatcher) -> tuple[int, ...]:
+        """Of quantised weights, what they stand for."""
+        shape = list(comfy.utils.get_attr(model.model, self.key).shape)
+        if self.place is not None:
+            shape[self.place[0]] = self.place[2]
+        return tuple(shape)
+
+
+def modules_of(model: ModelPatcher) -> dict[str, Target]:
+    """What the model has, by the paths that files may have for it."""
+    state = model.model.state_dict()
+    known, found = {**_more(model, state), **comfy.lora.model_lora_keys_unet(model.model, {})}, {}
+    for path, named in known.items():
+        target = Target(named) if isinstance(named, str) else Target(*named)
+        if target.key in state:  # the list is for the largest of a family
+            if isinstance(model.model, Lumina2):
+                target = _by_heads(model, path, target)
+            if (target := _within(model, target)) is not None:
+                found[path] = target
+    return found
+
+
+def _more(model: ModelPatcher, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The names of diffusers that the host's list does not have."""
+    prefix, found = "diffusion_model.", {}
+    if isinstance(model.model, HunyuanVideo):
+        as_in_flux = comfy.utils.flux_to_diffusers(model.model.model_config.unet_config, output_prefix=prefix)
+        found |= {k.removesuffix(".weight"): target for k, target in as_in_flux.items() if k.endswith(".weight")}
+        table = diffusers_paths.HUNYUAN_VIDEO
+    elif isinstance(model.model, WAN21):
+        table = diffusers_paths.WAN
+    else:
+        return {}
+    for key in state:
+        if key.startswith(prefix) and key.endswith(".weight"):
+            for alias in diffusers_paths.aliases(key.removeprefix(prefix).removesuffix(".weight"), table):
+                third = len(state[key]) // 3
+                found[alias.path] = key if alias.third is None else (key, (0, third * alias.third, third))
+    return found
+
+
+def _by_heads(model: ModelPatcher, path: str, target: Target) -> Target:
+    """The host's list takes as many heads of keys and values as of queries, as Z-Image has them; Lumina has fewer."""
+    if target.place is None or not target.key.endswith(".qkv.weight"):
+        return target
+    attention = comfy.utils.get_attr(model.model, target.key.removesuffix(".qkv.weight"))
+    sizes = [attention.head_dim * n for n in (attention.n_local_heads, *2 * (attention.n_local_kv_heads,))]
+    part = "qkv".index(path[-1])  # to_q, to_k, to_v
+    return replace(target, place=(0, sum(sizes[:part]), sizes[part]))
+
+
+def _within(model: ModelPatcher, target: Target) -> Target | None:
+    """The host's list is for the usual width of a network; what is last of a fused weight ends with it."""
+    if target.place is None:
+        return target
+    dimension, first, number = target.place
+    number = min(number, target.whole.shape(model)[dimension] - first)
+    return replace(target, place=(dimension, first, number)) if number > 0 else None
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """In the place of a tensor that is not read yet."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def converted(header: Header) -> dict[str, str | None]:
+    """For each name as the host's converters make it, the one in the file; None for what they add, which is the shape
+    of a layer that grows."""
+    tensors = {name: _Shaped(name, entry.shape) for name, entry in header.tensors.items()}
+    if any(part in name for name in tensors for part in _PROCESSORS):
+        tensors = comfy.lora_convert.convert_uso_lora(tensors)
+    elif {"img_in.lora_A.weight", "img_in.lora_B.weight"} <= tensors.keys() and any(
+        name.endswith("_norm.scale") for name in tensors
+    ):
+        tensors = comfy.lora_convert.convert_lora_bfl_control(tensors)
+    return {new: tensor.name if isinstance(tensor, _Shaped) else None for new, tensor in tensors.items()}
