@@ -22,6 +22,7 @@ from .second_model import SecondModel, add_second_model
 
 SHARED = "in the same network call, on the weights that both share"
 SEPARATE = "in a network call of its own, on weights of its own"
+_SAG = "comfy_extras.nodes_sag"  # reads the attention of the negative (nodes_sag.py:150)
 _IDLE = "the sampler never asked for a guided prediction."
 
 
@@ -51,6 +52,14 @@ class _OtherNegative(Negative):
 
     evaluates = True
     idle_reason = _IDLE
+
+    def begin(self, run: Run, guider) -> None:
+        functions = guider.model_options.get("sampler_post_cfg_function", ())
+        if any(getattr(each, "__module__", "") == _SAG for each in functions):
+            raise ValueError(
+                f"SelfAttentionGuidance (SAG) blurs by this model's attention to the negative, which another model "
+                f"predicts for {self.label}. Take one of the two off the model."
+            )
 
     def replaces(self, run: Run) -> bool:
         return self.range.active(run)

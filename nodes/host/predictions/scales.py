@@ -46,14 +46,18 @@ class ScaleChange:
             return f"the sampler {run.sampler_name} takes cfg as CFG++'s lambda. Use one without cfg_pp."
         if not run.prompts.has_guided:
             return "no negative prompt was evaluated: cfg is 1, or the guider has none."
+        if self in run.of(_Saved).preceded:
+            return "another node had brought the scale to 1 before it."
         return self.idle_reason
 
 
 class _Saved:
-    """Of one run: predictions saved, by the technique; and the prompts that are evaluated where nothing is limited."""
+    """Of one run: predictions saved, by the technique; the techniques that would have saved some where another one had
+    done so; and the prompts that are evaluated where nothing is limited."""
 
     def __init__(self, run: Run):
         self.predictions: dict[Change, int] = {}
+        self.preceded: set[Change] = set()
         self.usual: set[str] = set()
 
 
@@ -89,7 +93,10 @@ class _Limit:
         self.run, self.off = run, None  # the technique that has brought a scale to 1
 
     def __call__(self, scale: float) -> float:
+        given = scale
         for change in self.run.techniques.get("limit scale", ()):
+            if self.off is not None and change(self.run, given) != given:
+                self.run.of(_Saved).preceded.add(change)
             old, scale = scale, change(self.run, scale)
             if scale != old:
                 self.run.acted.add(change)
