@@ -44,11 +44,11 @@ def methods(demo: Demo, negative: list) -> dict[str, ModelPatcher]:
         return run_node(NASA, model=demo.model, negative=negative, **settings)
 
     return {
-        "NASA, alpha 0.2": node(alpha=0.2),
-        "NASA, alpha 0.5 (default)": node(),
-        "NASA, alpha 1": node(alpha=1.0),
-        "NAG (default)": node(normalised=True),
-        "NAG, nag_scale 11, nag_alpha 0.5": node(normalised=True, nag_scale=11.0, nag_alpha=0.5),
+        "NASA, alpha 0.2": node(method="NASA", nasa_alpha=0.2),
+        "NASA, alpha 0.5": node(method="NASA"),
+        "NASA, alpha 1": node(method="NASA", nasa_alpha=1.0),
+        "NAG": node(method="NAG"),
+        "NAG, nag_scale 11, nag_alpha 0.5": node(method="NAG", nag_scale=11.0, nag_alpha=0.5),
     }
 
 
@@ -102,7 +102,7 @@ def _cost(family: str) -> None:
     demo = Demo(family, 8, seed=7000)
     found = methods(demo, demo.encode([CASES[0].negative]))
     runs = {"none": (demo.model, 1.0), "CFG": (demo.model, 3.0)}
-    runs |= {name: (found[name], 1.0) for name in ("NASA, alpha 0.5 (default)", "NAG (default)")}
+    runs |= {name: (found[name], 1.0) for name in ("NASA, alpha 0.5", "NAG")}
     times = medians({name: partial(demo.sample, *run, steps=10) for name, run in runs.items()})
     shares = " | ".join(f"{seconds / times['none']:.2f}" for seconds in times.values())
     print_row(f"| {family} | {shares} |")

@@ -20,8 +20,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..nodes.nasa import NASA
-from ..nodes.negtome import GIVEN, HALVES, STEPS, NegToMe
+from ..nodes.nasa import METHODS, NASA
+from ..nodes.negtome import APPLY_TO, GIVEN, STEPS, NegToMe
 from . import FAMILIES
 from ._demo import Demo
 from ._nodes import run_node
@@ -135,7 +135,7 @@ def text_costs(model: ModelPatcher, latent: Tensor, text: Tensor) -> tuple[float
     """Of a prediction with NASA and with NAG, in plain ones."""
     prompt = [[text, {"pooled_output": torch.zeros(1, FLUX["vec_in_dim"])}]]
     plain = step_flops(model, latent, prompt)
-    nodes = (run_node(NASA, model=model, negative=prompt, normalised=normalised) for normalised in (False, True))
+    nodes = (run_node(NASA, model=model, negative=prompt, method=method) for method in METHODS)
     return tuple(step_flops(node, latent, prompt) / plain for node in nodes)
 
 
@@ -184,11 +184,13 @@ def main() -> None:
     print("| network | image tokens | text tokens | NASA | NAG |\n" + "|---" * 5 + "|")
     text_cost_rows()
     print("\nNegToMe with a reference latent: predictions of the demo models in 20 steps of euler with CFG.\n")
-    print("| model | steps | halves | predictions |\n" + "|---" * 4 + "|")
+    print("| model | steps | apply_to | predictions |\n" + "|---" * 4 + "|")
     for family in FAMILIES:
         demo = Demo(family, 1)
-        for steps, halves in product(STEPS, HALVES):
-            print_row(f"| {family} | {steps} | {halves} | {riding_predictions(demo, steps=steps, halves=halves)} |")
+        for steps, apply_to in product(STEPS, APPLY_TO):
+            print_row(
+                f"| {family} | {steps} | {apply_to} | {riding_predictions(demo, steps=steps, apply_to=apply_to)} |"
+            )
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ WORDS = {"shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
 SOME = {
     "GFCG 5": {"scale": 5.0},
     "GFCG 10": {"scale": 10.0},
-    "GFCG 5, lag": {"scale": 5.0, "lag": True},
+    "GFCG 5, use_previous_step": {"scale": 5.0, "use_previous_step": True},
 }
 MORE = {
     "GFCG 2": {"scale": 2.0},
     "GFCG 5": {"scale": 5.0},
-    "GFCG 5, every 3rd step": {"scale": 5.0, "every": 3},
-    "GFCG 5, lag": {"scale": 5.0, "lag": True},
+    "GFCG 5, every 3rd step": {"scale": 5.0, "classifier_interval": 3},
+    "GFCG 5, use_previous_step": {"scale": 5.0, "use_previous_step": True},
     "GFCG for the negative": {"combination": SWAP},
 }
 

@@ -50,7 +50,7 @@ class _GFCG:
     confusion: Confusion
     scale: float
     threshold: float
-    lag: bool
+    use_previous_step: bool
     range: Range
     node_id: str | None
 
@@ -62,8 +62,8 @@ class _GFCG:
         guider.conds |= self.references.prompts()
 
     def look(self, run: Run, denoised: Tensor) -> tuple[Said, list[int]]:
-        """What is said of this step, and the prompt that each picture is led away from, 0 for none. With lag the
-        prompts are those that the step before has found, and what is said is of them."""
+        """What the classifier says of this step, and the prompt that each image is led away from, 0 for none. With
+        use_previous_step the prompts are those that the step before has found, and the verdict is on them."""
         now = self.confusion(run, denoised)
         if not self.lags(run):
             return now, now.chosen(self.threshold)
@@ -77,10 +77,10 @@ class _GFCG:
         """Also beside EasyCache, which wraps the network itself: a candidate that is evaluated in a call of its own
         would be fresh beside a positive from the cache."""
         wrappers = run.model_options["transformer_options"]["wrappers"].get(WrappersMP.DIFFUSION_MODEL, {})
-        return self.lag or "easycache" in wrappers
+        return self.use_previous_step or "easycache" in wrappers
 
     def foreseen(self, run: Run) -> list[int] | None:
-        """With lag, the prompts that this step will want, if any."""
+        """With use_previous_step, the prompts that this step will want, if any."""
         before = run.memory(self).read() if self.lags(run) and self.range.active(run) else None
         chosen = before.chosen(self.threshold) if before else []
         return chosen if any(chosen) else None
@@ -130,7 +130,7 @@ class _Swap(_GFCG, Negative):
     evaluates = True
 
     def replaces(self, run: Run) -> bool:
-        """Not where one prompt can be evaluated in the negative's place, which with lag is known beforehand."""
+        """Not where one prompt can be evaluated in the negative's place: with use_previous_step it is known before."""
         chosen = self.foreseen(run)
         return self.range.active(run) and (not self.lags(run) or bool(chosen) and self._prompt(run, chosen) is None)
 
@@ -234,16 +234,16 @@ class GFCG(io.ComfyNode):
                     advanced=True,
                 ),
                 io.Int.Input(
-                    "every",
+                    "classifier_interval",
                     default=1,
                     min=1,
                     max=100,
                     step=1,
-                    tooltip="Ask the classifier in every so manyth step only; in between its last word holds.",
+                    tooltip="Ask the classifier every N steps; in between, its last result is reused.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
-                    "lag",
+                    "use_previous_step",
                     default=False,
                     tooltip="Take the candidate that the step before has found, so that all is one network call.",
                     advanced=True,
@@ -272,8 +272,8 @@ class GFCG(io.ComfyNode):
         measure,
         temperature,
         threshold,
-        every,
-        lag,
+        classifier_interval,
+        use_previous_step,
         start_percent,
         end_percent,
         vae=None,
@@ -292,8 +292,16 @@ class GFCG(io.ComfyNode):
         if scale == 0 and combination != SWAP:
             return io.NodeOutput(model)
         references = References(candidates.conditionings[1:], "positive" if combination == AUTOGUIDANCE else "negative")
-        asked = Confusion(logits, Decoder(vae), measure, temperature, every)
-        settings = (candidates, references, asked, scale, threshold, lag, Range(start_percent, end_percent))
+        asked = Confusion(logits, Decoder(vae), measure, temperature, classifier_interval)
+        settings = (
+            candidates,
+            references,
+            asked,
+            scale,
+            threshold,
+            use_previous_step,
+            Range(start_percent, end_percent),
+        )
         load_beside(model, classifier, vae)
         if combination == SWAP:
             watch_negative(model, _Swap(*settings, node_id_of(cls)))

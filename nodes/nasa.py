@@ -15,6 +15,9 @@ from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
 from .host.run.ranges import Range
 
+NAG, SUBTRACT = "NAG", "NASA"
+METHODS = [NAG, SUBTRACT]
+
 
 @dataclass(frozen=True, eq=False)
 class _NASA:
@@ -51,7 +54,7 @@ class NASA(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidekitNASA",
-            display_name="Negative-Away Steer Attention (NASA, NAG)",
+            display_name="Negative Prompt at CFG 1 (NAG, NASA)",
             category="guidekit/attention",
             description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD): inside "
             "attention, in the same network call.",
@@ -70,21 +73,12 @@ class NASA(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative", tooltip="What shall not be in the picture, from a CLIP Text Encode node."
                 ),
-                io.Float.Input(
-                    "alpha",
-                    default=0.5,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="How much of what the negative prompt calls up is taken away. The paper uses 0.1 for "
-                    "models made of SD1.5, 0.2 for SD2.1, 0.5 and more for PixArt. 0 is off. Without normalised only.",
-                ),
-                io.Boolean.Input(
-                    "normalised",
-                    default=False,
-                    tooltip="On: NAG, which extrapolates away from the negative prompt and keeps tokens at their "
-                    "length, by the three inputs below. Off: NASA, by alpha.",
+                io.Combo.Input(
+                    "method",
+                    options=METHODS,
+                    default=NAG,
+                    tooltip="NAG extrapolates away from the negative prompt and keeps tokens at their length, by the "
+                    "three nag inputs. NASA subtracts, by nasa_alpha.",
                 ),
                 io.Float.Input(
                     "nag_scale",
@@ -93,8 +87,8 @@ class NASA(io.ComfyNode):
                     max=50.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="With normalised: how far to extrapolate; 1 is off. Published: 5 for Flux and SD3.5, 3 for "
-                    "SDXL and SD1.5.",
+                    tooltip="NAG: how far to extrapolate; 1 is off. Published: 5 for Flux and SD3.5, 3 for SDXL and "
+                    "SD1.5.",
                 ),
                 io.Float.Input(
                     "nag_tau",
@@ -103,7 +97,7 @@ class NASA(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     round=0.01,
-                    tooltip="With normalised: how many times as long as before a token may become.",
+                    tooltip="NAG: how many times as long as before a token may become.",
                 ),
                 io.Float.Input(
                     "nag_alpha",
@@ -112,8 +106,18 @@ class NASA(io.ComfyNode):
                     max=1.0,
                     step=0.005,
                     round=0.001,
-                    tooltip="With normalised: share of the result; 0 is off. Published: 0.25 for Flux, 0.125 for "
-                    "SD3.5, 0.5 for SDXL, 0.375 for SD1.5.",
+                    tooltip="NAG: share of the result; 0 is off. Published: 0.25 for Flux, 0.125 for SD3.5, 0.5 for "
+                    "SDXL, 0.375 for SD1.5.",
+                ),
+                io.Float.Input(
+                    "nasa_alpha",
+                    default=0.5,
+                    min=-2.0,
+                    max=2.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="NASA: how much of what the negative prompt calls up is taken away; 0 is off. The paper "
+                    "uses 0.1 for models made of SD1.5, 0.2 for SD2.1, 0.5 and more for PixArt.",
                 ),
                 blocks_input(),
                 *range_inputs(),
@@ -131,11 +135,11 @@ class NASA(io.ComfyNode):
         cls,
         model,
         negative,
-        alpha,
-        normalised,
+        method,
         nag_scale,
         nag_tau,
         nag_alpha,
+        nasa_alpha,
         blocks,
         start_percent,
         end_percent,
@@ -144,8 +148,8 @@ class NASA(io.ComfyNode):
         when = Range(start_percent, end_percent)
         check_prompt_for(model, negative, "negative")
         model = model.clone()
-        if normalised and nag_scale != 1 and nag_alpha != 0:
+        if method == NAG and nag_scale != 1 and nag_alpha != 0:
             steer_with_text(model, _NAG(nag_alpha, chosen, when, nag_scale, nag_tau), negative)
-        if not normalised and alpha != 0:
-            steer_with_text(model, _NASA(alpha, chosen, when), negative)
+        if method == SUBTRACT and nasa_alpha != 0:
+            steer_with_text(model, _NASA(nasa_alpha, chosen, when), negative)
         return io.NodeOutput(model)

@@ -22,7 +22,7 @@ from .host.run.ranges import Range, above
 
 GIVEN = "reference latent"
 STEPS = ["usual", "start to end"]
-HALVES = ["both", "positive only"]
+APPLY_TO = ["both", "positive only"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +156,9 @@ class NegToMe(io.ComfyNode):
                     "flows. start to end: as the two inputs say.",
                 ),
                 io.Combo.Input(
-                    "halves",
-                    options=HALVES,
-                    default=HALVES[0],
+                    "apply_to",
+                    options=APPLY_TO,
+                    default=APPLY_TO[0],
                     tooltip="Whether the negative prompt's half of CFG is treated too, with its own reference.",
                     advanced=True,
                 ),
@@ -209,7 +209,7 @@ class NegToMe(io.ComfyNode):
         threshold,
         blocks,
         steps,
-        halves,
+        apply_to,
         matching,
         reference_noise,
         start_percent,
@@ -231,7 +231,7 @@ class NegToMe(io.ComfyNode):
         if alpha == 0 or threshold >= 1:
             return io.NodeOutput(model)
         when = _Steps(steps == "usual", Range(start_percent, end_percent))
-        positive_only, rider = halves == HALVES[1], None
+        positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:
             samples = fit_latent(model, latent["samples"], "latent")
             rider = Rider(samples[:1], reference_noise, when, not positive_only)

@@ -46,7 +46,7 @@ class PreferenceCFG(io.ComfyNode):
                     "LoRAs. 0 is without them, 1 is no difference.",
                 ),
                 io.Float.Input(
-                    "own_share",
+                    "model_weight",
                     default=0.4,
                     min=0.0,
                     max=1.0,
@@ -84,14 +84,14 @@ class PreferenceCFG(io.ComfyNode):
         model,
         mode,
         lora_strength,
-        own_share,
+        model_weight,
         start_percent,
         end_percent,
         other_model=None,
         source=None,
     ) -> io.NodeOutput:
         result, limits = model.clone(), Range(start_percent, end_percent)
-        if mode == MIXTURE and own_share == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
+        if mode == MIXTURE and model_weight == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
             return io.NodeOutput(result)
         other = with_lora_strength(model, lora_strength) if other_model is None else other_model
         if source is not None:
@@ -99,7 +99,7 @@ class PreferenceCFG(io.ComfyNode):
         if mode == NEGATIVE:
             how = predict_negative_by(result, other, LABEL, limits)
         else:
-            how = mix_in(result, other, LABEL, limits, own_share, source)
+            how = mix_in(result, other, LABEL, limits, model_weight, source)
         what = "where a negative is evaluated (not at cfg 1), the other model predicts it"
         tell(node_id_of(cls), f"{LABEL}: {what if mode == NEGATIVE else 'the other model predicts'} {how}.")
         return io.NodeOutput(result)

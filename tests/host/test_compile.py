@@ -132,7 +132,9 @@ def test_what_begins_and_ends_within_a_run(family):
     """Calls of the same size, and of another one."""
     negative = tiny.conditioning(family, 33, 5)
     for apply in (
-        lambda m: run_node(NASA, model=m, negative=negative, alpha=0.4, start_percent=0.3, end_percent=0.6),
+        lambda m: run_node(
+            NASA, model=m, negative=negative, method="NASA", nasa_alpha=0.4, start_percent=0.3, end_percent=0.6
+        ),
         lambda m: riding(m, start_percent=0.3, end_percent=0.6),
     ):
         torch._dynamo.reset()

@@ -56,8 +56,8 @@ OURS = {
     "negtome": riding,
     "negtome_masked": lambda m: riding(m, mask=torch.cat([torch.ones(1, 8, 4), torch.zeros(1, 8, 4)], 2)),
     "negtome_batch": lambda m: run_node(NegToMe, model=m, steps="start to end", threshold=-1.0, blocks="all"),
-    "nasa": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33, 5)),
-    "nag": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33, 5), normalised=True),
+    "nasa": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33, 5), method="NASA"),
+    "nag": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33, 5), method="NAG"),
 }
 CORE = {"SAG": sag, "ToMe": tome, "HyperTile": hypertile}
 PAIRS = [pair for ours in OURS for core in CORE for pair in ((ours, core), (core, ours))]
@@ -268,7 +268,7 @@ def test_the_reference_has_the_prompt_of_the_picture_that_looks_at_it(family):
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_it_rides_for_those_that_look_at_it(family):
     """One further prediction for each prompt that it acts on, in its steps."""
-    for settings, chunks in (({}, [4] * 4), ({"halves": "positive only"}, [3] * 4), ({"end_percent": 0.5}, None)):
+    for settings, chunks in (({}, [4] * 4), ({"apply_to": "positive only"}, [3] * 4), ({"end_percent": 0.5}, None)):
         seen = probes.count_evaluations(model := riding(tiny.model(family), **settings))
         tiny.sample(model, family, batch=2)
         assert seen.chunks == chunks or chunks is None and sorted(seen.chunks) == [2, 2, 4, 4]

@@ -235,7 +235,7 @@ def test_a_candidate_beside_easycache_is_that_of_the_step_before():
         return nodes_easycache.EasyCacheNode.execute(model, 3.0, 0.1, 0.95, False)[0]
 
     found, cost = sample(easy)
-    lagged, same_cost = sample(easy, lag=True)
+    lagged, same_cost = sample(easy, use_previous_step=True)
     assert torch.equal(found, lagged)
     assert cost == same_cost
     plain = tiny.sample(easy(tiny.model("unet")), "unet", steps=8)

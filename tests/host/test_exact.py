@@ -148,7 +148,7 @@ PURE = {
     "autoguidance noise": lambda m: run_node(Autoguidance, model=m, weakness="token noise"),
     "interval": lambda m: run_node(GuidanceInterval, model=m, limits="percent", start_percent=0.3, end_percent=0.7),
     "cfg++": lambda m: run_node(CFGPP, model=m),
-    "nasa": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33), end_percent=0.5),
+    "nasa": lambda m: run_node(NASA, model=m, negative=tiny.conditioning("unet", 33), method="NASA", end_percent=0.5),
     "negtome": lambda m: run_node(
         NegToMe,
         model=m,

@@ -118,9 +118,9 @@ def _first_of(model, family, start, positive=None):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-@pytest.mark.parametrize("lag", [False, True])
-def test_no_doubt_is_no_node(family, lag):
-    model = on(tiny.model(family), family, guides.always(*SURE), lag=lag)
+@pytest.mark.parametrize("use_previous_step", [False, True])
+def test_no_doubt_is_no_node(family, use_previous_step):
+    model = on(tiny.model(family), family, guides.always(*SURE), use_previous_step=use_previous_step)
     seen = probes.count_evaluations(model)
     assert torch.equal(tiny.sample(model, family), tiny.sample(tiny.model(family), family))
     assert seen.chunks == [2] * 4
@@ -147,7 +147,7 @@ def test_lag_asks_about_the_reference_that_it_has():
     """How likely the candidate of the step before is now, not the one that is most confusing now."""
     was, now = (0.5, 0.4, 0.1, 0.0), (0.5, 0.1, 0.4, 0.0)
     says = guides.by_step(was, now)
-    model = on(tiny.model("unet"), "unet", says, measure="max", lag=True, scale=2.0)
+    model = on(tiny.model("unet"), "unet", says, measure="max", use_previous_step=True, scale=2.0)
     shown = probes.record_predictions(model)
     tiny.sample(model, "unet", steps=2, cfg=1.0)
     step = shown.steps[1]
@@ -187,7 +187,9 @@ def test_lag(combination, tokens):
     # With how much is said now of the reference found before.
     late = {ADD: (None, ("owl", 0.4), ("dog", 0.0), None), SWAP: (None, "owl", "dog", None)}[combination]
     says = guides.by_step(*rows)
-    model = on(tiny.model(family), family, says, combination=combination, lag=True, scale=2.0, tokens=tokens)
+    model = on(
+        tiny.model(family), family, says, combination=combination, use_previous_step=True, scale=2.0, tokens=tokens
+    )
     seen, shown = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, family)
     assert says.calls == 4
@@ -209,7 +211,14 @@ def test_lag(combination, tokens):
 @pytest.mark.parametrize("combination", [ADD, SWAP])
 def test_lag_ends_with_the_range(combination):
     """Although the last step inside has found a reference: no evaluation, and the negative again."""
-    model = on(tiny.model("flux"), "flux", guides.always(*DOG), combination=combination, lag=True, end_percent=0.5)
+    model = on(
+        tiny.model("flux"),
+        "flux",
+        guides.always(*DOG),
+        combination=combination,
+        use_previous_step=True,
+        end_percent=0.5,
+    )
     seen, shown = probes.count_evaluations(model), probes.record_predictions(model)
     tiny.sample(model, "flux", steps=6)
     halfway = model.get_model_object("model_sampling").percent_to_sigma(0.5)
@@ -242,10 +251,10 @@ def _at(family, step, prompt, model=None):
     return found[0]
 
 
-@pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.parametrize("interval", [2, 3])
 def test_every_so_manyth_step(every):
     says = guides.Says(lambda call, pictures: torch.tensor([DOG if call == 0 else OWL]).log())
-    model = on(tiny.model("unet"), "unet", says, every=every, scale=2.0)
+    model = on(tiny.model("unet"), "unet", says, classifier_interval=interval, scale=2.0)
     shown = probes.record_predictions(model)
     tiny.sample(model, "unet", steps=4, cfg=1.0)
     assert says.calls == 2
@@ -455,7 +464,7 @@ def test_exact_inversion():
     model = on(tiny.model(family), family, guides.classifier(), scale=2.0)
     state = inverted(model, family, guider=exact_guider(model, family))
     assert probes.distance(sampled(model, family, state), tiny.noise(family, seed=40)) <= 1e-9
-    model = on(tiny.model(family), family, guides.classifier(), lag=True)
+    model = on(tiny.model(family), family, guides.classifier(), use_previous_step=True)
     with pytest.raises(ValueError, match="remembers earlier steps"):
         inverted(model, family, guider=exact_guider(model, family))
 

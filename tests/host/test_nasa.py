@@ -38,7 +38,11 @@ def lockstep(family, tokens=7, **about):
 
 
 def steered(model, family, tokens=7, **settings):
-    return run_node(NASA, model=model, **{"negative": tiny.conditioning(family, 33, tokens), "alpha": 0.4, **settings})
+    return run_node(
+        NASA,
+        model=model,
+        **{"negative": tiny.conditioning(family, 33, tokens), "method": "NASA", "nasa_alpha": 0.4, **settings},
+    )
 
 
 def one_step(model, family, **options):
@@ -67,8 +71,8 @@ def test_is_two_texts_under_one_picture_in_relatives(name, tokens):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_normalised_is_nag(family):
-    settings = {"normalised": True, "nag_scale": 4.0, "nag_tau": 1.5, "nag_alpha": 0.5}
+def test_method_nag(family):
+    settings = {"method": "NAG", "nag_scale": 4.0, "nag_tau": 1.5, "nag_alpha": 0.5}
     found = one_step(steered(tiny.model(family), family, **settings), family)
     lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: nag(p, n, 4.0, 1.5, 0.5), **REFINES.get(family, {}))
     assert probes.distance(found, one_step(lockstep.on(tiny.model(family)), family)) < 1e-5
@@ -187,14 +191,15 @@ def test_a_mask_for_the_attention_of_the_positive(batch):
 def test_two_of_them_add_up():
     for family in FAMILIES:
         first, second = (
-            {"negative": tiny.conditioning(family, seed, n), "alpha": a} for seed, n, a in ((41, 5, 0.3), (42, 9, 0.5))
+            {"negative": tiny.conditioning(family, seed, n), "nasa_alpha": a}
+            for seed, n, a in ((41, 5, 0.3), (42, 9, 0.5))
         )
         one = steered(steered(tiny.model(family), family, **first), family, **second)
         other = steered(steered(tiny.model(family), family, **second), family, **first)
         outs = [one_step(m, family) for m in (one, other, steered(tiny.model(family), family, **first))]
         assert probes.distance(outs[0], outs[1]) < 1e-5
         assert probes.distance(outs[0], outs[2]) > 1e-5
-        twice = steered(steered(tiny.model(family), family, alpha=0.3), family, alpha=0.1)
+        twice = steered(steered(tiny.model(family), family, nasa_alpha=0.3), family, nasa_alpha=0.1)
         assert probes.distance(one_step(twice, family), one_step(steered(tiny.model(family), family), family)) < 1e-6
 
 
@@ -338,7 +343,7 @@ def test_apg_sees_the_steered_positive():
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_core_s_node_evaluates_the_negative_for_it(family):
     core = import_module("comfy_extras.nodes_nag").NAGuidance.execute(tiny.model(family), 5.0, 0.25, 2.5)[0]
-    for model, per_step in ((core, 2), (steered(tiny.model(family), family, normalised=True), 1)):
+    for model, per_step in ((core, 2), (steered(tiny.model(family), family, method="NAG"), 1)):
         calls = probes.count_evaluations(model)
         one_step(model, family, steps=4)
         assert calls.total == 4 * per_step

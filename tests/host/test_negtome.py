@@ -121,7 +121,7 @@ def test_the_positive_does_not_see_the_negative(family):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_positive_only(family):
-    both, positive, plain = merged(tiny.model(family)), merged(tiny.model(family), halves="positive only"), None
+    both, positive, plain = merged(tiny.model(family)), merged(tiny.model(family), apply_to="positive only"), None
     plain = tiny.model(family)
     steps = []
     for model in (both, positive, plain):
@@ -136,7 +136,7 @@ def test_positive_only(family):
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_a_weak_branch_is_treated_as_the_positive_is(family):
     """Or the difference that PAG adds would hold NegToMe's push."""
-    model = run_node(PAG, model=merged(tiny.model(family), halves="positive only"), scale=1.0, blocks="1")
+    model = run_node(PAG, model=merged(tiny.model(family), apply_to="positive only"), scale=1.0, blocks="1")
     other = run_node(PAG, model=tiny.model(family), scale=1.0, blocks="1")
     changes = []
     for m in (model, other):
@@ -152,7 +152,7 @@ def test_two_weak_branches_that_are_resumed_are_no_negatives(family, monkeypatch
     """In a call of their own the second one stands where the negative stands else."""
     if not reaches_unet_layers() and family == "unet":
         pytest.skip("this host does not let layers of a UNet be replaced")
-    model = merged(tiny.model(family), halves="positive only", **DECIDED)
+    model = merged(tiny.model(family), apply_to="positive only", **DECIDED)
     for block in ("1", "2"):
         model = run_node(PAG, model=model, scale=2.0, blocks=block)
     calls = probes.count_evaluations(model)

@@ -220,7 +220,7 @@ def test_sine(family, how, with_source, cfg_scale):
     model = tiny.model(family)
     other = lora(model) if how == "LoRAs" else tiny.worse(model)
     source = tiny.conditioning(family, 55, 5) if with_source else None
-    guided = run_node(PreferenceCFG, model=model, mode=MIXTURE, other_model=other, own_share=0.4, source=source)
+    guided = run_node(PreferenceCFG, model=model, mode=MIXTURE, other_model=other, model_weight=0.4, source=source)
     calls = probes.count_evaluations(guided)
     own = on_weights_of_its_own(family)
     tuned = on_weights_of_its_own(family, {}) if how == "LoRAs" else tiny.worse(tiny.model(family))
@@ -238,7 +238,7 @@ def test_two_others_at_once(family):
     """Each LoRA on the rows of its own prediction, wherever they are in the call."""
     model = tiny.model(family)
     first = run_node(PreferenceCFG, model=model, other_model=lora(model, 0.8))
-    both = run_node(PreferenceCFG, model=first, mode=MIXTURE, other_model=lora(first, seed=500), own_share=0.4)
+    both = run_node(PreferenceCFG, model=first, mode=MIXTURE, other_model=lora(first, seed=500), model_weight=0.4)
     calls = probes.count_evaluations(both)
     own, weak = on_weights_of_its_own(family), on_weights_of_its_own(family, {"strength": 0.8})
     tuned = on_weights_of_its_own(family, {"seed": 500})
@@ -253,11 +253,11 @@ def test_two_others_at_once(family):
 def test_one_part_of_two():
     model = tiny.model("unet")
     settings = {"model": model, "mode": MIXTURE, "other_model": lora(model)}
-    neutral = run_node(PreferenceCFG, **settings, own_share=1.0)
+    neutral = run_node(PreferenceCFG, **settings, model_weight=1.0)
     assert neutral.model_options == model.model_options
     assert (
         probes.distance(
-            tiny.sample(run_node(PreferenceCFG, **settings, own_share=0.0), "unet", cfg=1.0),
+            tiny.sample(run_node(PreferenceCFG, **settings, model_weight=0.0), "unet", cfg=1.0),
             tiny.sample(on_weights_of_its_own("unet", {}), "unet", cfg=1.0),
         )
         < 1e-4

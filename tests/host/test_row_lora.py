@@ -71,7 +71,9 @@ def test_a_file_on_one_side(folder, family, dtype, apply_to):  # noqa: F811
 
 @float8
 def test_a_mixture_with_the_model_without_its_loras(family, dtype):
-    guided = run_node(PreferenceCFG, model=lora(coarse(family, dtype)), mode=MIXTURE, lora_strength=-0.5, own_share=0.4)
+    guided = run_node(
+        PreferenceCFG, model=lora(coarse(family, dtype)), mode=MIXTURE, lora_strength=-0.5, model_weight=0.4
+    )
     own, other = lora(exact(family, dtype)), lora(exact(family, dtype), -0.5)
     for step in steps_of(guided, family, steps=2, batch=2):
         unconditional = negative_alone(own, family, step)
@@ -275,7 +277,7 @@ def test_layers_that_are_called_for_one_prediction_alone(batch, way):
 
     def steered(model, other):
         guided = run_node(PreferenceCFG, model=model, other_model=other)
-        return run_node(NASA, model=guided, negative=tiny.conditioning("lumina2", 33, 5), alpha=0.4)
+        return run_node(NASA, model=guided, negative=tiny.conditioning("lumina2", 33, 5), method="NASA", nasa_alpha=0.4)
 
     def pair(one, two):
         return (one, lora(two)) if way == "on the other" else (lora(one), two)

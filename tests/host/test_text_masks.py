@@ -46,7 +46,7 @@ def test_beside_a_text_that_has_a_mask_one_without_counts_whole(neutral):
     with_mask = [[first[0][0], {"attention_mask": neutral}]]
 
     def sample(negative, positive=third):
-        model = run_node(NASA, model=tiny.model("qwen_image"), negative=negative, alpha=0.4)
+        model = run_node(NASA, model=tiny.model("qwen_image"), negative=negative, method="NASA", nasa_alpha=0.4)
         return tiny.sample(model, "qwen_image", positive=positive, cfg=1.0, steps=1)
 
     wanted = sample(first + second)
@@ -64,4 +64,4 @@ def test_a_network_that_places_pictures_by_the_length_of_the_text(monkeypatch):
     model = tiny.build(network, "longcat")
     assert torch.isfinite(tiny.sample(model, "longcat")).all()
     with pytest.raises(ValueError, match="cannot put a second text into LongCatImage. It works on UNet"):
-        run_node(NASA, model=model, negative=tiny.conditioning("longcat", 33), alpha=0.4)
+        run_node(NASA, model=model, negative=tiny.conditioning("longcat", 33), method="NASA", nasa_alpha=0.4)

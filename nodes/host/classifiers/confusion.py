@@ -27,20 +27,20 @@ class Said:
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """`every`: the classifier is asked in every so manyth step, and its last word holds until then."""
+    """`interval`: the classifier is asked every `interval` steps; in between, its last result is reused."""
 
     logits: Logits
     decoder: Decoder
     measure: str
     temperature: float
-    every: int
+    interval: int
 
     def __call__(self, run: Run, denoised: Tensor) -> Said:
-        if self.every == 1:
+        if self.interval == 1:
             return self._ask(run, denoised)
         memory = run.memory(self)
-        step, said = memory.read() or (-self.every, None)
-        if run.step - step >= self.every:
+        step, said = memory.read() or (-self.interval, None)
+        if run.step - step >= self.interval:
             step, said = run.step, self._ask(run, denoised)
         memory.write((step, said))
         return said

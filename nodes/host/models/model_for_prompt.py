@@ -87,18 +87,18 @@ def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, ra
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The positive is own_share D_c + (1 - own_share) D_o, with D_o the other model's prediction for `prompt`, the
-    positive where it is None. After CFG this adds w (1 - own_share) (D_o - D_c)."""
+    """The positive is m D_c + (1 - m) D_o, m the `model_weight`, D_o the other model's prediction for `prompt`, or for
+    the positive where that is None. After CFG this adds w (1 - m) (D_o - D_c)."""
 
     label: str
     range: Range
-    own_share: float
+    model_weight: float
     prompt: list | None
 
     idle_reason = _IDLE
 
     def change(self, args: dict, other: Tensor) -> Tensor:
-        return args["cond_scale"] * (1 - self.own_share) * (other - args["cond_denoised"])
+        return args["cond_scale"] * (1 - self.model_weight) * (other - args["cond_denoised"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +137,11 @@ class _OtherMixture(Mixture):
 
 
 def mix_in(
-    model: ModelPatcher, other: ModelPatcher, label: str, range: Range, own_share: float, prompt: list | None
+    model: ModelPatcher, other: ModelPatcher, label: str, range: Range, model_weight: float, prompt: list | None
 ) -> str:
     """Mixes what `other` predicts into the positive of a (cloned) model; returns how, SHARED or SEPARATE."""
     difference = shared_difference(model, other)
-    settings = label, range, own_share, prompt
+    settings = label, range, model_weight, prompt
     if difference is None:
         second = add_second_model(model, other, prompt=prompt)
         add_correction(model, _OtherMixture(*settings, second))
