@@ -252,14 +252,14 @@ def _at(family, step, prompt, model=None):
 
 
 @pytest.mark.parametrize("interval", [2, 3])
-def test_every_so_manyth_step(every):
+def test_the_classifier_is_asked_every_n_steps(interval):
     says = guides.Says(lambda call, pictures: torch.tensor([DOG if call == 0 else OWL]).log())
     model = on(tiny.model("unet"), "unet", says, classifier_interval=interval, scale=2.0)
     shown = probes.record_predictions(model)
     tiny.sample(model, "unet", steps=4, cfg=1.0)
     assert says.calls == 2
     for i, step in enumerate(shown.steps):
-        seed, strength = (31, 0.4) if i < every else (33, 0.8)
+        seed, strength = (31, 0.4) if i < interval else (33, 0.8)
         other = _at("unet", step, tiny.conditioning("unet", seed))
         wanted = step["cond_denoised"] + 2 * strength * (step["cond_denoised"] - other)
         assert probes.distance(step["denoised"], wanted) < 1e-4
