@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..demo import models, pictures
-from ..samplers.reductions import dot
+from ..samplers.guidance.cfg import along_guidance
 
 BATCH = 50  # pictures sampled together
 
@@ -87,10 +87,9 @@ class EffectiveScale:
 
     def __call__(self, args: dict) -> Tensor:
         if args["uncond"] is not None:
-            uncond = args["uncond_denoised"]
-            delta = args["cond_denoised"] - uncond
-            self.along.append(dot(args["denoised"] - uncond, delta).sum().cpu())
-            self.square.append(dot(delta, delta).sum().cpu())
+            found = along_guidance(args["denoised"], args["cond_denoised"], args["uncond_denoised"])
+            for kept, values in zip((self.along, self.square), found):
+                kept.append(values.sum().cpu())
         return args["denoised"]
 
     @property

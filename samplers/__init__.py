@@ -1,1 +1,1 @@
-"""The mathematics of Guidekit. Imports torch and, where needed, einops, kornia, safetensors; never ComfyUI."""
+"""The mathematics of Guidekit. Imports torch and, where needed, einops, torchvision, safetensors; never ComfyUI."""

@@ -21,7 +21,7 @@ def dot(a: Tensor, b: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def norm(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """L2 norm of each sample."""
-    return dot(a, a, dtype).sqrt()
+    return torch.linalg.vector_norm(a.to(dtype), dim=tuple(range(1, a.ndim)), keepdim=True)
 
 
 def rms(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -31,8 +31,7 @@ def rms(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def std(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard deviation within each sample (divided by n)."""
-    wide = a.to(dtype)
-    return rms(wide - wide.mean(dim=tuple(range(1, a.ndim)), keepdim=True), dtype)
+    return a.to(dtype).std(dim=tuple(range(1, a.ndim)), correction=0, keepdim=True)
 
 
 def cosine(a: Tensor, b: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -28,9 +28,9 @@ def blur_queries(q: Tensor, grid: tuple[int, ...], sigma: float) -> Tensor:
     if sigma > MEAN_FROM:
         blurred = frames.float().mean((2, 3), keepdim=True).expand_as(frames)
     else:
-        from kornia.filters import gaussian_blur2d  # here, because its import takes long
+        from torchvision.transforms.functional import gaussian_blur  # here, because its import takes long
 
         # Six standard deviations, made odd, and no more than reflection at the edges can fill.
-        size = [min(math.ceil(6 * sigma) // 2 * 2 + 1, side // 2 * 2 + 1) for side in (height, width)]
-        blurred = gaussian_blur2d(frames.float(), tuple(size), (sigma, sigma), border_type="reflect")
+        size = [min(math.ceil(6 * sigma) // 2 * 2 + 1, side // 2 * 2 + 1) for side in (width, height)]
+        blurred = gaussian_blur(frames.float(), size, [sigma, sigma])
     return rearrange(blurred.to(q.dtype), "(r f) (n d) h w -> r n (f h w) d", r=q.shape[0], n=heads)

@@ -10,10 +10,17 @@ def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + (cond - uncond) * scale
 
 
+def along_guidance(denoised: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    """<D - D_u, D_c - D_u> and |D_c - D_u|^2 per sample, [B, 1, ..., 1]: sums of them over steps and samples give the
+    effective scale of a run."""
+    delta = cond - uncond
+    return dot(denoised - uncond, delta), dot(delta, delta)
+
+
 def effective_scale(denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
     """omega_e = <D - D_u, D_c - D_u> / |D_c - D_u|^2 per sample, [B]: the CFG scale nearest to a guided prediction.
 
     The rest, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction (arXiv 2602.22570).
     NaN for a sample whose two predictions are equal: any scale gives it."""
-    delta = cond - uncond
-    return (dot(denoised - uncond, delta) / dot(delta, delta)).flatten()
+    along, square = along_guidance(denoised, cond, uncond)
+    return (along / square).flatten()

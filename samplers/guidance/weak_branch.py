@@ -30,12 +30,3 @@ def _ratio(wanted: Tensor, found: Tensor) -> Tensor:
     """std(wanted) / std(found) per sample; 1 where `found` is constant."""
     spread = std(found)
     return (std(wanted) / spread).where(spread > 0, 1.0)
-
-
-def autoguidance_scales(scale: float, alpha: float) -> tuple[float, float]:
-    """(CFG scale, weak-branch scale) of CFG and autoguidance sharing one `scale`: (1 - alpha)(w - 1) + 1 and
-    alpha (w - 1), so that D = D_c + (1 - alpha)(w - 1)(D_c - D_u) + alpha (w - 1)(D_c - weak).
-
-    Karras et al. 2024, arXiv 2406.02507, appendix B.2: alpha 0 is CFG, alpha 1 autoguidance alone.
-    """
-    return (1 - alpha) * (scale - 1) + 1, alpha * (scale - 1)

@@ -18,7 +18,6 @@ from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.nodes.host.run import current_run
 from guidekit.nodes.pag import PAG
 from guidekit.samplers.guidance.cfg import cfg
-from guidekit.samplers.guidance.weak_branch import autoguidance_scales
 from guidekit.tests.host import probes, tiny, toy
 
 
@@ -77,7 +76,7 @@ def test_is_cfg_and_the_difference_to_the_second_model(family, cfg_scale):
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_one_scale_shared_with_cfg(alpha):
     """D = D_m + (w_u - 1)(D_m - D_u) + (w_c - 1)(D_m - D_weak)."""
-    w, s = autoguidance_scales(5.0, alpha)
+    w, s = (1 - alpha) * 4 + 1, alpha * 4
     model = guided(tiny.model("flux"), other("flux"), scale=s) if s else tiny.model("flux")
     for step in steps_of(model, "flux", cfg=w):
         strong, weak = step["cond_denoised"], alone(other("flux"), "flux", step)

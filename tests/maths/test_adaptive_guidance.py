@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from guidekit.tests.maths.parameterization import to_eps, to_v, to_velocity
 from samplers.guidance.adaptive_guidance import agreement
-from samplers.parameterization import to_eps, to_v, to_velocity
 from tests.maths.problems import DTYPES, SHAPES, latents, rounding, samples
 
 

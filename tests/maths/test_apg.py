@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from guidekit.samplers.guidance.apg import apg
 from guidekit.samplers.guidance.cfg import effective_scale
-from guidekit.samplers.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
+from guidekit.tests.maths.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, non_contiguous, rounding, samples
 
 SCALES = (0.0, 1.0, 1.5, 7.5, 15.0)
@@ -406,7 +406,7 @@ def test_the_mathematics_needs_no_comfyui():
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "guidekit.samplers.guidance.apg" in loaded
     roots = {name.partition(".")[0] for name in loaded}
-    assert not roots & {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution", "kornia"}
+    assert not roots & {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution", "torchvision"}
 
 
 def test_equal_predictions_below_any_threshold():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from guidekit.samplers.guidance.cfg import cfg, effective_scale
-from guidekit.samplers.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
+from guidekit.tests.maths.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
 from guidekit.tests.maths.problems import DTYPES, SHAPES, exact, latents, rounding, samples
 
 SCALES = (-1.0, 0.0, 0.5, 1.0, 3.0, 7.5, 30.0)

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from guidekit.samplers.inversion.bdia import Bdia
 from guidekit.samplers.inversion.edict import Edict, mixing
+from guidekit.samplers.inversion.o_belm import OBelm
 from guidekit.samplers.inversion.reversible import Levels, Pair, invert, sample
 from guidekit.samplers.inversion.rex import Rex
-from guidekit.samplers.inversion.two_step import Bdia, OBelm
 from guidekit.tests.maths.problems import latents
 
 STEPS = (1, 2, 11, 45, 50)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from guidekit.samplers.guidance.cfg import cfg
-from guidekit.samplers.guidance.weak_branch import RESCALE, autoguidance_scales, weak_branch
-from guidekit.samplers.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
+from guidekit.samplers.guidance.weak_branch import RESCALE, weak_branch
+from guidekit.tests.maths.parameterization import from_eps, from_v, from_velocity, to_eps, to_v, to_velocity
 from guidekit.tests.maths.problems import SHAPES, latents, samples
 
 CASES = [pytest.param(shape, rescale, id=f"{name}-{rescale}") for name, shape in SHAPES.items() for rescale in RESCALE]
@@ -82,7 +82,7 @@ def test_the_same_in_every_space(to, back):
 def test_autoguidance_shares_one_scale(alpha):
     """Equation of appendix B.2: D = D_m + sum (w_i - 1)(D_m - D_i)."""
     cond, uncond, weak, _ = predictions(SHAPES["image"])
-    w, s = autoguidance_scales(5.0, alpha)
+    w, s = (1 - alpha) * 4.0 + 1, alpha * 4.0
     guided = cfg(cond, uncond, w)
     w_u, w_c = (1 - alpha) * 4.0 + 1, alpha * 4.0 + 1
     paper = cond + (w_u - 1) * (cond - uncond) + (w_c - 1) * (cond - weak)

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ....samplers.inversion.bdia import Bdia
 from ....samplers.inversion.edict import Edict, mixing
+from ....samplers.inversion.o_belm import OBelm
 from ....samplers.inversion.reversible import Method, Pair
 from ....samplers.inversion.rex import Rex
-from ....samplers.inversion.two_step import Bdia, OBelm
 from .latent_state import Carried, check_file, check_shape, number
 
 METHODS = ["edict", "edict own level", "bdia", "o-belm", "rex"]

@@ -2,25 +2,18 @@
 
     x_s = k x_p + (1 - k) x_t + c f(x_t, sigma_t),   x_p = (x_s - (1 - k) x_t - c f(x_t, sigma_t)) / k
 
-BDIA (Zhang, Lewis, Kleijn: "Exact Diffusion Inversion via Bi-directional Integration Approximation", ECCV 2024, arXiv
-2307.10829): k = gamma scale(sigma_p) / scale(sigma_s), c = (sigma_s - sigma_t) - k (sigma_p - sigma_t).
-
-O-BELM (Wang et al.: "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact Inversion in Diffusion Models",
-NeurIPS 2024, arXiv 2410.07273): k = r^2 with r = h / h+, c = -h (h + h+) / h+, h = sigma_t - sigma_s, h+ = sigma_p -
-sigma_t; its local error is of third order.
-
-A state is (x_t, x_p). The picture's neighbour comes from an Euler step back, with the drift at the neighbour's level.
+A state is (x_t, x_p). The image's neighbour comes from an Euler step back, with the drift at the neighbour's level.
+BDIA (bdia.py) and O-BELM (o_belm.py) differ in k and c.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from .reversible import Drift, Levels, Pair
 
 
-class _TwoStep:
+class TwoLevels:
     evaluations, first, to_zero = 1, 1, True
 
     def coefficients(self, levels: Levels, i: int) -> tuple[float, float]:
@@ -47,27 +40,3 @@ class _TwoStep:
         """Multiples of the unit come back where no step makes latents longer."""
         shortens = all(self.coefficients(levels, i)[0] <= 1 for i in range(1, levels.steps))
         return levels.snap if shortens else lambda x: x
-
-
-@dataclass(frozen=True)
-class Bdia(_TwoStep):
-    """`gamma` in (0, 1]; an inversion enlarges what does not fit the trajectory by 1 / gamma in every step."""
-
-    gamma: float = 0.96
-
-    def __post_init__(self):
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma is {self.gamma:g}. It lies above 0 and is at most 1.")
-
-    def coefficients(self, levels: Levels, i: int) -> tuple[float, float]:
-        p, t, s = levels.sigmas[i - 1 : i + 2]
-        k = self.gamma * levels.scale(p) / levels.scale(s)
-        return k, (s - t) - k * (p - t)
-
-
-@dataclass(frozen=True)
-class OBelm(_TwoStep):
-    def coefficients(self, levels: Levels, i: int) -> tuple[float, float]:
-        p, t, s = levels.sigmas[i - 1 : i + 2]
-        h, before = t - s, p - t
-        return (h / before) ** 2, -h * (h + before) / before
