@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...samplers.classifiers.resnet import ResNet, load_resnet, plan_resnet
 from ...samplers.safetensors_header import read_header
+from ...samplers.sending import sent
 from .class_names import class_names
 from .files import Folder
 from .labels import Label, Logits
@@ -71,7 +72,7 @@ class ImageClassifier:
         square = pictures[..., top : top + side, left : left + side]
         if side != self.size:
             square = torch.nn.functional.interpolate(square, (self.size, self.size), mode="bilinear", antialias=True)
-        mean, std = (square.new_tensor(each).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
+        mean, std = (sent(torch.tensor(each), square.device).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
         return (square - mean) / std
 
 

@@ -38,9 +38,8 @@ class Range:
         return self.contains(run.step_sigma, run)
 
     def contains(self, sigma: float, run: Run) -> bool:
-        to_sigma = run.model_sampling.percent_to_sigma
-        below_start = self.start_percent <= 0 or not above(sigma, to_sigma(self.start_percent))
-        return below_start and above(sigma, to_sigma(self.end_percent))
+        below_start = self.start_percent <= 0 or not above(sigma, run.sigma_at(self.start_percent))
+        return below_start and above(sigma, run.sigma_at(self.end_percent))
 
 
 def range_inputs() -> list:

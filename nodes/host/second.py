@@ -67,7 +67,7 @@ class SecondModel:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = self._guest(self._prompt_of(guider))
-        inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
+        inside = _Inside(self, run, sample, sampler)
         if len(latent_shapes) > 1:
             noise, latent = (
                 comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(t, latent_shapes)) for t in (noise, latent)
@@ -108,12 +108,13 @@ class _NegativeAlone(comfy.samplers.CFGGuider):
 
 
 class _Inside:
-    """As a sampler of the second model: runs the first model's sampling. `sampler_function` is that of the first, by
-    which a run knows the order of evaluations."""
+    """As a sampler of the second model: runs the first model's sampling. `sampler_function` and `extra_options` are
+    those of the first, by which a run knows the order of evaluations."""
 
-    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler_function):
+    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler):
         self.second, self.run, self._sample = second, run, sample
-        self.sampler_function = sampler_function
+        self.sampler_function = getattr(sampler, "sampler_function", None)
+        self.extra_options = getattr(sampler, "extra_options", {})
         self.result: Tensor | None = None
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:

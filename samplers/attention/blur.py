@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -32,5 +33,6 @@ def blur_queries(q: Tensor, grid: tuple[int, ...], sigma: float) -> Tensor:
 
         # Six standard deviations, made odd, and no more than reflection at the edges can fill.
         size = [min(math.ceil(6 * sigma) // 2 * 2 + 1, side // 2 * 2 + 1) for side in (height, width)]
-        blurred = gaussian_blur2d(frames.float(), tuple(size), (sigma, sigma), border_type="reflect")
+        spread = frames.new_full((1, 2), sigma, dtype=torch.float32)  # two numbers would be copied to the device
+        blurred = gaussian_blur2d(frames.float(), tuple(size), spread, border_type="reflect")
     return rearrange(blurred.to(q.dtype), "(r f) (n d) h w -> r n (f h w) d", r=q.shape[0], n=heads)

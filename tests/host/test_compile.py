@@ -17,7 +17,7 @@ from guidekit.nodes.pag import PAG
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.products import PRODUCTS
 
-NODES = {p.name: p for p in PRODUCTS if p.in_pairs}
+NODES = {p.name: p for p in PRODUCTS}
 IN_THE_NETWORK = ("pag", "seg", "slg", "autoguidance", "negtome", "nasa", "preference_cfg")
 BOTH_ORDERS = ("pag", "slg", "negtome", "nasa", "preference_cfg")  # one for each way into it
 CASES = [(n, first) for n in IN_THE_NETWORK for first in ("node", "compile") if first == "node" or n in BOTH_ORDERS]
