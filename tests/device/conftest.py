@@ -1,0 +1,43 @@
+"""The most telling tests come first. What is computed in float32 is: no TF32."""
+
+import time
+from pathlib import Path
+
+import comfy.model_management
+import pytest
+import torch
+
+from guidekit.tests.device.machine import GPU
+from guidekit.tests.host import tiny
+
+ORDER = ("test_stalls", "test_precision", "test_weights", "test_attention_backends", "test_memory", "test_compiled")
+_STARTED = time.monotonic()
+_ON_A_LENT_MACHINE = 150  # seconds that the tests may take where each one counts
+
+
+def pytest_collection_modifyitems(items):
+    here = [i for i, item in enumerate(items) if Path(__file__).parent in item.path.parents]
+    ordered = sorted((items[i] for i in here), key=lambda item: ORDER.index(item.path.stem))
+    for i, item in zip(here, ordered):
+        items[i] = item
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _models_are_put_away():
+    yield
+    comfy.model_management.unload_all_models()
+    tiny.HANDED_OUT.clear()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _float32_is_float32():
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture(autouse=True)
+def _in_time():
+    if GPU and time.monotonic() - _STARTED > _ON_A_LENT_MACHINE:
+        pytest.skip(f"{_ON_A_LENT_MACHINE} s are over")
