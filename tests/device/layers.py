@@ -24,27 +24,26 @@ class Bytes(comfy.ops.manual_cast):
         step = 1.0
 
         def keep(self, weight: Tensor) -> None:
-            self.step = weight.abs().max().item() / 127
-            whole = (weight / self.step).round().to(torch.int8)
-            self.weight = nn.Parameter(whole, requires_grad=False)
+            self.step = weight.abs().max().item() / 31  # LoRAs may make them four times as large
+            self.weight = nn.Parameter(self._in_steps(weight), requires_grad=False)
+
+        def _in_steps(self, weight: Tensor) -> Tensor:
+            return (weight / self.step).round().clamp(-127, 127).to(torch.int8)
 
         def convert_weight(self, weight: Tensor, inplace: bool = False, **_) -> Tensor:
-            return weight * self.step if self.weight.dtype == torch.int8 else weight
+            return weight * self.step
 
         def set_weight(self, weight: Tensor, inplace_update=False, seed=None, return_weight=False, **_):
-            weight = weight.to(BF16)
             if return_weight:
-                return weight
-            self.weight = nn.Parameter(weight, requires_grad=False)
+                return self._in_steps(weight)
+            self.weight = nn.Parameter(self._in_steps(weight), requires_grad=False)
             return None
 
         def forward(self, x: Tensor) -> Tensor:
-            weight = self.weight.to(x.device).to(x.dtype)
-            if self.weight.dtype == torch.int8:
-                weight = weight * self.step
+            weight = self.weight.to(x.device).to(x.dtype) * self.step
             for change in self.weight_function:
                 weight = change(weight)
-            bias = None if self.bias is None else self.bias.to(x.device, x.dtype)
+            bias = None if self.bias is None else self.bias.to(x.device, x.dtype, copy=True)
             for change in self.bias_function if bias is not None else ():
                 bias = change(bias)
             return nn.functional.linear(x, weight, bias)

@@ -19,6 +19,7 @@ def keep(way: str, monkeypatch) -> None:
     load, share = LoadedModel.model_load, 0 if way == "novram" else 0.5
 
     def model_load(self, lowvram_model_memory=0, force_patch_weights=False):
-        return load(self, max(self.model.model_size() * share, 0.1), force_patch_weights)
+        more = self.model.model_size() * share - self.model.loaded_size()
+        return load(self, max(more, 0.1), force_patch_weights)
 
     monkeypatch.setattr(LoadedModel, "model_load", model_load)
