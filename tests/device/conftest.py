@@ -10,14 +10,14 @@ import torch
 from guidekit.tests.device.machine import GPU
 from guidekit.tests.host import tiny
 
-ORDER = ("test_stalls", "test_precision", "test_weights", "test_attention_backends", "test_memory", "test_compiled")
+ORDER = ("stalls", "precision", "weights", "attention_backends", "memory", "devices", "compiled", "dynamic")
 _STARTED = time.monotonic()
 _ON_A_LENT_MACHINE = 150  # seconds that the tests may take where each one counts
 
 
 def pytest_collection_modifyitems(items):
     here = [i for i, item in enumerate(items) if Path(__file__).parent in item.path.parents]
-    ordered = sorted((items[i] for i in here), key=lambda item: ORDER.index(item.path.stem))
+    ordered = sorted((items[i] for i in here), key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
     for i, item in zip(here, ordered):
         items[i] = item
 

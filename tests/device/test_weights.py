@@ -1,5 +1,5 @@
-"""Weights in fewer bits, in layers of other packs, with LoRAs, and not all of them on the card: nodes give what they give
-with all weights in place."""
+"""Weights in fewer bits, in layers of other packs, with LoRAs, and not all of them on the card: nodes give what they
+give with all weights in place."""
 
 from functools import cache
 
