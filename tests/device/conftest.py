@@ -1,5 +1,6 @@
 """The most telling tests come first. What is computed in float32 is: no TF32."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from guidekit.tests.device.machine import GPU
+from guidekit.tests.device.machine import GPU, MEASURED
 from guidekit.tests.host import tiny
 
 ORDER = ("stalls", "precision", "weights", "attention_backends", "memory", "devices", "compiled", "dynamic")
@@ -20,6 +21,16 @@ def pytest_collection_modifyitems(items):
     ordered = sorted((items[i] for i in here), key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
     for i, item in zip(here, ordered):
         items[i] = item
+
+
+def pytest_configure():
+    if GPU:  # a time limit of the caller's ends the tests, and not the report
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in MEASURED:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -20,6 +20,7 @@ DYNAMIC = "GUIDEKIT_DYNAMIC_VRAM" in os.environ  # set by test_dynamic.py
 FAMILIES = tuple(name.removesuffix(" middle") for name in tiny.MIDDLE)
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 2
+MEASURED: list[str] = []  # lines for the end of the report
 # Times the error that the networks themselves make in the type: guidance multiplies the differences of predictions, and
 # with them what is wrong with these. Measured: 3 at most, and 11 for EluCD, which follows the gradient of a network of
 # ReLUs, and that has steps.
