@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 
 import comfy.ops
 import torch
@@ -96,3 +97,33 @@ WEIGHTS = {
     "scaled fp8": tiny.Kind(BF16, BF16, prepare=_mixed, fill=_load_scaled, **_ON_DEVICE),
     "bytes": tiny.Kind(BF16, BF16, prepare=_bytes, fill=_keep_bytes, **_ON_DEVICE),
 }
+
+_LARGE = {torch.float16: 2.0**12, BF16: 2.0**14}  # of which the first ends at 65504
+_VALUES = ("to_v", "add_v_proj", "self_attn.v")
+
+
+@cache
+def large(dtype: torch.dtype) -> Callable[[nn.Module, Weight], None]:
+    """A `fill` of networks whose values in attention go to ten thousand; weights rounded to `dtype`."""
+    return partial(_fill_large, dtype)
+
+
+def _fill_large(dtype: torch.dtype, network: nn.Module, weight: Weight) -> None:
+    for name, parameter in network.named_parameters():
+        value = weight(name, parameter.shape).to(dtype).float()
+        if (rows := _rows_of_values(network, name, value)) is not None:
+            value[rows] *= _LARGE[dtype]
+        parameter.data = value.to(parameter.dtype)
+
+
+def _rows_of_values(network: nn.Module, name: str, weight: Tensor) -> slice | None:
+    path, rows = name.rpartition(".")[0], len(weight)
+    if path.endswith(_VALUES):
+        return slice(None)
+    if path.endswith("attention.qkv"):  # Lumina2 has half as many heads for keys and values
+        return slice(rows * 3 // 4, None)
+    if path.endswith("qkv"):
+        return slice(rows * 2 // 3, None)
+    if path.endswith("linear1"):  # queries, keys, values and the MLP
+        return slice(2 * network.hidden_size, 3 * network.hidden_size)
+    return None

@@ -5,15 +5,16 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from guidekit.tests.device.machine import FAMILIES, error
+from guidekit.tests.device.machine import FAMILIES, GPU, error
 from guidekit.tests.host import tiny
 from guidekit.tests.host.mechanisms import REPRESENTATIVES
 from guidekit.tests.host.products import PRODUCTS
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(ModelPatcher, "deepclone_multigpu"), reason="this host samples on one device only"
-)
 TWO_CARDS = torch.cuda.device_count() > 1
+pytestmark = [
+    pytest.mark.skipif(not hasattr(ModelPatcher, "deepclone_multigpu"), reason="this host samples on one device only"),
+    pytest.mark.skipif(GPU and not TWO_CARDS, reason="one card; machines without one do this on the processor"),
+]
 PLACES = ("cuda:0", torch.device("cuda", 1)) if TWO_CARDS else ("cpu", torch.device("cpu", 0))
 CASES = [
     pytest.param(product, family, id=f"{product.name}-{family}")

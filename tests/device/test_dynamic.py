@@ -1,5 +1,5 @@
-"""Dynamic VRAM (comfy-aimdo): weights are brought to the card when a layer wants them. It is turned on for a process, so
-this is one of its own, which runs other tests of this folder."""
+"""Dynamic VRAM (comfy-aimdo): weights are brought to the card when a layer wants them. It is turned on for a whole
+process, so this starts one, which runs other tests of this folder."""
 
 import os
 import subprocess
@@ -17,16 +17,8 @@ LONGEST = 60  # seconds
 @pytest.mark.skipif(not GPU or DYNAMIC, reason="comfy-aimdo wants a card")
 def test_weights_that_come_when_they_are_wanted():
     pytest.importorskip("comfy_aimdo")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--tb=line",
-        str(HERE / "test_weights.py"),
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "--tb=line"]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / "test_weights.py")]
     environment = {**os.environ, "GUIDEKIT_DYNAMIC_VRAM": "1"}
     try:
         ended = subprocess.run(
