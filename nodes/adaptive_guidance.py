@@ -1,8 +1,11 @@
 """Adaptive guidance (Castillo et al., AAAI 2025, arXiv 2312.12487): CFG until the two predictions agree."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..samplers.guidance.adaptive_guidance import agreement
 from .host.inputs import checked
@@ -18,6 +21,22 @@ from .host.run.raw_predictions import raw_direction
 SPACES = ["x0", "raw"]
 
 
+class _Seen:
+    """What a guided step leaves: the smallest cosine of the batch, and whether it counts. It lies on the device until
+    the next step has to know it, once in a step."""
+
+    def __init__(self, least: Tensor, threshold: float, counts: bool):
+        self._least, self._threshold, self._counts = least, threshold, counts
+
+    @cached_property
+    def cosine(self) -> float:
+        return self._least.item()
+
+    @property
+    def crossed(self) -> bool:
+        return self._counts and self.cosine >= self._threshold
+
+
 @dataclass(frozen=True, eq=False)
 class _Latch(ScaleChange):
     space: str
@@ -31,25 +50,33 @@ class _Latch(ScaleChange):
 
     def __call__(self, run: Run, scale: float) -> float:
         # The memory holds what earlier steps left: the step that crosses is still guided.
-        if scale == 1 or not self.range.active(run) or not run.memory(self).read():
+        if scale == 1 or not self.range.active(run) or not self._crossed(run):
             return scale
         return 1.0
 
+    def _crossed(self, run: Run) -> bool:
+        """Whether an earlier step has."""
+        seen = run.memory(self).read()
+        return seen is not None and seen.crossed
+
     def look(self, run: Run, args: dict) -> None:
         memory = run.memory(self)
-        if args["uncond"] is None or not self.range.active(run) or memory.read() or not has_one_scale(run.guider):
+        if args["uncond"] is None or not self.range.active(run) or not has_one_scale(run.guider):
+            return
+        if self._crossed(run):
             return
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
         if self.space == "raw":
             cond, uncond = (raw_direction(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
         # Every sample and every stream of a packed latent has to agree.
-        least = min(agreement(c, u).min().item() for c, u in zip(run.unpack(cond), run.unpack(uncond)))
-        self._cosines(run).setdefault(run.step, least)
-        memory.write(least >= self.threshold and run.step + 1 >= self.warm_up)
+        each = [agreement(c, u).min() for c, u in zip(run.unpack(cond), run.unpack(uncond))]
+        seen = _Seen(torch.stack(each).min(), self.threshold, run.step + 1 >= self.warm_up)
+        run.notes.setdefault(self, {}).setdefault(run.step, seen)
+        memory.write(seen)
 
     def _cosines(self, run: Run) -> dict[int, float]:
         """The smallest cosine of the batch, by step."""
-        return run.notes.setdefault(self, {})
+        return {step: seen.cosine for step, seen in run.notes.get(self, {}).items()}
 
     def why_idle(self, run: Run) -> str:
         if has_one_scale(run.guider) and (cosines := self._cosines(run)):

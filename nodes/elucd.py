@@ -39,6 +39,8 @@ class _EluCD:
         shape = run.latent_shapes[0]
         if len(shape) == 5 and shape[2] > 1:
             raise ValueError(f"{LABEL} changes single pictures, and this latent (shape {tuple(shape)}) is a video.")
+        for sigma in run.sigmas:  # what the steps will ask the device for
+            progress_at(sigma, run.sigma_at)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         if not self.range.active(run):
@@ -47,7 +49,7 @@ class _EluCD:
             run.notes[self] = PictureGradient(run, self.decoder, self.classifier)
         cond = args["cond_denoised"]
         gradient = run.notes[self](cond, self.beta, self._objective)
-        return push(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.model_sampling)))
+        return push(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.sigma_at)))
 
     def _objective(self, logits: Tensor) -> Tensor:
         return objective(logits, self.target, self.tau_1, self.tau_2)

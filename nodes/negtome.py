@@ -39,7 +39,7 @@ class _Steps:
             return True
         # The papers' t >= 900 of a flow, where sigma is t / 1000, and t >= 800 of SDXL.
         flow = is_flow(run.model_sampling)
-        low = 0.9 if flow else run.model_sampling.percent_to_sigma(0.2)
+        low = 0.9 if flow else run.sigma_at(0.2)
         return not above(low, run.step_sigma)
 
 
@@ -70,7 +70,7 @@ class _Merged:
         if self.rider is None and a.tokens.shape[1] < 2:
             found.add("alone")
             return a.tokens
-        mask = self._mask(a.grid, a.tokens.device)
+        mask = self._mask(a.run, a.grid, a.tokens.device)
         return torch.stack([self._pushed(a, tokens, chunk, mask) for tokens, chunk in zip(a.tokens, a.chunks)])
 
     def _pushed(self, a: AttentionOutput, tokens: Tensor, chunk: Chunk, mask: Tensor | None) -> Tensor:
@@ -87,11 +87,15 @@ class _Merged:
         side = min(a.run.latent_shapes[0][-2:])
         return min(a.grid[-2:]) >= min(32, side // 2)
 
-    def _mask(self, grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+    def _mask(self, run: Run, grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """[tokens], brought to the device once in a run."""
         if self.mask is None:
             return None
-        small = torch.nn.functional.interpolate(self.mask[:1, None].float(), grid[-2:], mode="nearest")[0, 0]
-        return (small > 0.5).expand(grid).flatten().to(device)
+        known = run.notes.setdefault((self, "masks"), {})
+        if (grid, device) not in known:
+            small = torch.nn.functional.interpolate(self.mask[:1, None].float(), grid[-2:], mode="nearest")[0, 0]
+            known[grid, device] = (small > 0.5).expand(grid).flatten().to(device)
+        return known[grid, device]
 
     @property
     def range(self) -> Range:

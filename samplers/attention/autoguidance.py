@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..sending import sent
+
 
 def drop(tokens: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Dropout: each number is 0 with `probability`, the others grow by 1 / (1 - probability).
@@ -10,11 +12,11 @@ def drop(tokens: Tensor, probability: float, generator: torch.Generator) -> Tens
     `tokens`: [rows, ...]; every row gets the same pattern, so that a sample does not depend on its place in a batch.
     """
     kept = torch.rand(tokens.shape[1:], generator=generator) >= probability
-    return tokens * kept.to(tokens.device) / max(1 - probability, 1e-6)
+    return tokens * sent(kept, tokens.device) / max(1 - probability, 1e-6)
 
 
 def add_noise(tokens: Tensor, size: float, generator: torch.Generator) -> Tensor:
     """Normal noise of `size` times the root mean square of a row's numbers; the same pattern in every row."""
-    noise = torch.randn(tokens.shape[1:], generator=generator).to(tokens.device)
+    noise = torch.randn(tokens.shape[1:], generator=generator)
     spread = tokens.float().square().flatten(1).mean(1).sqrt().view(-1, *[1] * (tokens.ndim - 1))
-    return tokens + (size * spread * noise).to(tokens.dtype)
+    return tokens + (size * spread * sent(noise, tokens.device)).to(tokens.dtype)

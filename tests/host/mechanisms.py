@@ -5,6 +5,7 @@ from comfy.model_patcher import ModelPatcher
 from guidekit.nodes.host.predictions.corrections import _Look
 from guidekit.nodes.host.predictions.per_sample_prompts import References
 from guidekit.nodes.host.run import KEY, techniques_of
+from guidekit.nodes.host.run.loaded_beside import loaded_beside
 
 
 def attached(model: ModelPatcher) -> set[str]:
@@ -20,7 +21,7 @@ def attached(model: ModelPatcher) -> set[str]:
         "observer": any(isinstance(function, _Look) for function in after_cfg),
         "models": bool(seconds),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
-        "loaded beside": bool(model.get_additional_models_with_key(KEY)),
+        "loaded beside": bool(loaded_beside(model)),
     }
     return found | {name for name, there in seen.items() if there}
 

@@ -11,7 +11,8 @@ PARAMETERISATIONS = ["eps", "v", "flow"]
 
 
 def active(limits: Range, model, sigma: float) -> bool:
-    return limits.active(SimpleNamespace(model_sampling=model.get_model_object("model_sampling"), step_sigma=sigma))
+    sigma_at = model.get_model_object("model_sampling").percent_to_sigma
+    return limits.active(SimpleNamespace(sigma_at=sigma_at, step_sigma=sigma))
 
 
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)

@@ -13,6 +13,7 @@ from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.host.models.lora_difference import own_patches, shared_difference
 from guidekit.nodes.host.models.model_for_prompt import SHARED
 from guidekit.nodes.host.models.row_lora import unmerged
+from guidekit.nodes.host.run.loaded_beside import loaded_beside
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.preference_lora_loader import PreferenceLoraLoader
@@ -285,8 +286,8 @@ def test_layers_that_are_called_for_one_prediction_alone(batch, way):
     model = tiny.model("lumina2")
     shared = steered(*pair(model, model))
     apart = steered(*pair(model, on_weights_of_its_own("lumina2")))
-    assert not shared.additional_models
-    assert apart.additional_models
+    assert not loaded_beside(shared)
+    assert loaded_beside(apart)
     found, wanted = (tiny.sample(m, "lumina2", batch=batch) for m in (shared, apart))
     assert probes.distance(found, wanted) < 1e-4
 

@@ -10,9 +10,12 @@ import torch
 from comfy.model_base import ModelType
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
+from guidekit.benchmarks._nodes import run_node
+from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.host.predictions.corrections import add_correction
 from guidekit.nodes.host.predictions.scales import limit_scale
 from guidekit.nodes.host.run import Run
+from guidekit.nodes.host.run.clock import clock_of
 from guidekit.nodes.host.run.memory import StepMemory
 from guidekit.nodes.host.run.ranges import Range
 from guidekit.tests.host import tiny
@@ -75,7 +78,7 @@ def test_every_evaluation_belongs_to_the_step_it_serves(sampler, kind, steps):
     sigmas = [entry for entry in spy.log if not isinstance(entry, tuple)]
     first = {}
     for (step, sigma, _), at in zip(spy.seen, sigmas):
-        assert sigma == pytest.approx(first.setdefault(step, at), rel=1e-4)
+        assert sigma == pytest.approx(first.setdefault(step, at), rel=1e-6)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -106,6 +109,70 @@ def test_the_next_noise_level_is_lower(sampler):
     add_correction(model, Look())
     tiny.sample(model, "unet", sampler=sampler, steps=STEPS)
     assert all(after < before for before, after in levels)
+
+
+class Levels(torch.Tensor):
+    """Noise levels that count how often they are read."""
+
+    read = 0
+
+    def item(self):
+        Levels.read += 1
+        return super().item()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "reads"),
+    [("euler", {}, 1), ("heun", {}, 1), ("dpm_2", {}, 1), ("heun", {"s_churn": 2.0}, 3), ("of_another_pack", {}, 5)],
+)
+def test_levels_that_the_schedule_says_are_not_read(sampler, options, reads):
+    """Who reads one waits for the device."""
+    Levels.read = 0
+    sigmas, two = [3.0, 2.0, 1.0, 0.0], sampler != "euler"
+    clock = clock_of(f"sample_{sampler}", options, sigmas)
+    for step, sigma in enumerate(sigmas[:-1]):
+        for stage in range(1 + (two and step < 2)):
+            clock.evaluation(torch.full((2,), sigma - 0.1 * stage).as_subclass(Levels))
+            if stage == 0:
+                clock.callback(step)
+        assert (clock.step, clock.step_sigma) == (step, sigma)
+    assert Levels.read == reads
+
+
+def test_a_sampler_off_its_schedule_is_followed():
+    """One whose first level is not the schedule's is not known, whatever it is called."""
+    clock = clock_of("sample_euler", {}, [3.0, 2.0, 1.0, 0.0])
+    for sigma in (2.5, 1.5, 0.5):
+        clock.evaluation(torch.tensor([sigma]))
+        assert clock.step_sigma == sigma
+
+
+def with_noise_before_steps(model, look) -> None:
+    """Samples with Heun's method, and churn but in the first step."""
+    add_correction(model, look)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(tiny.conditioning("flux", 1), tiny.conditioning("flux", 2))
+    guider.set_cfg(3.0)
+    sampler = comfy.samplers.ksampler("heun", {"s_churn": 2.0, "s_tmax": 0.7})
+    x = tiny.noise("flux")
+    guider.sample(x, torch.zeros_like(x), sampler, torch.tensor([0.9, 0.6, 0.3, 0.0]), disable_pbar=True)
+
+
+@pytest.mark.parametrize("of_second_model", [False, True])
+def test_noise_before_a_step(of_second_model):
+    """A step begins where its first evaluation is, also for a model that is a guest in the run."""
+    model, spy = tiny.model("flux"), Spy()
+    if of_second_model:
+        other = tiny.worse(model)
+        add_correction(other, spy)
+        model = run_node(Autoguidance, model=model, weakness="second model", weak_model=other)
+        with_noise_before_steps(model, Spy())
+    else:
+        with_noise_before_steps(model, spy)
+    at = [entry for entry in spy.log if not isinstance(entry, tuple)]
+    assert [step for step, _, _ in spy.seen] == [0, 0, 1, 1, 2]
+    assert [sigma for _, sigma, _ in spy.seen] == [at[0], at[0], at[2], at[2], at[4]]
+    assert at[2] > 0.61
 
 
 @pytest.mark.parametrize("second_at_next", [False, True])

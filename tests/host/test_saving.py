@@ -17,8 +17,8 @@ import torch
 from safetensors import safe_open
 
 from guidekit.nodes.host.files import folders as files
+from guidekit.nodes.host.files import whole_file
 from guidekit.nodes.host.files.checksum import checksum
-from guidekit.nodes.host.files.folders import whole_file
 
 TENSORS = {"a": torch.arange(6.0)}
 LARGE = {"a": torch.arange(2.0**19)}  # 2 MiB

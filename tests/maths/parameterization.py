@@ -6,13 +6,14 @@ x0 prediction, `sigma` [B] or a number; all of one shape [B, ...] otherwise. Eve
 2022, Lipman et al. 2023).
 """
 
-import torch
 from torch import Tensor
 
 
 def match_rank(sigma: Tensor | float, x: Tensor) -> Tensor:
     """`sigma` as [B, 1, ..., 1] (or a scalar tensor) in the precision and on the device of `x`."""
-    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if not isinstance(sigma, Tensor):
+        return x.new_full((), sigma)
+    sigma = sigma.to(x.device, x.dtype)
     return sigma if sigma.ndim == 0 else sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 

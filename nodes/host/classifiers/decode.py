@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ....samplers.sending import sent
 from ..run import Run
 
 
@@ -53,11 +54,11 @@ def by_colour(latent: Tensor, latent_format) -> Tensor:
         latent = reshape(latent)
     if latent.ndim == 5:
         latent = latent[:, :, 0]
-    factors = torch.tensor(latent_format.latent_rgb_factors).to(latent)
+    factors = sent(torch.tensor(latent_format.latent_rgb_factors), latent.device, latent.dtype)
     bias = getattr(latent_format, "latent_rgb_factors_bias", None)
     pictures = torch.einsum("bchw,cr->brhw", latent, factors)
     if bias is not None:
-        pictures = pictures + torch.tensor(bias).to(latent).reshape(1, 3, 1, 1)
+        pictures = pictures + sent(torch.tensor(bias), latent.device, latent.dtype).reshape(1, 3, 1, 1)
     return ((pictures + 1) / 2).clamp(0, 1)
 
 

@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....samplers.classifiers.resnet import ResNet, load_resnet, plan_resnet
+from ....samplers.sending import sent
 from ..files.folders import Folder
 from ..files.safetensors_header import read_header
 from ..files.tensors import FLOATS, read_tensors
@@ -71,7 +72,7 @@ class ImageClassifier:
         square = pictures[..., top : top + side, left : left + side]
         if side != self.size:
             square = torch.nn.functional.interpolate(square, (self.size, self.size), mode="bilinear", antialias=True)
-        mean, std = (square.new_tensor(each).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
+        mean, std = (sent(torch.tensor(each), square.device).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
         return (square - mean) / std
 
 

@@ -5,8 +5,7 @@ The second model gets a guider of its own, and the first one's sampling runs as 
 So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
 
 Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 1318); a guider called as
-`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217); `additional_models` of a patcher
-are loaded together with it (comfy/sampler_helpers.py:198, comfy/model_patcher.py:1373).
+`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217).
 """
 
 import copy
@@ -26,7 +25,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..predictions.per_sample_prompts import References
-from ..run import KEY, Run, attach_around
+from ..run import Run, attach_around
+from ..run.loaded_beside import load_beside
 from .row_lora import set_unmerged, unmerged
 
 
@@ -79,7 +79,7 @@ class SecondModel:
         """`sample()`, with this model ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = self._guest(self._prompt_of(guider))
-        inside = _Inside(self, run, sample, getattr(sampler, "sampler_function", None))
+        inside = _Inside(self, run, sample, sampler)
         if len(latent_shapes) > 1:
             noise, latent = (
                 comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(t, latent_shapes)) for t in (noise, latent)
@@ -120,12 +120,13 @@ class _NegativeAlone(comfy.samplers.CFGGuider):
 
 
 class _Inside:
-    """As a sampler of the second model: runs the first model's sampling. `sampler_function` is that of the first, by
-    which a run knows the order of evaluations."""
+    """As a sampler of the second model: runs the first model's sampling. `sampler_function` and `extra_options` are
+    those of the first, by which a run knows the order of evaluations."""
 
-    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler_function):
+    def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler):
         self.second, self.run, self._sample = second, run, sample
-        self.sampler_function = sampler_function
+        self.sampler_function = getattr(sampler, "sampler_function", None)
+        self.extra_options = getattr(sampler, "extra_options", {})
         self.result: Tensor | None = None
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:
@@ -164,7 +165,7 @@ def add_second_model(
     if other.model is model.model and not _loads_alike(model, other):
         other = separated(other)
     second = SecondModel(other, references, role, prompt)
-    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), other])
+    load_beside(model, [other])
     attach_around(model, second.around)
     return second
 

@@ -75,7 +75,7 @@ def reporter(callback: Callable[[dict], None] | None) -> Report:
 
     def report(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         if callback is not None:
-            sigma = x.new_tensor(sigma)
+            sigma = x.new_full((), sigma)
             callback({"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
 
     return report

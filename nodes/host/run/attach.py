@@ -132,7 +132,7 @@ def _sample(executor, *args, **kwargs):
 
 
 def _predict(executor, x: Tensor, timestep: Tensor, *args, **kwargs):
-    current_run(executor.class_obj.model_options).begin_evaluation(float(timestep.flatten()[0]))
+    current_run(executor.class_obj.model_options).begin_evaluation(timestep)
     return executor(x, timestep, *args, **kwargs)
 
 

@@ -1,13 +1,22 @@
 """Which outer step of a run an evaluation belongs to.
 
+A noise level that the network is given lies on the device, and whoever reads it waits for all that was asked of the
+device before. So it is read where the schedule does not say it: in samplers that choose their own levels, that are not
+known, or that add noise before a step; and once in the others, whose first level may not quite be the schedule's.
+
 Relies on: the order of evaluations and callbacks in the host's samplers (comfy/k_diffusion/sampling.py, comfy/
 extra_samplers/uni_pc.py): the callback of a step comes after its first evaluation; in dpm_adaptive after its last.
+Steps of the known ones begin at the levels of the schedule, but for `s_churn`, and for the first one of a flow, which
+some of them bring down by at most 1e-3 (`offset_first_sigma_for_snr`).
 """
 
 import math
 from collections.abc import Callable
 
+from torch import Tensor
+
 TOLERANCE = 1e-4  # relative; schedules pass through float32
+_FIRST = 1e-3  # as far as the first level may be from the schedule's
 
 # Parts of the names of samplers whose second evaluation of a step is at the next sigma: Heun's corrector, and the
 # midpoint of ancestral steps, which for eta = 1 is that sigma.
@@ -20,24 +29,36 @@ class Clock:
     """`step` counts outer steps and `step_sigma` is the sigma at which the current one began: both are the same for
     every evaluation of a step. `steps`: how many there will be, None if the sampler decides as it goes.
 
-    This one is for samplers whose evaluations per step are known: `stages`.
+    This one is for samplers whose evaluations per step are known: `stages`. `on_schedule`: every step of theirs begins
+    at the schedule's level.
     """
 
-    def __init__(self, sigmas: list[float], stages: Stages, *, callback_is_last: bool = False):
+    def __init__(
+        self, sigmas: list[float], stages: Stages, *, callback_is_last: bool = False, on_schedule: bool = False
+    ):
         self.sigmas, self._stages, self._callback_is_last = sigmas, stages, callback_is_last
+        self._on_schedule = on_schedule
         self.steps: int | None = len(sigmas) - 1
         self.step, self.step_sigma = 0, sigmas[0]
         self._made = 0  # evaluations of the current step so far
         self._over = False  # the sampler has said that the current step is over
 
-    def evaluation(self, sigma: float) -> None:
-        """An evaluation at `sigma` begins."""
+    def evaluation(self, sigma: Tensor) -> None:
+        """An evaluation at `sigma`, [B], begins."""
         if self._made and (self._over or self._made >= self._stages(self.step, self.sigmas)):
             self.step, self._made = self.step + 1, 0
         if self._made == 0:
-            self.step_sigma = sigma
+            self.step_sigma = self._level(sigma)
         self._made += 1
         self._over = False
+
+    def _level(self, sigma: Tensor) -> float:
+        """That at which the current step begins."""
+        if self._on_schedule and 0 < self.step < len(self.sigmas):
+            return self.sigmas[self.step]
+        found = read(sigma)
+        self._on_schedule = self._on_schedule and math.isclose(found, self.sigmas[0], rel_tol=_FIRST)
+        return found
 
     @property
     def next_sigma(self) -> float:
@@ -71,11 +92,12 @@ class GuessingClock(Clock):
         self._called_back: int | None = None  # the last step that was called back
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
 
-    def evaluation(self, sigma: float) -> None:
+    def evaluation(self, sigma: Tensor) -> None:
         self._made += 1
-        step = self._step_of(sigma)
+        level = read(sigma)
+        step = self._step_of(level)
         if step != self.step or self._called_back is None and self._made == 1:
-            self.step, self.step_sigma = step, sigma
+            self.step, self.step_sigma = step, level
 
     def callback(self, step: int) -> None:
         if self._called_back is not None and self._made > 0:
@@ -94,6 +116,11 @@ class GuessingClock(Clock):
         return self._called_back + finished
 
 
+def read(sigma: Tensor) -> float:
+    """The noise level of an evaluation, the same in all rows; waits for the device."""
+    return sigma.flatten()[0].item()
+
+
 def clock_of(sampler_name: str, options: dict, sigmas: list[float]) -> Clock:
     """`sampler_name`: of the sampler's function; `options`: its settings."""
     name = sampler_name.removeprefix("sample_").removesuffix("_gpu").removesuffix("_cfg_pp")
@@ -108,7 +135,7 @@ def clock_of(sampler_name: str, options: dict, sigmas: list[float]) -> Clock:
         clock.steps = len(orders)
         return clock
     if name in _STAGES:
-        return Clock(sigmas, _STAGES[name])
+        return Clock(sigmas, _STAGES[name], on_schedule=not options.get("s_churn"))
     return GuessingClock(sigmas, second_at_next_sigma=any(part in name for part in _SECOND_AT_NEXT_SIGMA))
 
 

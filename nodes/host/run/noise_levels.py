@@ -5,6 +5,8 @@ comfy/model_sampling.py samples x0 + sigma n (its own test: comfy/k_diffusion/sa
 `percent_to_sigma` falling from the largest level at 0 to none at 1 (model_sampling.py:211, 260, 321, 372, 414).
 """
 
+from collections.abc import Callable
+
 import comfy.model_sampling
 
 _BISECTIONS = 20  # to a millionth
@@ -20,10 +22,10 @@ def from_ratio(ratio: float, model_sampling) -> float:
     return ratio / (1 + ratio) if is_flow(model_sampling) else ratio
 
 
-def progress_at(sigma: float, model_sampling) -> float:
-    """How much of the generation lies behind at `sigma`, 0 to 1: the inverse of `percent_to_sigma`, by bisection."""
+def progress_at(sigma: float, sigma_at: Callable[[float], float]) -> float:
+    """How much of the generation lies behind at `sigma`, 0 to 1: the inverse of `sigma_at`, a run's, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if model_sampling.percent_to_sigma(middle) > sigma else (low, middle)
+        low, high = (middle, high) if sigma_at(middle) > sigma else (low, middle)
     return (low + high) / 2

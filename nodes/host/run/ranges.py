@@ -36,6 +36,5 @@ class Range:
         return self.contains(run.step_sigma, run)
 
     def contains(self, sigma: float, run: Run) -> bool:
-        to_sigma = run.model_sampling.percent_to_sigma
-        below_start = self.start_percent <= 0 or not above(sigma, to_sigma(self.start_percent))
-        return below_start and above(sigma, to_sigma(self.end_percent))
+        start, end = (run.sigma_at(percent) for percent in (self.start_percent, self.end_percent))  # both in step 0
+        return (self.start_percent <= 0 or not above(sigma, start)) and above(sigma, end)

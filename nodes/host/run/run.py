@@ -43,6 +43,7 @@ class Run:
         self._at_end: list[Callable[[Run], None]] = []
         self._said: set[str] = set()
         self._memories: dict[Any, StepMemory] = {}
+        self._levels: dict[float, float] = {}
         self.began: dict[int, float] = {}
         self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
         self.clock = clock_of(self.sampler_name, getattr(sampler, "extra_options", {}), self.sigmas)
@@ -79,6 +80,13 @@ class Run:
     def next_sigma(self) -> float:
         """The sigma at which it ends."""
         return self.clock.next_sigma
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at which `percent`, 0 to 1, of the run lies behind. The table it comes from lies on the
+        device, which is asked once."""
+        if percent not in self._levels:
+            self._levels[percent] = self.model_sampling.percent_to_sigma(percent)
+        return self._levels[percent]
 
     def seed_of_step(self, seed: int) -> int:
         """Another one at each noise level, the same in every evaluation of a step, whichever sampler makes it."""
@@ -122,7 +130,7 @@ class Run:
         self._tells_steps = True
         self.clock.step, self.clock.step_sigma = step, self.sigmas[step]
 
-    def begin_evaluation(self, sigma: float) -> None:
+    def begin_evaluation(self, sigma: Tensor) -> None:
         self.evaluations += 1
         self.prompts.begin_evaluation()
         if not self._tells_steps:

@@ -71,7 +71,8 @@ class _Prompt(Part):
         found = [entry["model_conds"] for entry in entries]
         tokens = [each["c_crossattn"].cond.to(x.device) for each in found]
         conds = [each.get("attention_mask") for each in found]
-        masks = [None if c is None or not _is_of_tokens(c.cond, t) else c.cond for c, t in zip(conds, tokens)]
+        conds = [None if c is None or not _is_of_tokens(c.cond, t) else c.cond for c, t in zip(conds, tokens)]
+        masks = [None if mask is None else mask.to(x.device) for mask in conds]
         batch = max(map(len, tokens))
         joined = torch.cat([comfy.utils.repeat_to_batch_size(t, batch) for t in tokens], 1)
         return joined, _side_by_side([(mask, t.shape[1]) for mask, t in zip(masks, tokens)], batch)
