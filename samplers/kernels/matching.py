@@ -46,8 +46,8 @@ def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -
     """The definition."""
     wide = torch.promote_types(tokens.dtype, torch.float32)
     tokens, reference = tokens.to(wide), reference.to(wide)
-    # Divided by the lengths afterwards, as the kernel does it.
-    similarity = tokens @ reference.transpose(1, 2) / lengths_of(reference)[:, None]
+    # Brought to length afterwards, as the kernel does it.
+    similarity = tokens @ reference.transpose(1, 2) * lengths_of(reference).reciprocal()[:, None]
     if mask is not None:
         similarity = similarity.masked_fill(~mask.reshape(-1, 1, mask.shape[-1]), -torch.inf)
     # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.

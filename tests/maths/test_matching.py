@@ -20,7 +20,13 @@ from samplers.kernels.matching_triton import match_fused, push_fused  # noqa: E4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * torch.cuda.is_available()  # not in the interpreter
 # (samples, tokens, reference tokens, channels): not multiples of any tile, one smaller than a tile, one token.
-SHAPES = {"uneven": (2, 70, 90, 40), "several tiles": (1, 150, 200, 70), "tiny": (3, 5, 4, 3), "one": (1, 1, 1, 1)}
+SHAPES = {
+    "uneven": (2, 70, 90, 40),
+    "several tiles": (1, 150, 200, 70),
+    "several groups of tiles": (1, 580, 130, 32),
+    "tiny": (3, 5, 4, 3),
+    "one": (1, 1, 1, 1),
+}
 VERSIONS = {"chunked": push_chunked, "fused": push_fused}
 
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -83,6 +89,47 @@ def test_versions_agree(version, shape, masked, shared, dtype):
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-3
     assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shape", [(2, 70, 90, 40), (3, 200, 300, 136), (1, 129, 1, 8)], ids=str)
+def test_tiles_that_the_hardware_copies(shape, masked, shared, monkeypatch):
+    """A tile may reach into the next sample, or beyond the last."""
+    monkeypatch.setattr(matching_triton, "_copies_tiles", lambda tokens: True)
+    samples, n, m, c = shape
+    h, r = (tokens(count, c, seed, of, torch.float16) for count, seed, of in ((n, 1, samples), (m, 2, samples)))
+    r = r[:1] if shared else r
+    mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
+    wanted, found = push_dense(h, r, 0.9, 0.2, mask), push_fused(h, r, 0.9, 0.2, mask)
+    assert torch.equal(found.index, wanted.index)
+    assert torch.allclose(found.score, wanted.score, atol=1e-6)
+    assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=2e-3, atol=2e-3)
+
+
+def test_what_the_hardware_cannot_copy_is_read_by_itself():
+    whole = tokens(60, 24, 1, 3, torch.float16)
+    assert matching_triton._on_end(whole)
+    assert matching_triton._on_end(whole[1:])
+    assert matching_triton._on_end(whole[:1, 7:47])
+    assert not matching_triton._on_end(whole[:, 7:47])  # samples lie apart
+    assert not matching_triton._on_end(whole[..., :20].contiguous())  # rows of 40 bytes
+    assert not matching_triton._on_end(whole[:1, :, 4:])  # begins within 16 bytes
+
+
+@every_version
+def test_a_best_score_may_be_negative(version):
+    h = tokens(20, 8, 1)
+    lengths = 1 + torch.arange(20, device=DEVICE)
+    r = -h[:, :1] * torch.tensor([1.0, 3.0], device=DEVICE)[None, :, None]
+    found = version(h[:, :1] * lengths[None, :, None], r, 0.9, -2.0)
+    assert torch.allclose(found.score, torch.full_like(found.score, -1.0), atol=1e-6)
+    # Nothing in common, with either sign of zero.
+    h = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], device=DEVICE)
+    r = torch.tensor([[[0.0, 1.0], [0.0, -1.0], [0.0, 2.0]]], device=DEVICE)
+    found = version(h, r, 0.9, -1.0)
+    assert (found.score == 0).all()
+    assert (found.index == 0).all()
 
 
 @every_version
