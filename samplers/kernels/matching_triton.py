@@ -7,6 +7,7 @@ The tiles are spread over both tokens and reference tokens, so that one image is
 """
 
 from subprocess import SubprocessError
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -175,31 +176,21 @@ def push_fused(tokens: Tensor, reference: Tensor, alpha: float, threshold: float
     return Pushed(*_launch(tokens, reference, alpha, threshold, mask, push=True))
 
 
-def _launch(
-    tokens: Tensor,
-    reference: Tensor,
-    alpha: float,
-    threshold: float,
-    mask: Tensor | None,
-    *,
-    push: bool,
-    tiles: dict | None = None,
-    descriptors: bool | None = None,
-):
-    """`tiles` and `descriptors`: others than those that are chosen for the device, to be compared."""
+def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None, *, push: bool):
     # Rows may lie apart (heads merged out of a larger tensor), channels may not.
     tokens, reference = (t if t.stride(-1) == 1 else t.contiguous() for t in (tokens, reference))
     batch, n, c = tokens.shape
     try:
         with torch.cuda.device_of(tokens):  # Triton starts on the current device
-            keys = _matched(tokens, reference, mask, tiles or tiles_for(tokens), descriptors)
+            match = match_call(tokens, reference, mask)
+            _match_kernel[match.grid](*match.arguments, **match.constants)
             score = torch.empty((batch, n), dtype=torch.float32, device=tokens.device)
             index = torch.empty((batch, n), dtype=torch.int64, device=tokens.device)
             out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score
             _push_kernel[(triton.cdiv(n, _PUSH["ROWS"]), batch)](
                 tokens,
                 reference,
-                keys,
+                match.keys,
                 out,
                 score,
                 index,
@@ -220,43 +211,47 @@ def _launch(
     return out, score, index
 
 
-def _matched(
-    tokens: Tensor, reference: Tensor, mask: Tensor | None, tiles: dict, descriptors: bool | None = None
-) -> Tensor:
-    """Keys of the best matches, [B, N]."""
+class MatchCall(NamedTuple):
+    """What the first kernel is started with; `keys` [B, N] is what it leaves."""
+
+    grid: tuple[int, int]
+    arguments: tuple
+    constants: dict[str, Any]
+    keys: Tensor
+
+
+def match_call(
+    tokens: Tensor,
+    reference: Tensor,
+    mask: Tensor | None = None,
+    tiles: dict[str, int] | None = None,
+    descriptors: bool | None = None,
+) -> MatchCall:
+    """`tiles`, `descriptors`: those for the device, if they are not given."""
     (batch, n, c), m, shared = tokens.shape, reference.shape[1], len(reference) == 1
     inverse = lengths_of(reference).reciprocal_().contiguous()
     allowed = inverse if mask is None else mask.to(tokens.device, torch.uint8).contiguous()
     keys = torch.full((batch, n), torch.iinfo(torch.int64).min, device=tokens.device)
-    blocks = tiles["BLOCK_N"], tiles["BLOCK_M"], tiles["BLOCK_C"]
+    tiles = tiles or tiles_for(tokens)
+    rows, columns, channels = tiles["BLOCK_N"], tiles["BLOCK_M"], tiles["BLOCK_C"]
     if descriptors is None:
         descriptors = _copies_tiles(tokens) and tokens.element_size() == 2 and _on_end(tokens) and _on_end(reference)
     if descriptors:
         operands = [
-            TensorDescriptor(t, [t.shape[0] * t.shape[1], c], [t.stride(1), 1], [block, blocks[2]])
-            for t, block in ((tokens, blocks[0]), (reference, blocks[1]))
+            TensorDescriptor(t, [t.shape[0] * t.shape[1], c], [t.stride(1), 1], [block, channels])
+            for t, block in ((tokens, rows), (reference, columns))
         ]
         strides = n, 0, 0 if shared else m, 0
     else:
         operands = [tokens, reference]
         strides = tokens.stride(0), tokens.stride(1), 0 if shared else reference.stride(0), reference.stride(1)
-    _match_kernel[(triton.cdiv(n, blocks[0]) * triton.cdiv(m, blocks[1]), batch)](
-        *operands,
-        inverse,
-        allowed,
+    masks = 0 if mask is None or mask.ndim == 1 else m
+    return MatchCall(
+        (triton.cdiv(n, rows) * triton.cdiv(m, columns), batch),
+        (*operands, inverse, allowed, keys, n, m, c, *strides, 0 if shared else m, masks),
+        {"MASKED": mask is not None, "EVEN": c % channels == 0, "DESCRIPTORS": descriptors, **tiles},
         keys,
-        n,
-        m,
-        c,
-        *strides,
-        0 if shared else m,
-        0 if mask is None or mask.ndim == 1 else m,
-        MASKED=mask is not None,
-        EVEN=c % blocks[2] == 0,
-        DESCRIPTORS=descriptors,
-        **tiles,
     )
-    return keys
 
 
 def tiles_for(tokens: Tensor) -> dict:
