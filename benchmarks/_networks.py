@@ -74,8 +74,9 @@ FLUX = {
     "qkv_bias": True,
     "txt_ids_dims": [],
 }
+_FLUX = {name: value for name, value in FLUX.items() if name not in ("guidance_embed", "txt_ids_dims")}
 CHROMA = {
-    **FLUX,
+    **_FLUX,
     "image_model": "chroma",
     "in_channels": 64,
     "out_channels": 64,
@@ -84,11 +85,12 @@ CHROMA = {
     "hidden_dim": 5120,
     "n_layers": 5,
     "vec_in_dim": None,
-    "guidance_embed": False,
+    "txt_ids_dims": [],
 }
 HUNYUAN_VIDEO = {
-    **FLUX,
+    **_FLUX,
     "image_model": "hunyuan_video",
+    "guidance_embed": True,
     "patch_size": [1, 2, 2],
     "depth": 20,
     "depth_single_blocks": 40,

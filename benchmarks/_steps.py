@@ -85,14 +85,11 @@ class _Watch:
                 self.on.close()
                 self.found.stalls = sum(SYNCHRONISING in str(each.message) for each in self.seen)
                 torch.cuda.synchronize()
-                self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-                self.profiler.start()
+                self.launches = _Launches()
         if step == 2:
             self.found.predictions = self.predictions.count - self.found.predictions
             if self.cuda:
-                torch.cuda.synchronize()
-                self.profiler.stop()
-                self.found.launches = _launches(self.profiler)
+                self.found.launches = self.launches.count()
 
     def close(self) -> None:
         self.on.close()
@@ -100,10 +97,25 @@ class _Watch:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def _launches(profiler: torch.profiler.profile) -> int | None:
-    """What has run on the device: kernels, copies, fills."""
-    events = profiler.profiler.kineto_results.events()
-    return sum(each.device_type() == torch.profiler.DeviceType.CUDA for each in events) or None
+class _Launches:
+    """Counts what runs on the device from now on: kernels, copies, fills. None where torch's profiler does not work."""
+
+    def __init__(self):
+        torch.cuda.synchronize()
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+        self._profiler = torch.profiler.profile(activities=activities, acc_events=True)
+        try:
+            self._profiler.start()
+        except (RuntimeError, AssertionError):
+            self._profiler = None
+
+    def count(self) -> int | None:
+        torch.cuda.synchronize()
+        if self._profiler is None:
+            return None
+        self._profiler.stop()
+        events = self._profiler.profiler.kineto_results.events()
+        return sum(each.device_type() == torch.profiler.DeviceType.CUDA for each in events) or None
 
 
 def profile(sampled: Sampled, model: ModelPatcher) -> Profile:
@@ -139,18 +151,19 @@ def times(
 ) -> Times:
     """Alternating runs, as many pairs as take about the `seconds`, at least two."""
     cuda = plain[1].load_device.type == "cuda"
-    steps, found = 4, ([], [])
+    found: tuple[list[float], list[float]] = ([], [])
 
-    def run(sampled: Sampled, model: ModelPatcher) -> float:
+    def run(which: int, steps: int) -> float:
+        sampled, model = (plain, node)[which]
         clock = StepTimes(cuda)
         sampled(model, steps, clock)
         return clock.median()
 
-    run(*plain), run(*node)  # compiles, and fills caches
+    steps = 5 if run(0, 3) + run(1, 3) < 0.5 else 3  # these two runs compile, and fill caches
     start, done = time.perf_counter(), 0
     while done < 2 or done < pairs and (time.perf_counter() - start) * (done + 1) / done < seconds:
         # Each comes first as often as the other.
         for which in (0, 1) if done % 2 else (1, 0):
-            found[which].append(run(*(plain, node)[which]))
+            found[which].append(run(which, steps))
         done += 1
     return Times(median(found[0]), median(found[1]), [after / before for before, after in zip(*found)])
