@@ -1,5 +1,6 @@
 """Networks of real size with random weights, made of the host's own classes, and smaller ones of the same shape."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -263,7 +264,7 @@ def with_lora(model: ModelPatcher, rank: int = 16) -> ModelPatcher:
     """The MODEL with a random LoRA on all linear layers of its transformer blocks, as most files have it."""
     patches = {}
     for name, module in model.model.named_modules():
-        if "blocks." not in name or not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear) or not re.search(r"(blocks|layers)\.\d", name):
             continue
         up, down = (0.02 * torch.randn(shape) for shape in ((module.out_features, rank), (rank, module.in_features)))
         patches[f"{name}.weight"] = LoRAAdapter(set(), (up, down, float(rank), None, None, None))

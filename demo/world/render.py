@@ -241,7 +241,7 @@ def _wood(x: Tensor, z: Tensor, jitter: Tensor, fade: Tensor) -> Tensor:
     plank = across.floor()
     tone = torch.sin(plank * 12.9898 + 3 * jitter[:, 9])
     grain = torch.sin(7 * across + 1.6 * torch.sin(0.9 * z + 5 * tone) + 4 * tone)
-    seam = torch.exp(-(((across - plank - 0.5).abs() - 0.5) / 0.045) ** 2)
+    seam = torch.exp(-((((across - plank - 0.5).abs() - 0.5) / 0.045) ** 2))
     value = 1 + fade * (0.22 * tone + 0.13 * grain) - 0.55 * seam * fade
     return torch.tensor([0.36, 0.17, 0.065]) * value[:, None]
 

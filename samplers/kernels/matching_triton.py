@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
-from .matching import EPSILON, KernelError, Match, Pushed, lengths_of
+from .choice import KernelError
+from .matching import EPSILON, Match, Pushed, lengths_of
 
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor

@@ -131,6 +131,7 @@ def test_irregular_samplers_are_limited_by_whole_steps(sampler, caplog):
     model = run_node(GuidanceInterval, model=tiny.model("unet"), limits="sigma", sigma_high=5.0, sigma_low=0.6)
     seen = probes.record_predictions(model)
     owners = []
+
     class Owner:
         label, idle_reason = "owner", "never"
 

@@ -1,4 +1,4 @@
-"""Compiles the kernels of token matching for one device and prints what came out: `compile_matching.py 90 232448`."""
+"""Compiles the kernels for one device and prints what came out: `compile_matching.py 90 232448`."""
 
 import json
 import sys
@@ -13,6 +13,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from samplers.kernels import matching_triton  # noqa: E402
 from samplers.kernels.matching_triton import _match_kernel, _push_kernel  # noqa: E402
+from samplers.kernels.nag_triton import _nag_kernel  # noqa: E402
 
 INSTRUCTIONS = ("wgmma.mma", "mma.sync", "mfma", "v_wmma")
 TYPES = {
@@ -23,6 +24,9 @@ TYPES = {
     "alpha": "fp32",
     "threshold": "fp32",
     "epsilon": "fp32",
+    "scale": "fp32",
+    "tau": "fp32",
+    "tiny": "fp32",
 }
 
 
@@ -67,6 +71,9 @@ def kernels(target: GPUTarget, tiles: dict[int, dict]) -> Iterator[dict]:
             types = operands | ({} if flag else {"out": "*fp32"})
             found = compiled(target, _push_kernel, types, {"PUSH": flag} | matching_triton._PUSH)
             yield {"kernel": "push", "dtype": dtype, "bits": bits, "descriptors": False, **found}
+        types = dict.fromkeys(("positive", "negative", "out"), f"*{dtype}")
+        found = compiled(target, _nag_kernel, types, {"BLOCK_C": 4096, "num_warps": 4})
+        yield {"kernel": "nag", "dtype": dtype, "bits": bits, "descriptors": False, **found}
 
 
 def main(device: str, shared: str) -> None:

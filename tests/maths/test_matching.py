@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidekit.tests.maths.memory import PeakMemory
-from samplers.kernels import matching
+from samplers.kernels import choice, matching
 from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
 
 triton = pytest.importorskip("triton")
@@ -250,7 +250,7 @@ def chosen(monkeypatch):
         called.append("fused")
         return push_fused(*arguments)
 
-    monkeypatch.setattr(matching, "_in_torch", {})
+    monkeypatch.setattr(choice, "_in_torch", {})
     monkeypatch.setattr(matching, "_has_matrix_units", lambda tokens: True)
     monkeypatch.setattr(matching_triton, "push_fused", watched)
     return called
@@ -287,7 +287,7 @@ def test_without_triton_it_runs_in_stripes_and_says_so_once(chosen, monkeypatch,
     push_away(h.half(), r.half(), 0.9, 0.0)
     assert chosen == []
     assert len(caplog.records) == 1
-    assert caplog.text.count("in torch.float32 runs in torch, in stripes: no triton here") == 1
+    assert caplog.text.count("in torch.float32 runs in torch: no triton here") == 1
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_where_the_kernel_cannot_be_compiled_it_runs_in_stripes(chosen, error, m
             assert torch.equal(push_away(h, r, 0.9, 0.0).tokens, push_chunked(h, r, 0.9, 0.0).tokens)
     assert chosen == ["fused"]  # tried once
     assert [record.getMessage() for record in caplog.records] == [
-        f"Token matching on {h.device} in torch.float32 runs in torch, in stripes: "
+        f"Token matching on {h.device} in torch.float32 runs in torch: "
         f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
     ]
     push_away(h.half(), r.half(), 0.9, 0.0)

@@ -1,4 +1,4 @@
-"""The kernels of token matching are compiled for devices that are not here: Triton needs none to compile.
+"""The kernels are compiled for devices that are not here: Triton needs none to compile.
 
 The interpreter, in which the other tests run them on a processor, knows no types, no shared memory and no instructions.
 """
@@ -33,7 +33,7 @@ def test_the_kernels_compile(device, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     compiled = json.loads(done.stdout)
-    assert len(compiled) == (10 if device in ("90", "120") else 8)
+    assert len(compiled) == (12 if device in ("90", "120") else 10)
     for each in compiled:
         assert each["shared"] <= shared_limit, each
         assert not each["spilled"], each
