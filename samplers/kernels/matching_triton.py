@@ -61,7 +61,8 @@ def _match_kernel(
     GROUP: tl.constexpr = 8,
 ):
     """`keys`: score and index of the best so far. `inverse`: 1 / length of the reference tokens. `EVEN`: the channels
-    are whole tiles. `DESCRIPTORS`: `tokens` and `reference` are those of matrices with the samples on end."""
+    are whole tiles. `DESCRIPTORS`: `tokens` and `reference` are those of matrices, of which the samples are rows;
+    `tokens_batch` and `reference_batch` are then rows too."""
     sample = tl.program_id(1)
     # Neighbours share rows and columns, which so stay in the cache.
     across = tl.cdiv(m, BLOCK_M)
@@ -236,13 +237,16 @@ def match_call(
     tiles = tiles or tiles_for(tokens)
     rows, columns, channels = tiles["BLOCK_N"], tiles["BLOCK_M"], tiles["BLOCK_C"]
     if descriptors is None:
-        descriptors = _copies_tiles(tokens) and tokens.element_size() == 2 and _on_end(tokens) and _on_end(reference)
+        descriptors = (
+            _copies_tiles(tokens) and tokens.element_size() == 2 and _is_matrix(tokens) and _is_matrix(reference)
+        )
     if descriptors:
+        apart = [0 if len(t) == 1 else t.stride(0) // t.stride(1) for t in (tokens, reference)]
         operands = [
-            TensorDescriptor(t, [t.shape[0] * t.shape[1], c], [t.stride(1), 1], [block, channels])
-            for t, block in ((tokens, rows), (reference, columns))
+            TensorDescriptor(t, [(len(t) - 1) * each + t.shape[1], c], [t.stride(1), 1], [block, channels])
+            for t, each, block in ((tokens, apart[0], rows), (reference, apart[1], columns))
         ]
-        strides = n, 0, 0 if shared else m, 0
+        strides = apart[0], 0, apart[1], 0
     else:
         operands = [tokens, reference]
         strides = tokens.stride(0), tokens.stride(1), 0 if shared else reference.stride(0), reference.stride(1)
@@ -270,7 +274,7 @@ def _copies_tiles(tokens: Tensor) -> bool:
     return torch.cuda.get_device_capability(tokens.device) >= (9, 0)
 
 
-def _on_end(t: Tensor) -> bool:
-    """Whether the samples, one after the other, are a matrix as descriptors want it."""
+def _is_matrix(t: Tensor) -> bool:
+    """Whether all samples are rows of one matrix, with or without others between them, as descriptors want it."""
     even = t.data_ptr() % _ALIGNED == 0 and t.stride(1) * t.element_size() % _ALIGNED == 0
-    return even and (len(t) == 1 or t.stride(0) == t.shape[1] * t.stride(1))
+    return even and (len(t) == 1 or t.stride(0) % t.stride(1) == 0)

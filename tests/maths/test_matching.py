@@ -107,14 +107,24 @@ def test_tiles_that_the_hardware_copies(shape, masked, shared, monkeypatch):
     assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=2e-3, atol=2e-3)
 
 
+def test_the_hardware_copies_tiles_of_samples_that_lie_apart(monkeypatch):
+    """As image tokens do behind those of the text."""
+    monkeypatch.setattr(matching_triton, "_copies_tiles", lambda tokens: True)
+    h, r = (tokens(200, 24, seed, 3, torch.float16)[:, 7:147] for seed in (1, 2))
+    wanted, found = push_dense(h, r, 0.9, 0.2), push_fused(h, r, 0.9, 0.2)
+    assert torch.equal(found.index, wanted.index)
+    assert torch.allclose(found.score, wanted.score, atol=1e-6)
+
+
 def test_what_the_hardware_cannot_copy_is_read_by_itself():
     whole = tokens(60, 24, 1, 3, torch.float16)
-    assert matching_triton._on_end(whole)
-    assert matching_triton._on_end(whole[1:])
-    assert matching_triton._on_end(whole[:1, 7:47])
-    assert not matching_triton._on_end(whole[:, 7:47])  # samples lie apart
-    assert not matching_triton._on_end(whole[..., :20].contiguous())  # rows of 40 bytes
-    assert not matching_triton._on_end(whole[:1, :, 4:])  # begins within 16 bytes
+    assert matching_triton._is_matrix(whole[:, 7:47])
+    assert matching_triton._is_matrix(whole[:1].transpose(0, 1).contiguous().transpose(0, 1))
+    assert not matching_triton._is_matrix(whole.transpose(0, 1).contiguous().transpose(0, 1))  # samples side by side
+    assert not matching_triton._is_matrix(whole[..., :20].contiguous())  # rows of 40 bytes
+    assert not matching_triton._is_matrix(whole[:, :, 4:])  # begins within 16 bytes
+    other = torch.as_strided(whole, (2, 5, 16), (100, 24, 1))
+    assert not matching_triton._is_matrix(other)  # samples are not whole rows apart
 
 
 @every_version
