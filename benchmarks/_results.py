@@ -221,9 +221,12 @@ This page is written by `python dev.py python -m guidekit.benchmarks.device --do
 """
 
 
+NOT_YET = "Not measured yet.\n"
+
+
 def write_docs(files: list[Path]) -> None:
     """The page, of one or several runs."""
-    parts = [EXPLAINED]
+    parts = [EXPLAINED] if files else [EXPLAINED, NOT_YET]
     for file in files:
         found = json.loads(file.read_text("utf-8"))
         machine = found["machine"]
