@@ -16,68 +16,26 @@ import comfy.supported_models
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..nodes.nasa import METHODS, NASA
 from ..nodes.negtome import APPLY_TO, GIVEN, STEPS, NegToMe
-from . import FAMILIES
+from . import FAMILIES, _networks
 from ._demo import Demo
+from ._networks import SD15, SDXL
 from ._nodes import run_node
+from ._steps import Predictions
 from ._table import print_row
 
-_UNET = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "use_spatial_transformer": True,
-    "legacy": False,
-}
-SD15 = {
-    **_UNET,
-    "num_res_blocks": [2, 2, 2, 2],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_middle": 1,
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "context_dim": 768,
-    "use_linear_in_transformer": False,
-    "num_heads": 8,
-    "num_head_channels": -1,
-}
-SDXL = {
-    **_UNET,
-    "num_res_blocks": [2, 2, 2],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_middle": 10,
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "context_dim": 2048,
-    "use_linear_in_transformer": True,
-    "num_heads": -1,
-    "num_head_channels": 64,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-}
 FLUX = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
+    **_networks.FLUX,
     "hidden_size": 3072 // 4,
     "num_heads": 24 // 4,
-    "axes_dim": [16, 56, 56],
-    "theta": 10000,
-    "mlp_ratio": 4.0,
     "depth": 1,
     "depth_single_blocks": 2,
     "context_in_dim": 4096 // 4,
     "vec_in_dim": 768 // 4,
-    "guidance_embed": True,
-    "qkv_bias": True,
-    "txt_ids_dims": [],
 }
 
 
@@ -147,18 +105,6 @@ def text_cost_rows() -> None:
         latent, tokens = torch.zeros(1, 16, 2 * side, 2 * side), torch.zeros(1, text // 4, FLUX["context_in_dim"])
         nasa, nag = text_costs(flux(), latent, tokens)
         print_row(f"| Flux | {image} | {text} | {nasa:.2f} | {nag:.2f} |")
-
-
-class Predictions:
-    """Counts them, below everything that a node can add to the model."""
-
-    def __init__(self, model: ModelPatcher):
-        self.count = 0
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", self)
-
-    def __call__(self, executor, *args, **kwargs) -> Tensor:
-        self.count += len(args[5]["cond_or_uncond"])
-        return executor(*args, **kwargs)
 
 
 def riding_predictions(demo: Demo, **settings) -> str:

@@ -71,7 +71,8 @@ class _Merged:
             found.add("alone")
             return a.tokens
         mask = self._mask(a.run, a.grid, a.tokens.device)
-        return torch.stack([self._pushed(a, tokens, chunk, mask) for tokens, chunk in zip(a.tokens, a.chunks)])
+        pushed = [self._pushed(a, tokens, chunk, mask) for tokens, chunk in zip(a.tokens, a.chunks)]
+        return torch.stack(pushed) if len(pushed) > 1 else pushed[0][None]
 
     def _pushed(self, a: AttentionOutput, tokens: Tensor, chunk: Chunk, mask: Tensor | None) -> Tensor:
         """[rows of the chunk, tokens, channels]"""

@@ -16,8 +16,12 @@ How NASA's authors did it there is not published; here Z- is what this output ha
 attention to itself stays.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
+
+from ..kernels.choice import fastest
 
 
 def nasa(positive: Tensor, negative: Tensor, alpha: float) -> Tensor:
@@ -32,12 +36,26 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
         tau: how many times as long as Z+ (in the L1 norm over channels) a token may become; at least 1.
         alpha: share of the result beside Z+.
     """
+    fused = positive.is_cuda and positive.ndim == 3 and positive.dtype.itemsize <= 4 and not positive.requires_grad
+    if not fused:
+        return nag_in_torch(positive, negative, scale, tau, alpha)
+    return fastest("NAG", _kernels, "nag_fused", nag_in_torch, positive, negative, scale, tau, alpha)
+
+
+def nag_in_torch(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float) -> Tensor:
+    """The definition."""
     z, far = positive.float(), negative.float()
     pushed = z + (scale - 1) * (z - far)
     # min(R, tau) / R without the division by a length that may be 0.
     longest = tau * _length(z)
     pushed = pushed * (longest / _length(pushed).clamp_min(torch.finfo(z.dtype).tiny)).clamp_max(1)
     return (z + alpha * (pushed - z)).to(positive.dtype)
+
+
+def _kernels() -> ModuleType:
+    from ..kernels import nag_triton
+
+    return nag_triton
 
 
 def _length(z: Tensor) -> Tensor:

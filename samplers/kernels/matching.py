@@ -10,21 +10,17 @@ Tokens [B, N, C], reference [B or 1, M, C] in the same dtype, mask [M], [B, M] o
 be used. Scores are computed in float32 whatever the dtype (float64 for float64); of equal ones the lowest index counts.
 """
 
-import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .choice import fastest
+
 EPSILON = 1e-12  # the length below which a vector counts as zero, and its cosine with anything as 0
 STRIPE = 1 << 22  # elements of the similarity matrix that are kept at a time
-
-log = logging.getLogger(__name__)
-
-
-class KernelError(RuntimeError):
-    """The kernel cannot be compiled or started on this machine: no C compiler, a device that Triton does not know..."""
 
 
 class Match(NamedTuple):
@@ -46,8 +42,8 @@ def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -
     """The definition."""
     wide = torch.promote_types(tokens.dtype, torch.float32)
     tokens, reference = tokens.to(wide), reference.to(wide)
-    # Divided by the lengths afterwards, as the kernel does it.
-    similarity = tokens @ reference.transpose(1, 2) / lengths_of(reference)[:, None]
+    # Brought to length afterwards, as the kernel does it.
+    similarity = tokens @ reference.transpose(1, 2) * lengths_of(reference).reciprocal()[:, None]
     if mask is not None:
         similarity = similarity.masked_fill(~mask.reshape(-1, 1, mask.shape[-1]), -torch.inf)
     # max() does not say which of equal elements it takes; the first True of a comparison is the lowest.
@@ -94,22 +90,16 @@ def best_match(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) ->
     return _fastest("match_fused", match_chunked, tokens, reference, mask)
 
 
-_in_torch: dict[tuple[torch.device, torch.dtype], str] = {}  # where the kernel cannot run, and why
-
-
 def _fastest(kernel: str, stripes: Callable, tokens: Tensor, *rest):
-    place = tokens.device, tokens.dtype
-    if _has_matrix_units(tokens) and tokens.dtype != torch.float64 and place not in _in_torch:
-        try:
-            from . import matching_triton
+    if not _has_matrix_units(tokens) or tokens.dtype == torch.float64:
+        return stripes(tokens, *rest)
+    return fastest("Token matching", _kernels, kernel, stripes, tokens, *rest)
 
-            return getattr(matching_triton, kernel)(tokens, *rest)
-        except (ImportError, KernelError) as error:
-            why = str(error).split("\n")[0]
-            if why not in _in_torch.values():
-                log.info("Token matching on %s in %s runs in torch, in stripes: %s", *place, why)
-            _in_torch[place] = why
-    return stripes(tokens, *rest)
+
+def _kernels() -> ModuleType:
+    from . import matching_triton
+
+    return matching_triton
 
 
 def _has_matrix_units(tokens: Tensor) -> bool:

@@ -1,13 +1,13 @@
-"""The kernel of matching.py: streams the reference past a tile of tokens, keeps the best score and its index in
-registers, and steps away from it in the same pass. The similarity matrix is never written.
+"""The kernels of matching.py. The first multiplies tiles of tokens with tiles of reference tokens over all channels, in
+float32, brings the products to the reference's lengths and keeps the best of each row: its score and its index in one
+whole number, of which the greatest of all tiles stays, whichever comes first. The similarity matrix is never written.
+The second divides by the tokens' own lengths, which do not move the maximum, and steps away from the match.
 
-Each program owns BLOCK_N tokens of one sample. For every tile of BLOCK_M reference tokens it accumulates their inner
-products over C in float32, divides by the reference's lengths and updates the running maximum (a later tile has to be
-greater, so that of equal scores the lowest index stays). The tokens' own lengths do not move the maximum and are
-divided by at the end.
+The tiles are spread over both tokens and reference tokens, so that one image is work enough for the whole device.
 """
 
 from subprocess import SubprocessError
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,27 +15,34 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
-from .matching import EPSILON, KernelError, Match, Pushed, lengths_of
+from .choice import KernelError
+from .matching import EPSILON, Match, Pushed, lengths_of
 
-# Tokens, reference tokens and channels of a tile.
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # Triton before 3.4
+    TensorDescriptor = None
+
+# Tokens, reference tokens and channels of a tile, by the bits of a number.
 TILES = {
-    16: {"BLOCK_N": 128, "BLOCK_M": 128, "BLOCK_C": 64, "num_warps": 8},
-    32: {"BLOCK_N": 64, "BLOCK_M": 64, "BLOCK_C": 32, "num_warps": 4},
+    16: {"BLOCK_N": 128, "BLOCK_M": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
+    32: {"BLOCK_N": 64, "BLOCK_M": 64, "BLOCK_C": 32, "num_warps": 4, "num_stages": 3},
 }
+# Where a program may have the shared memory of an A100 or H100.
+LARGE_TILES = TILES | {16: {"BLOCK_N": 128, "BLOCK_M": 256, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3}}
+LARGE = 160 << 10  # bytes of shared memory
+
+_PUSH = {"ROWS": 4, "BLOCK_C": 1024, "num_warps": 4}
+_ALIGNED = 16  # bytes, as the hardware that copies tiles by itself wants rows to begin
 
 
 @triton.jit
 def _match_kernel(
     tokens,
     reference,
-    lengths,
+    inverse,
     allowed,
-    out,
-    score,
-    index,
-    alpha,
-    threshold,
-    epsilon,
+    keys,
     n,
     m,
     c,
@@ -43,97 +50,149 @@ def _match_kernel(
     tokens_row,
     reference_batch,
     reference_row,
-    lengths_batch,
+    inverse_batch,
     allowed_batch,
     MASKED: tl.constexpr,
-    PUSH: tl.constexpr,
+    EVEN: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    GROUP: tl.constexpr = 8,
 ):
-    sample = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    own = tokens + sample * tokens_batch + rows.to(tl.int64)[:, None] * tokens_row
-    theirs = reference + sample * reference_batch
-    inside = rows < n
-    best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
-    place = tl.zeros((BLOCK_N,), tl.int32)
+    """`keys`: score and index of the best so far. `inverse`: 1 / length of the reference tokens. `EVEN`: the channels
+    are whole tiles. `DESCRIPTORS`: `tokens` and `reference` are those of matrices, of which the samples are rows;
+    `tokens_batch` and `reference_batch` are then rows too."""
+    sample = tl.program_id(1)
+    # Neighbours share rows and columns, which so stay in the cache.
+    across = tl.cdiv(m, BLOCK_M)
+    group = tl.program_id(0) // (GROUP * across)
+    height = tl.minimum(tl.cdiv(n, BLOCK_N) - group * GROUP, GROUP)
+    within = tl.program_id(0) % (GROUP * across)
+    row = (group * GROUP + within % height) * BLOCK_N
+    column = (within // height) * BLOCK_M
+    rows = row + tl.arange(0, BLOCK_N)
+    columns = column + tl.arange(0, BLOCK_M)
+    usable = columns < m
 
-    for start in range(0, m, BLOCK_M):
-        columns = start + tl.arange(0, BLOCK_M)
-        usable = columns < m
-        products = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    products = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    if DESCRIPTORS:
+        first_row = sample * tokens_batch + row
+        first_column = sample * reference_batch + column
+        for first in range(0, c, BLOCK_C):
+            h = tokens.load([first_row, first])
+            r = reference.load([first_column, first])
+            products = tl.dot(h, r.T, products)
+    else:
+        # What lies outside is read from the last row instead, and not used.
+        own = tokens + sample.to(tl.int64) * tokens_batch + tl.minimum(rows, n - 1).to(tl.int64)[:, None] * tokens_row
+        theirs = reference + sample.to(tl.int64) * reference_batch
+        theirs += tl.minimum(columns, m - 1).to(tl.int64)[None, :] * reference_row
         for first in range(0, c, BLOCK_C):
             channels = first + tl.arange(0, BLOCK_C)
-            h = tl.load(own + channels[None, :], inside[:, None] & (channels < c)[None, :], 0.0)
-            r = tl.load(
-                theirs + columns.to(tl.int64)[None, :] * reference_row + channels[:, None],
-                usable[None, :] & (channels < c)[:, None],
-                0.0,
-            )
+            if EVEN:
+                h = tl.load(own + channels[None, :])
+                r = tl.load(theirs + channels[:, None])
+            else:
+                h = tl.load(own + channels[None, :], (channels < c)[None, :], 0.0)
+                r = tl.load(theirs + channels[:, None], (channels < c)[:, None], 0.0)
             products = tl.dot(h, r, products, input_precision="ieee")  # not tf32, which float32 would get
-        if MASKED:
-            usable = usable & (tl.load(allowed + sample * allowed_batch + columns, columns < m, 0) != 0)
-        length = tl.load(lengths + sample * lengths_batch + columns, columns < m, 1.0)
-        similarity = tl.where(usable[None, :], products / length[None, :], float("-inf"))
-        top, at = tl.max(similarity, 1, return_indices=True)
-        better = top > best
-        best = tl.where(better, top, best)
-        place = tl.where(better, start + at, place)
 
-    square = tl.zeros((BLOCK_N,), tl.float32)
+    if MASKED:
+        usable = usable & (tl.load(allowed + sample.to(tl.int64) * allowed_batch + columns, columns < m, 0) != 0)
+    length = tl.load(inverse + sample.to(tl.int64) * inverse_batch + columns, columns < m, 0.0)
+    similarity = tl.where(usable[None, :], products * length[None, :], float("-inf"))
+    best, at = tl.max(similarity, 1, return_indices=True)
+    tl.atomic_max(keys + sample.to(tl.int64) * n + rows, _key(best, column + at), rows < n, sem="relaxed")
+
+
+@triton.jit
+def _key(score, index):
+    """One whole number, by which scores are in order, and of equal ones the lower index is the greater."""
+    bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # no -0
+    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
+
+
+@triton.jit
+def _push_kernel(
+    tokens,
+    reference,
+    keys,
+    out,
+    score,
+    index,
+    alpha,
+    threshold,
+    epsilon,
+    n,
+    c,
+    tokens_batch,
+    tokens_row,
+    reference_batch,
+    reference_row,
+    PUSH: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    sample = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = rows < n
+    own = tokens + sample * tokens_batch + rows.to(tl.int64)[:, None] * tokens_row
+    key = tl.load(keys + sample * n + rows, inside, 0)
+    ordered = (key >> 32).to(tl.int32)
+    best = tl.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).to(tl.float32, bitcast=True)
+    place = 0x7FFFFFFF - (key & 0x7FFFFFFF)
+
+    square = tl.zeros((ROWS,), tl.float32)
     for first in range(0, c, BLOCK_C):
         channels = first + tl.arange(0, BLOCK_C)
         h = tl.load(own + channels[None, :], inside[:, None] & (channels < c)[None, :], 0.0).to(tl.float32)
         square += tl.sum(h * h, 1)
     best = best / tl.maximum(tl.sqrt(square), epsilon)
     tl.store(score + sample * n + rows, best, inside)
-    tl.store(index + sample * n + rows, place.to(tl.int64), inside)
+    tl.store(index + sample * n + rows, place, inside)
 
     if PUSH:
         away = best > threshold
-        matched = theirs + place.to(tl.int64)[:, None] * reference_row
+        matched = reference + sample * reference_batch + place[:, None] * reference_row
         target = out + (sample * n + rows.to(tl.int64))[:, None] * c
         for first in range(0, c, BLOCK_C):
             channels = first + tl.arange(0, BLOCK_C)
             valid = inside[:, None] & (channels < c)[None, :]
             h = tl.load(own + channels[None, :], valid, 0.0)
-            r = tl.load(matched + channels[None, :], valid, 0.0)
+            r = tl.load(matched + channels[None, :], valid & away[:, None], 0.0)
             wide = h.to(tl.float32)
             moved = (wide + alpha * (wide - r.to(tl.float32))).to(h.dtype)
             tl.store(target + channels[None, :], tl.where(away[:, None], moved, h), valid)
 
 
 def match_fused(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
-    """`match_dense` in one kernel; float64 is not for it."""
+    """`match_dense` without its matrix; float64 is not for it."""
     _, score, index = _launch(tokens, reference, 0.0, 0.0, mask, push=False)
     return Match(score, index)
 
 
 def push_fused(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None) -> Pushed:
-    """`push_dense` in one kernel; float64 is not for it."""
+    """`push_dense` without its matrix; float64 is not for it."""
     return Pushed(*_launch(tokens, reference, alpha, threshold, mask, push=True))
 
 
 def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None, *, push: bool):
-    batch, n, c = tokens.shape
-    m = reference.shape[1]
     # Rows may lie apart (heads merged out of a larger tensor), channels may not.
     tokens, reference = (t if t.stride(-1) == 1 else t.contiguous() for t in (tokens, reference))
-    lengths = lengths_of(reference).contiguous()
-    score = torch.empty((batch, n), dtype=torch.float32, device=tokens.device)
-    index = torch.empty((batch, n), dtype=torch.int64, device=tokens.device)
-    out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score
-    shared = len(reference) == 1
-    tiles = TILES[8 * tokens.element_size()]
-    allowed = lengths if mask is None else mask.to(tokens.device, torch.uint8).contiguous()
+    batch, n, c = tokens.shape
     try:
         with torch.cuda.device_of(tokens):  # Triton starts on the current device
-            _match_kernel[(triton.cdiv(n, tiles["BLOCK_N"]), batch)](
+            match = match_call(tokens, reference, mask)
+            _match_kernel[match.grid](*match.arguments, **match.constants)
+            score = torch.empty((batch, n), dtype=torch.float32, device=tokens.device)
+            index = torch.empty((batch, n), dtype=torch.int64, device=tokens.device)
+            out = torch.empty((batch, n, c), dtype=tokens.dtype, device=tokens.device) if push else score
+            _push_kernel[(triton.cdiv(n, _PUSH["ROWS"]), batch)](
                 tokens,
                 reference,
-                lengths,
-                allowed,
+                match.keys,
                 out,
                 score,
                 index,
@@ -141,18 +200,81 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
                 threshold,
                 EPSILON,
                 n,
-                m,
                 c,
                 tokens.stride(0),
                 tokens.stride(1),
-                0 if shared else reference.stride(0),
+                0 if len(reference) == 1 else reference.stride(0),
                 reference.stride(1),
-                0 if shared else m,
-                0 if mask is None or mask.ndim == 1 else m,
-                MASKED=mask is not None,
                 PUSH=push,
-                **tiles,
+                **_PUSH,
             )
     except (TritonError, RuntimeError, OSError, SubprocessError) as error:
         raise KernelError(f"{type(error).__name__}: {error}") from error
     return out, score, index
+
+
+class MatchCall(NamedTuple):
+    """What the first kernel is started with; `keys` [B, N] is what it leaves."""
+
+    grid: tuple[int, int]
+    arguments: tuple
+    constants: dict[str, Any]
+    keys: Tensor
+
+
+def match_call(
+    tokens: Tensor,
+    reference: Tensor,
+    mask: Tensor | None = None,
+    tiles: dict[str, int] | None = None,
+    descriptors: bool | None = None,
+) -> MatchCall:
+    """`tiles`, `descriptors`: those for the device, if they are not given."""
+    (batch, n, c), m, shared = tokens.shape, reference.shape[1], len(reference) == 1
+    inverse = lengths_of(reference).reciprocal_().contiguous()
+    allowed = inverse if mask is None else mask.to(tokens.device, torch.uint8).contiguous()
+    keys = torch.full((batch, n), torch.iinfo(torch.int64).min, device=tokens.device)
+    tiles = tiles or tiles_for(tokens)
+    rows, columns, channels = tiles["BLOCK_N"], tiles["BLOCK_M"], tiles["BLOCK_C"]
+    if descriptors is None:
+        descriptors = (
+            _copies_tiles(tokens) and tokens.element_size() == 2 and _is_matrix(tokens) and _is_matrix(reference)
+        )
+    if descriptors:
+        apart = [0 if len(t) == 1 else t.stride(0) // t.stride(1) for t in (tokens, reference)]
+        operands = [
+            TensorDescriptor(t, [(len(t) - 1) * each + t.shape[1], c], [t.stride(1), 1], [block, channels])
+            for t, each, block in ((tokens, apart[0], rows), (reference, apart[1], columns))
+        ]
+        strides = apart[0], 0, apart[1], 0
+    else:
+        operands = [tokens, reference]
+        strides = tokens.stride(0), tokens.stride(1), 0 if shared else reference.stride(0), reference.stride(1)
+    masks = 0 if mask is None or mask.ndim == 1 else m
+    return MatchCall(
+        (triton.cdiv(n, rows) * triton.cdiv(m, columns), batch),
+        (*operands, inverse, allowed, keys, n, m, c, *strides, 0 if shared else m, masks),
+        {"MASKED": mask is not None, "EVEN": c % channels == 0, "DESCRIPTORS": descriptors, **tiles},
+        keys,
+    )
+
+
+def tiles_for(tokens: Tensor) -> dict:
+    """For these numbers on their device."""
+    shared = 0
+    if tokens.is_cuda:
+        shared = getattr(torch.cuda.get_device_properties(tokens.device), "shared_memory_per_block_optin", 0)
+    return (LARGE_TILES if shared >= LARGE else TILES)[8 * tokens.element_size()]
+
+
+def _copies_tiles(tokens: Tensor) -> bool:
+    """NVIDIA from Hopper on."""
+    if TensorDescriptor is None or not tokens.is_cuda or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(tokens.device) >= (9, 0)
+
+
+def _is_matrix(t: Tensor) -> bool:
+    """Whether all samples are rows of one matrix, with or without others between them, as descriptors want it."""
+    even = t.data_ptr() % _ALIGNED == 0 and t.stride(1) * t.element_size() % _ALIGNED == 0
+    return even and (len(t) == 1 or t.stride(0) % t.stride(1) == 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from guidekit.tests.maths.memory import PeakMemory
-from samplers.kernels import matching
+from samplers.kernels import choice, matching
 from samplers.kernels.matching import best_match, match_chunked, match_dense, push_away, push_chunked, push_dense
 
 triton = pytest.importorskip("triton")
@@ -20,7 +20,13 @@ from samplers.kernels.matching_triton import match_fused, push_fused  # noqa: E4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float16, torch.float32] + [torch.bfloat16] * torch.cuda.is_available()  # not in the interpreter
 # (samples, tokens, reference tokens, channels): not multiples of any tile, one smaller than a tile, one token.
-SHAPES = {"uneven": (2, 70, 90, 40), "several tiles": (1, 150, 200, 70), "tiny": (3, 5, 4, 3), "one": (1, 1, 1, 1)}
+SHAPES = {
+    "uneven": (2, 70, 90, 40),
+    "several tiles": (1, 150, 200, 70),
+    "several groups of tiles": (1, 580, 130, 32),
+    "tiny": (3, 5, 4, 3),
+    "one": (1, 1, 1, 1),
+}
 VERSIONS = {"chunked": push_chunked, "fused": push_fused}
 
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -83,6 +89,57 @@ def test_versions_agree(version, shape, masked, shared, dtype):
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-3
     assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shape", [(2, 70, 90, 40), (3, 200, 300, 136), (1, 129, 1, 8)], ids=str)
+def test_tiles_that_the_hardware_copies(shape, masked, shared, monkeypatch):
+    """A tile may reach into the next sample, or beyond the last."""
+    monkeypatch.setattr(matching_triton, "_copies_tiles", lambda tokens: True)
+    samples, n, m, c = shape
+    h, r = (tokens(count, c, seed, of, torch.float16) for count, seed, of in ((n, 1, samples), (m, 2, samples)))
+    r = r[:1] if shared else r
+    mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
+    wanted, found = push_dense(h, r, 0.9, 0.2, mask), push_fused(h, r, 0.9, 0.2, mask)
+    assert torch.equal(found.index, wanted.index)
+    assert torch.allclose(found.score, wanted.score, atol=1e-6)
+    assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=2e-3, atol=2e-3)
+
+
+def test_the_hardware_copies_tiles_of_samples_that_lie_apart(monkeypatch):
+    """As image tokens do behind those of the text."""
+    monkeypatch.setattr(matching_triton, "_copies_tiles", lambda tokens: True)
+    h, r = (tokens(200, 24, seed, 3, torch.float16)[:, 7:147] for seed in (1, 2))
+    wanted, found = push_dense(h, r, 0.9, 0.2), push_fused(h, r, 0.9, 0.2)
+    assert torch.equal(found.index, wanted.index)
+    assert torch.allclose(found.score, wanted.score, atol=1e-6)
+
+
+def test_what_the_hardware_cannot_copy_is_read_by_itself():
+    whole = tokens(60, 24, 1, 3, torch.float16)
+    assert matching_triton._is_matrix(whole[:, 7:47])
+    assert matching_triton._is_matrix(whole[:1].transpose(0, 1).contiguous().transpose(0, 1))
+    assert not matching_triton._is_matrix(whole.transpose(0, 1).contiguous().transpose(0, 1))  # samples side by side
+    assert not matching_triton._is_matrix(whole[..., :20].contiguous())  # rows of 40 bytes
+    assert not matching_triton._is_matrix(whole[:, :, 4:])  # begins within 16 bytes
+    other = torch.as_strided(whole, (2, 5, 16), (100, 24, 1))
+    assert not matching_triton._is_matrix(other)  # samples are not whole rows apart
+
+
+@every_version
+def test_a_best_score_may_be_negative(version):
+    h = tokens(20, 8, 1)
+    lengths = 1 + torch.arange(20, device=DEVICE)
+    r = -h[:, :1] * torch.tensor([1.0, 3.0], device=DEVICE)[None, :, None]
+    found = version(h[:, :1] * lengths[None, :, None], r, 0.9, -2.0)
+    assert torch.allclose(found.score, torch.full_like(found.score, -1.0), atol=1e-6)
+    # Nothing in common, with either sign of zero.
+    h = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], device=DEVICE)
+    r = torch.tensor([[[0.0, 1.0], [0.0, -1.0], [0.0, 2.0]]], device=DEVICE)
+    found = version(h, r, 0.9, -1.0)
+    assert (found.score == 0).all()
+    assert (found.index == 0).all()
 
 
 @every_version
@@ -203,7 +260,7 @@ def chosen(monkeypatch):
         called.append("fused")
         return push_fused(*arguments)
 
-    monkeypatch.setattr(matching, "_in_torch", {})
+    monkeypatch.setattr(choice, "_in_torch", {})
     monkeypatch.setattr(matching, "_has_matrix_units", lambda tokens: True)
     monkeypatch.setattr(matching_triton, "push_fused", watched)
     return called
@@ -240,7 +297,7 @@ def test_without_triton_it_runs_in_stripes_and_says_so_once(chosen, monkeypatch,
     push_away(h.half(), r.half(), 0.9, 0.0)
     assert chosen == []
     assert len(caplog.records) == 1
-    assert caplog.text.count("in torch.float32 runs in torch, in stripes: no triton here") == 1
+    assert caplog.text.count("in torch.float32 runs in torch: no triton here") == 1
 
 
 @pytest.mark.parametrize(
@@ -266,7 +323,7 @@ def test_where_the_kernel_cannot_be_compiled_it_runs_in_stripes(chosen, error, m
             assert torch.equal(push_away(h, r, 0.9, 0.0).tokens, push_chunked(h, r, 0.9, 0.0).tokens)
     assert chosen == ["fused"]  # tried once
     assert [record.getMessage() for record in caplog.records] == [
-        f"Token matching on {h.device} in torch.float32 runs in torch, in stripes: "
+        f"Token matching on {h.device} in torch.float32 runs in torch: "
         f"{type(error).__name__}: {str(error).split(chr(10))[0]}"
     ]
     push_away(h.half(), r.half(), 0.9, 0.0)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from guidekit.samplers.attention.nasa import nag, nasa
+from guidekit.samplers.attention.nasa import nag, nag_in_torch, nasa
 
 SHAPES = [(2, 5, 8), (1, 2, 3, 4, 6)]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where the kernel runs; on a CPU in Triton's interpreter
 
 
 def two(shape=(2, 5, 8), dtype=torch.float64):
@@ -101,3 +102,40 @@ def test_each_token_is_by_itself():
         whole = f(positive, negative)
         assert torch.equal(torch.stack([f(a, b) for a, b in zip(positive, negative)]), whole)
         assert torch.equal(f(positive[:, :2], negative[:, :2]), whole[:, :2])
+
+
+@pytest.fixture
+def nag_fused():
+    pytest.importorskip("triton")
+    from guidekit.samplers.kernels.nag_triton import nag_fused
+
+    return nag_fused
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 8), (1, 3, 100), (3, 1, 1)], ids=str)
+def test_the_kernel_of_nag_is_the_definition(nag_fused, shape, dtype):
+    positive, negative = (z.to(DEVICE) for z in two(shape, dtype))
+    positive[0, 0] = 0  # a token without a length
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
+    for scale, tau, alpha in ((5.0, 2.5, 0.25), (5.0, 1.0, 1.0), (2.0, 100.0, 0.5), (0.5, 1.5, 0.5)):
+        wanted = nag_in_torch(positive, negative, scale, tau, alpha)
+        found = nag_fused(positive, negative, scale, tau, alpha)
+        assert found.dtype == dtype
+        assert torch.allclose(found, wanted, rtol=tolerance, atol=tolerance)
+    assert torch.equal(nag_fused(positive, negative, 1.0, 2.5, 0.25), positive)
+
+
+def test_the_kernel_of_nag_takes_rows_that_lie_apart(nag_fused):
+    whole, other = (z.to(DEVICE) for z in two((2, 9, 24), torch.float32))
+    part, negative = whole[:, 2:7], other[:, 2:7].transpose(1, 2).contiguous().transpose(1, 2)
+    wanted = nag_in_torch(part, negative, 5.0, 2.5, 0.25)
+    assert torch.allclose(nag_fused(part, negative, 5.0, 2.5, 0.25), wanted, atol=1e-6)
+
+
+def test_more_channels_than_the_kernel_keeps_are_for_torch(nag_fused):
+    from guidekit.samplers.kernels.choice import KernelError
+
+    wide = torch.ones(1, 1, (1 << 14) + 1, device=DEVICE)
+    with pytest.raises(KernelError, match="16385 channels"):
+        nag_fused(wide, wide, 5.0, 2.5, 0.25)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -56,8 +55,12 @@ class _InAttention(Part):
         changed = _changed(self.technique, AttentionOutput(tokens, a.grid, a.block, a.run, a.chunks))
         if changed is tokens:
             return out
-        changed = changed.flatten(0, 1).unflatten(2, (heads, -1)).transpose(1, 2)
-        return torch.cat([out[:, :, : a.image.start], changed, out[:, :, a.image.stop :]], 2)
+        # As attention leaves it in memory, the heads of a token side by side, so that they are merged without a copy.
+        whole = out.new_empty(len(out), out.shape[2], heads, out.shape[3]).transpose(1, 2)
+        for place in (slice(0, a.image.start), slice(a.image.stop, None)):
+            whole[:, :, place] = out[:, :, place]
+        whole[:, :, a.image] = changed.flatten(0, 1).unflatten(2, (heads, -1)).transpose(1, 2)
+        return whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,18 +184,26 @@ class _Add:
         outputs = -1 if is_linear(module) else 1
         view = output if self.product.place is None else output.narrow(outputs, *self.product.place)
         for first, number in self.rows.spans(len(x), self.product.path):
-            view.narrow(0, first, number).add_(_change(module, x.narrow(0, first, number), up, down))
+            _add(module, view.narrow(0, first, number), x.narrow(0, first, number), up, down)
         return output
 
 
-def _change(module: nn.Module, x: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
+def _add(module: nn.Module, output: Tensor, x: Tensor, up: Tensor, down: Tensor | None) -> None:
+    """Adds the product to what the layer has given for these rows."""
     if is_linear(module):
-        return up if down is None else nn.functional.linear(nn.functional.linear(x, down), up)
-    if down is None:
-        return up.reshape(-1, *[1] * (x.ndim - 2))
-    # The module's own convolution, with its stride and its way of padding, by other weights.
-    inner = module._conv_forward(x, down, None)
-    return torch.einsum("or,br...->bo...", up.flatten(1), inner)
+        if down is None:
+            output.add_(up)
+        elif output.is_contiguous():  # multiplied and added in one
+            inner = nn.functional.linear(x, down)
+            output.view(-1, output.shape[-1]).addmm_(inner.reshape(-1, inner.shape[-1]), up.T)
+        else:
+            output.add_(nn.functional.linear(nn.functional.linear(x, down), up))
+    elif down is None:
+        output.add_(up.reshape(-1, *[1] * (x.ndim - 2)))
+    else:
+        # The module's own convolution, with its stride and its way of padding, by other weights.
+        inner = module._conv_forward(x, down, None)
+        output.add_(torch.einsum("or,br...->bo...", up.flatten(1), inner))
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from ...run import Run
 from ..calls import Call
 
 _TEXTS = "guidekit_second_texts"
+_JOINED = "guidekit_joined_texts"
 
 
 class Steering(Protocol):
@@ -80,7 +81,9 @@ class TextAttention:
         """What becomes of the image tokens' attention output `positive`, [rows, heads, tokens, dim]: `q` are their
         queries; keys and values begin with the `count` of the text."""
         if text.steering.text_share:
-            v = torch.cat([v[:, :, :count], torch.zeros_like(v[:, :, count:])], 2)
+            share = torch.zeros_like(v)
+            share[:, :, :count] = v[:, :, :count]
+            v = share
         negative = self.attend(q, k, v, mask)
         merged = (z.transpose(1, 2).flatten(2) for z in (positive, negative))
         self.run.acted.add(text.technique)
@@ -112,9 +115,18 @@ class BesideText:
 
 def with_texts(transformer_options: dict, texts: tuple[SecondText, ...]) -> dict:
     """The options of a network call that has these texts."""
-    return {**transformer_options, _TEXTS: texts}
+    return {**transformer_options, _TEXTS: texts, _JOINED: {}}
 
 
 def second_texts(transformer_options: dict) -> tuple[SecondText, ...]:
     """Those in the current network call."""
     return transformer_options.get(_TEXTS, ())
+
+
+def before(texts: list[SecondText], context: Tensor, transformer_options: dict) -> Tensor:
+    """The texts and the rows' own, `context` [rows, N, C], as one. Made once in a network call, whose layers are all
+    given the same context."""
+    known, key = transformer_options[_JOINED], tuple(text.technique for text in texts)
+    if key not in known or known[key][0] is not context:
+        known[key] = context, torch.cat([*(text.by_row(context, transformer_options) for text in texts), context], 1)
+    return known[key][1]

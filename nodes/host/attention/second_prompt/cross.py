@@ -15,7 +15,7 @@ from torch import Tensor
 from ...network.families import Block, transformer_layers
 from ...network.forward import check_rows
 from ...run import current_run
-from .context import SecondText, second_texts
+from .context import SecondText, before, second_texts
 
 
 def _here(options: dict) -> list[SecondText]:
@@ -26,8 +26,10 @@ def _here(options: dict) -> list[SecondText]:
 @torch.compiler.disable
 def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
     check_rows(options, len(context))
-    if texts := [text.by_row(context, options) for text in _here(options)]:
-        context, value = torch.cat([*texts, context], 1), torch.cat([*texts, value], 1)
+    if texts := _here(options):
+        longer = before(texts, context, options)
+        # Another node may have given the layer other values.
+        context, value = longer, longer if value is context else before(texts, value, options)
     return n, context, value
 
 
@@ -50,7 +52,11 @@ class _Split:
             for text in texts:
                 place = slice(start, start + text.count)
                 found = _attend(q[part], k[part, place], v[part, place], options)
-                out[part] = text.steering.combine(out[part], found)
+                found = text.steering.combine(out[part], found)
+                if rows == len(q):
+                    out = found
+                else:
+                    out[part] = found
                 run.acted.add(text.technique)
                 start = place.stop
         return out

@@ -16,7 +16,9 @@ def split_attention(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: 
     mask = _with_texts(mask, ahead, k.shape[2])
     rest = [slice(ahead, None)]
     first = call.attend(q[:, :, ahead:], k[:, :, ahead:], v[:, :, ahead:], _cut(mask, rest, rest))
-    out = torch.cat([torch.zeros_like(q[:, :, :ahead]), first], 2)
+    # As attention leaves it in memory, the heads of a token side by side, so that they are merged without a copy.
+    out = first.new_zeros(len(q), q.shape[2], q.shape[1], first.shape[3]).transpose(1, 2)
+    out[:, :, ahead:] = first
     rows = len(q) // len(call.chunks)
     for i in (i for i, wanted in enumerate(call.steered) if wanted):
         part, begin = slice(i * rows, (i + 1) * rows), 0
