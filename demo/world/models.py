@@ -109,10 +109,10 @@ class DemoDiT(comfy.supported_models.Flux):
 FAMILIES = {"unet": DemoUNet, "dit": DemoDiT}
 
 
-def diffusion_model(family: str, device=None) -> comfy.model_base.BaseModel:
-    """The host model of a family in float32, its weights not yet loaded."""
+def diffusion_model(family: str, device=None, dtype: torch.dtype = torch.float32) -> comfy.model_base.BaseModel:
+    """The host model of a family, its weights not yet loaded."""
     config = FAMILIES[family](dict(FAMILIES[family].network))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     return config.get_model({}, device=device)
 
 

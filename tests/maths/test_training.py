@@ -97,13 +97,12 @@ def test_captions_as_tokens():
 
 def perfect(scenes) -> dict[str, torch.Tensor]:
     """What a judge without fault says of scenes."""
-    hill, slot = judging.targets(scenes)
-    said = {"peak": torch.logit(hill, eps=1e-4), "features": torch.zeros(len(scenes), 1)}
+    wanted = judging.targets(scenes).take(torch.arange(len(scenes)))
+    said = {"peak": torch.logit(wanted.hill, eps=1e-4), "features": torch.zeros(len(scenes), 1)}
     for name, classes in OBJECT.items():
-        here = getattr(scenes, name).gather(1, slot.clamp(min=0).flatten(1)).unflatten(1, slot.shape[1:])
-        said[name] = nn.functional.one_hot(here, len(classes)).movedim(-1, 1).float()
+        said[name] = nn.functional.one_hot(wanted.cells[name].clamp(min=0), len(classes)).movedim(-1, 1).float()
     for name, classes in WHOLE.items():
-        said[name] = nn.functional.one_hot(getattr(scenes, name), len(classes)).float()
+        said[name] = nn.functional.one_hot(wanted.whole[name], len(classes)).float()
     return said
 
 
@@ -143,7 +142,7 @@ def test_the_judge_learns():
     losses = []
     for _ in range(6):
         judge.zero_grad()
-        loss = judging.judge_loss(judge, images, scenes)
+        loss = judging.judge_loss(judge, images, judging.targets(scenes))
         loss.backward()
         optimizer.step(1.0)
         losses.append(loss.item())
