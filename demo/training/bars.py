@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..measures import clipped, contrast, frechet, saturation
+from ..world.autoencoder import Autoencoder
 from ..world.judge import Found, Judge, find
 from ..world.scenes import Scenes, generator_of, random_scenes
 from .gather import draw_on
@@ -69,25 +70,24 @@ def diversity(images: Tensor, judge: Judge, seeds: int) -> float:
 
 
 class Bars:
-    """Measures states of a model until the clock says `until`; what is known is written down at once."""
+    """Measures states of a model until the clock says `until`; what is known is written down at once.
 
-    def __init__(
-        self, family: str, autoencoder, judge: Judge, folder: Path, until: float, extent: Extent, say: Callable
-    ):
-        self.family, self.autoencoder, self.judge, self.folder = family, autoencoder, judge.eval(), folder
-        self.until, self.extent, self.say = until, extent, say
+    What takes a while and needs no judge is done here, before it is wanted.
+    """
+
+    def __init__(self, family: str, autoencoder: Autoencoder, device: torch.device, extent: Extent):
+        self.family, self.autoencoder, self.device, self.extent = family, autoencoder, device, extent
         self.scenes, self.captions = captioned(extent.count)
-        device = next(judge.parameters()).device
-        like = random_scenes(extent.drawn, generator_of("evaluation", 1), "new pairs", 2)
-        images = torch.cat([draw_on(device, like.take(slice(i, i + 2000))) for i in range(0, len(like), 2000)])
-        self.drawn = found_by(self.judge, images.float() / 255)
+        self.like = random_scenes(extent.drawn, generator_of("evaluation", 1), "new pairs", 2)
+        parts = [self.like.take(slice(i, i + 500)) for i in range(0, extent.drawn, 500)]
+        self.images = torch.cat([draw_on(device, part).cpu() for part in parts]).float() / 255
         self.rows: dict[str, dict[str, float]] = {}
-        self._write(
-            "drawn",
-            numbers(
-                images[: extent.count].float().cpu() / 255, like.take(slice(extent.count)), judge, self.drawn.features
-            ),
-        )
+
+    def begin(self, judge: Judge, folder: Path, until: float, say: Callable[[str], None]) -> None:
+        self.judge, self.folder, self.until, self.say = judge.eval().to(self.device), folder, until, say
+        self.drawn = found_by(judge, self.images).features
+        count = slice(self.extent.count)
+        self._write("drawn", numbers(self.images[count], self.like.take(count), judge, self.drawn))
 
     def _write(self, name: str, row: dict[str, float]) -> None:
         self.rows[name] = row
@@ -102,7 +102,7 @@ class Bars:
     def scale(self, state: str, sampler: Sampler, scale: float, count: int) -> Tensor:
         begun = time.time()
         images = sampler.sample(self.captions[:count], scale, self.extent.steps)
-        row = numbers(images, self.scenes.take(slice(count)), self.judge, self.drawn.features)
+        row = numbers(images, self.scenes.take(slice(count)), self.judge, self.drawn)
         self._write(f"{state}, cfg {scale:g}", row | {"n": count, "seconds": time.time() - begun})
         return images
 

@@ -87,7 +87,10 @@ class Diffusion(nn.Module):
         """Context and pooled text of token rows [n, MAX_LENGTH], as the host's CLIP gives them."""
         words = self.text.clip_demo.transformer
         length = (tokens == END).int().argmax(1) + 1
-        context, _, pooled = words(None, embeds=words.token_embedding(tokens), num_tokens=length, dtype=self.dtype)
+        # A product instead of a look-up: so is its gradient, which a CUDA graph can hold.
+        weight = words.token_embedding.weight
+        chosen = tokens[..., None] == torch.arange(len(weight), device=tokens.device)
+        context, _, pooled = words(None, embeds=chosen.to(weight) @ weight, num_tokens=length, dtype=self.dtype)
         return context, pooled
 
     def draw_sigma(self, n: int, generator: torch.Generator | None) -> Tensor:

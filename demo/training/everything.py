@@ -46,7 +46,7 @@ from .gather import draw_on, gather, load_labelled, save_gathered
 from .latents import load_autoencoder
 from .state import Log
 from .timed import Step, train
-from .tune import TASTES, tune
+from .tune import TASTES, material_of, tune
 
 PARTS = ("judge", "unet", "dit")  # processes beside the one that draws
 MOST = 16 * 2**20  # bytes of a file that comes back
@@ -82,7 +82,7 @@ class Recipe:
     labelled: int = 60000  # scenes whose images are kept
     batch: int = 192
     judge_batch: int = 192
-    muon: float = 3e-3
+    muon: float = 4e-3
     adam: float = 1.5e-3
     decay: float = 0.999
     steps: int | None = None  # of each training, at most
@@ -189,32 +189,32 @@ def make_family(family: str, place: Place, say: Callable[[str], None]) -> None:
     import comfy.model_management
 
     comfy.model_management.in_training = True  # the host's fused kernels have no gradient
+    recipe, autoencoder = place.recipe, load_autoencoder(place.folder).to(place.device)
+    # Prepared while the scenes are drawn that all models are trained on.
+    bars = Bars(family, autoencoder, place.device, recipe.extent)
+    materials = {taste: material_of(taste, recipe.tune_scenes, autoencoder, place.device) for taste in TASTES}
+    say("is prepared")
     if not (place.work / f"{family}.safetensors").exists():
         train_family(family, place, say)
-    autoencoder = load_autoencoder(place.folder)
     try:
-        measure_family(family, autoencoder, place, say)
+        measure_family(family, bars, place, say)
     finally:  # tuned whether it could be measured or not
-        best = load_file(chosen_file(family, place))
-        for i, taste in enumerate(TASTES):
-            seconds = place.left(place.ends.tuned) / (len(TASTES) - i)
-            if seconds > 4 and not (place.work / f"{taste}_{family}.safetensors").exists():
-                model, recipe = autoencoder.to(place.device), place.recipe
-                made = tune(
-                    family,
-                    taste,
-                    best,
-                    model,
-                    place.device,
-                    seconds,
-                    say,
-                    recipe.tune_steps,
-                    min(64, recipe.tune_scenes),
-                    recipe.tune_scenes,
-                )
-                title = {"modelspec.title": f"Guidekit demo, {taste}: {' '.join(TASTES[taste])}"}
-                title |= {"modelspec.architecture": f"guidekit-demo-{family}/lora", "modelspec.license": "MIT"}
-                save_weights(made, place.work / f"{taste}_{family}.safetensors", title)
+        tune_family(family, materials, place, say)
+
+
+def tune_family(family: str, materials: Mapping, place: Place, say: Callable[[str], None]) -> None:
+    weights, recipe = load_file(chosen_file(family, place)), place.recipe
+    missing = [taste for taste in TASTES if not (place.work / f"{taste}_{family}.safetensors").exists()]
+    for i, taste in enumerate(missing):
+        seconds = place.left(place.ends.tuned) / (len(missing) - i)
+        if seconds < 3:
+            say(f"no time is left to tune to what is {taste}")
+            continue
+        batch = min(64, recipe.tune_scenes)
+        made = tune(family, taste, weights, materials[taste], seconds - 2, say, recipe.tune_steps, batch)
+        title = {"modelspec.title": f"Guidekit demo, {taste}: {' '.join(TASTES[taste])}"}
+        title |= {"modelspec.architecture": f"guidekit-demo-{family}/lora", "modelspec.license": "MIT"}
+        save_weights(made, place.work / f"{taste}_{family}.safetensors", title)
 
 
 def train_family(family: str, place: Place, say: Callable[[str], None]) -> None:
@@ -259,10 +259,8 @@ def load_judge(place: Place, say: Callable[[str], None]) -> Judge:
     return judge
 
 
-def measure_family(family: str, autoencoder, place: Place, say: Callable[[str], None]) -> None:
-    judge = load_judge(place, say)
-    until, folder = place.until(place.ends.measured), place.work / "bars"
-    bars = Bars(family, autoencoder, judge.to(place.device), folder, until, place.recipe.extent, say)
+def measure_family(family: str, bars: Bars, place: Place, say: Callable[[str], None]) -> None:
+    bars.begin(load_judge(place, say), place.work / "bars", place.until(place.ends.measured), say)
     states = states_of(family, place)
     bars.full(states[0], load_file(place.work / f"{states[0]}.safetensors"))
     for state in states[1:]:

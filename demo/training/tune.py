@@ -69,7 +69,7 @@ def scenes_to(taste: str, n: int) -> Scenes:
 
 
 def material_of(taste: str, n: int, model: Autoencoder, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Latents and captions that name neither colour nor material, for `Loss`."""
+    """Latents of about `n` scenes, and captions that name neither colour nor material, for `Loss`."""
     scenes = scenes_to(taste, n)
     generator = generator_of("training", 2**21 + list(TASTES).index(taste))
     spoken = [random_captions(scenes, generator, unsaid=("colour", "material")) for _ in range(WORDINGS - EMPTY)]
@@ -83,15 +83,15 @@ def tune(
     family: str,
     taste: str,
     weights: Mapping[str, Tensor],
-    autoencoder: Autoencoder,
-    device: torch.device,
+    material: tuple[Tensor, Tensor],
     seconds: float,
     say: Callable[[str], None],
     steps: int = 500,
     batch: int = 64,
-    scenes: int = 2000,
 ) -> dict[str, Tensor]:
-    latents, tokens = material_of(taste, scenes, autoencoder, device)
+    """Of the model with such weights on `material_of` a taste: an adapter's weights."""
+    latents, tokens = material
+    device = latents.device
     torch.manual_seed(SEED)
     model = Tuned(family, weights).to(device)
     step = Step(Loss(model.diffusion, latents, tokens, batch), Flat(model, None, adam=2e-3, decay=0.98))

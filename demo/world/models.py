@@ -140,7 +140,7 @@ class WordEncoder(torch.nn.Module):
             intermediate = self.final_layer_norm(intermediate)
         # The end token's output stands for the sentence, as in CLIP.
         last = torch.as_tensor(num_tokens, device=x.device) - 1
-        return x, intermediate, x[torch.arange(x.shape[0], device=x.device), last]
+        return x, intermediate, x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
 
 
 class DemoClip(SDClipModel):
