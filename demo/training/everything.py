@@ -5,8 +5,8 @@
 FOLDER holds the trained autoencoder (pack.py fills it). Scenes are drawn, captioned and encoded first; then judge and
 guiding classifier, UNet and transformer are trained side by side, each in a process of its own; the models are measured
 where they were trained, and their LoRAs tuned while there is time. A part that fails is begun once more, without CUDA
-graphs; the others do not wait for it. With --weights, the models and the judge that lie there are measured, and LoRAs
-tuned that are missing.
+graphs and at half the learning rates; the others do not wait for it. With --weights, the models and the judge that lie
+there are measured, and LoRAs tuned that are missing.
 
 OUT gets at most 6 files: the last weights of both models and those on the way that are the best demo (bars.py), an
 early UNet, and small.tar.gz with everything else.
@@ -226,7 +226,8 @@ def train_family(family: str, place: Place, say: Callable[[str], None]) -> None:
     path = place.await_file("latents.pt", place.ends.judged)
     data = torch.load(path, weights_only=True, mmap=True)
     latents, tokens = (data[name].to(device) for name in ("latents", "tokens"))
-    flat = Flat(model, ENDS[family], recipe.muon, recipe.adam, recipe.decay, start)
+    share = 1.0 if place.graph else 0.5  # with more care the second time
+    flat = Flat(model, ENDS[family], share * recipe.muon, share * recipe.adam, recipe.decay, start)
     torch.manual_seed(diffusion.SEED)
     step = Step(diffusion.Loss(model, latents, tokens, recipe.batch), flat)
 
@@ -334,6 +335,7 @@ def draw_everything(place: Place, workers: int, say: Callable[[str], None]) -> N
         recipe.chunks,
         recipe.labelled,
         recipe.chunk,
+        place.device.type != "cpu",
     )
     save_gathered(gathered, place.work)
     say(f"{len(gathered.scenes)} scenes, {len(gathered.images)} with images")
@@ -452,7 +454,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 3))
     parser.add_argument("--weights", type=Path, help="a folder with weights that are not trained again")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it works")
-    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs, at half the learning rates")
     parser.add_argument("--work", type=Path, help="for what lies between; a new folder if it is not given")
     parser.add_argument("--begun", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -97,15 +97,17 @@ def gather(
     most: int,
     images: int,
     size: int = CHUNK,
+    on_device: bool = True,
 ) -> Gathered:
-    """As many chunks, from the first on, as are drawn before the clock says `until`, and at most so many."""
+    """As many chunks, from the first on, as are drawn before the clock says `until`, and at most so many. `images` of
+    them are kept. `on_device`: the device draws if it can, else the processes."""
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])
     with context.Pool(workers) as pool:
         # The processes start while the device shows what it can.
-        placed = pool.imap(_Job(False, size), range(most)) if device.type != "cpu" else None
+        placed = pool.imap(_Job(False, size), range(most)) if on_device else None
         if placed is not None and not _can_draw(device, say):
             pool.terminate()
             placed = None
@@ -154,7 +156,7 @@ def _collect(
         tokens.append(torch.from_numpy(np.concatenate([p.tokens for p in some])))
     count = sum(map(len, scenes))
     say(f"{count} scenes of the training's first {len(tokens)} batches in {time.time() - begun:.1f} s")
-    return Gathered(Scenes.join(scenes), torch.cat(tokens), torch.cat(latents), torch.cat(images))
+    return Gathered(Scenes.join(scenes), torch.cat(tokens), torch.cat(latents), torch.cat(images)[:keep])
 
 
 def _batches(parts: Iterator[Part], until: float) -> Iterator[list[Part]]:

@@ -1,5 +1,6 @@
 """Trainings that end on time, whatever the machine: the schedule follows the clock."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -64,6 +65,9 @@ def train(
     """Steps for so many seconds, or `steps` if they are fewer; how many there were.
 
     `keep`: what is called once, with the number of steps so far, when a share of the training is done.
+
+    Raises:
+        FloatingPointError: the loss is no number any more.
     """
     begun, done, progress, waiting = time.monotonic(), 0, 0.0, sorted(keep.items())
     told = begun
@@ -73,7 +77,8 @@ def train(
         done += 1
         now = time.monotonic()
         if done % _EVERY == 0:
-            step.loss.item()  # waits for the device, so that the clock is right
+            if not math.isfinite(step.loss.item()):  # waits for the device, so that the clock is right
+                raise FloatingPointError(f"the loss is {step.loss.item()} after {done} steps")
             now = time.monotonic()
         progress = max((now - begun) / seconds, done / steps if steps else 0.0)
         while waiting and progress >= waiting[0][0]:

@@ -110,3 +110,10 @@ def test_a_training_ends_when_its_time_is_over():
     model = network()
     step = Step(lambda: loss_of(model), Flat(model, ENDS))
     assert train(step, 1e-9, [].append, {}) == 1
+
+
+def test_a_training_does_not_go_on_without_numbers():
+    model = network()
+    step = Step(lambda: loss_of(model) * torch.nan, Flat(model, ENDS))
+    with pytest.raises(FloatingPointError, match="nan after 20 steps"):
+        train(step, 1e6, [].append, {}, steps=40)
