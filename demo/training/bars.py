@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..measures import clipped, contrast, frechet, saturation
+from ..measures import clipped, contrast, frechet, saturation, spread
 from ..world.autoencoder import Autoencoder
 from ..world.judge import Found, Judge, find
 from ..world.scenes import Scenes, generator_of, random_scenes
@@ -41,32 +41,17 @@ def found_by(judge: Judge, images: Tensor) -> Found:
     return Found(*(torch.cat([getattr(p, name) for p in parts]).cpu() for name in Found.__dataclass_fields__))
 
 
-def mixed_up(found: Found, scenes: Scenes) -> Tensor:
-    """Where colours and shapes are all there, but on other solids or in other places, [n]."""
-    same = found.right(scenes)
-    for name in ("shape", "colour"):
-        here, wanted = getattr(found, name).sort(1).values, torch.where(scenes.present, getattr(scenes, name), -1)
-        same &= (here == wanted.sort(1).values).all(1)
-    return same & ~found.right(scenes, "shape", "colour")
-
-
 def numbers(images: Tensor, scenes: Scenes, judge: Judge, drawn: Tensor) -> dict[str, float]:
     """Shares and means; `drawn`: the judge's features of drawn scenes like these."""
     found = found_by(judge, images)
     rows = {"count": found.right(scenes), "both": found.right(scenes, "shape", "colour")}
     rows |= {name: found.right(scenes, name) for name in ("shape", "colour", "material", "extent")}
     rows |= {"all of both": found.right(scenes, "shape", "colour", "material", "extent")}
-    rows |= {"mixed up": mixed_up(found, scenes), "floor": found.floor == scenes.floor}
+    rows |= {"mixed up": found.mixed_up(scenes), "floor": found.floor == scenes.floor}
     rows |= {"time": found.time == scenes.time, "saturation": saturation(images), "contrast": contrast(images)}
     rows |= {"clipped": clipped(images)}
     shares = {name: row.float().mean().item() for name, row in rows.items()}
     return shares | {"fréchet": frechet(found.features, drawn)}
-
-
-def diversity(images: Tensor, judge: Judge, seeds: int) -> float:
-    """Mean distance of the judge's features between images of one prompt; the images prompt by prompt."""
-    features = found_by(judge, images).features.unflatten(0, (-1, seeds))
-    return (torch.cdist(features, features).sum((1, 2)) / (seeds * (seeds - 1))).mean().item()
 
 
 class Bars:
@@ -120,7 +105,7 @@ class Bars:
             if self.late:
                 break
             images = sampler.sample(prompts, scale, self.extent.steps, seed=1)
-            value = diversity(images, self.judge, self.extent.seeds)
+            value = spread(found_by(self.judge, images).features, self.extent.seeds)
             self._write(f"{state}, cfg {scale:g}, diversity", {"diversity": value})
 
     def brief(self, state: str, weights: Mapping[str, Tensor]) -> None:

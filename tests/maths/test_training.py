@@ -1,5 +1,7 @@
 """Trainings of the demo models can be stopped anywhere; the judge finds what is there."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -158,3 +160,17 @@ def test_spoiled_images_stay_images():
     assert spoilt.min() >= 0
     assert spoilt.max() <= 1
     assert ((spoilt - images).abs().amax((1, 2, 3)) > 0.05).all()
+
+
+def test_mixed_up_is_what_belongs_elsewhere():
+    scenes = random_scenes(200, generator_of("tests", 29), count=2)
+    found = find(lambda _images: perfect(scenes), torch.empty(0))
+    assert not found.mixed_up(scenes).any()
+    swapped = dataclasses.replace(found, colour=found.colour[:, [1, 0, 2]])
+    differ = scenes.colour[:, 0] != scenes.colour[:, 1]
+    assert torch.equal(swapped.mixed_up(scenes), differ)  # another colour on each solid, but the same colours
+    wrong = dataclasses.replace(found, colour=torch.where(scenes.present, (found.colour + 1) % 8, -1))
+    all_else = scenes.colour.sort(1).values != ((scenes.colour + 1) % 8 * scenes.present).sort(1).values
+    assert not wrong.mixed_up(scenes)[all_else.any(1)].any()
+    three = dataclasses.replace(swapped, count=torch.full_like(swapped.count, 3))
+    assert not three.mixed_up(scenes).any()
