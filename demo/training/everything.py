@@ -6,7 +6,7 @@ FOLDER holds the trained autoencoder (pack.py fills it). Scenes are drawn, capti
 guiding classifier, UNet and transformer are trained side by side, each in a process of its own; the models are measured
 where they were trained, and their LoRAs tuned while there is time. A part that fails is begun once more, without CUDA
 graphs and at half the learning rates; the others do not wait for it. With --weights, the models and the judge that lie
-there are measured, and LoRAs tuned that are missing.
+there are measured, and LoRAs tuned that are missing; with --further the models are trained on from there.
 
 OUT gets at most 6 files: the last weights of both models and those on the way that are the best demo (bars.py), an
 early UNet, and small.tar.gz with everything else.
@@ -54,6 +54,7 @@ ALL = 62 * 2**20  # bytes of all
 SHORT = ("both", "count", "shape", "colour", "mixed up", "saturation", "clipped", "fréchet", "diversity")
 FALLBACK = "judge.safetensors"  # in FOLDER: a judge from an earlier training, should this one fail
 KEEP = (0.04, 0.08, 0.16, 0.25, 0.5, 0.75)  # shares of the training at which weights are kept
+FRESH = 2000  # the first chunk of scenes for trainings that go on
 EARLY = 0.08  # the worse version for autoguidance
 _VOCABULARY = {"vocabulary": " ".join(VOCABULARY)}
 
@@ -63,8 +64,8 @@ class Ends:
     """When what ends, as a share of the time."""
 
     drawn: float = 0.17
-    judged: float = 0.45
-    classified: float = 0.58
+    judged: float = 0.40
+    classified: float = 0.52
     trained: float = 0.73
     measured: float = 0.92
     tuned: float = 0.97
@@ -111,6 +112,7 @@ class Place:
     seconds: float
     recipe: Recipe
     weights: Path | None
+    further: bool
     graph: bool
     ends: Ends
 
@@ -195,7 +197,7 @@ def make_family(family: str, place: Place, say: Callable[[str], None]) -> None:
     bars = Bars(family, autoencoder, place.device, recipe.extent)
     materials = {taste: material_of(taste, recipe.tune_scenes, autoencoder, place.device) for taste in TASTES}
     say("is prepared")
-    if not (place.work / f"{family}.safetensors").exists():
+    if place.further or not (place.work / f"{family}.safetensors").exists():
         train_family(family, place, say)
     try:
         measure_family(family, bars, place, say)
@@ -205,7 +207,8 @@ def make_family(family: str, place: Place, say: Callable[[str], None]) -> None:
 
 def tune_family(family: str, materials: Mapping, place: Place, say: Callable[[str], None]) -> None:
     weights, recipe = load_file(chosen_file(family, place)), place.recipe
-    missing = [taste for taste in TASTES if not (place.work / f"{taste}_{family}.safetensors").exists()]
+    done = [taste for taste in TASTES if (place.work / f"{taste}_{family}.safetensors").exists()]
+    missing = [taste for taste in TASTES if place.further or taste not in done]
     for i, taste in enumerate(missing):
         seconds = place.left(place.ends.tuned) / (len(missing) - i)
         if seconds < 3:
@@ -222,6 +225,9 @@ def train_family(family: str, place: Place, say: Callable[[str], None]) -> None:
     recipe, device = place.recipe, place.device
     torch.manual_seed(diffusion.SEED)
     first = Diffusion(family)
+    if place.further:
+        given = load_file(place.weights / f"{family}.safetensors")
+        first.load_checkpoint({k: v.float() for k, v in given.items()})
     model = first if device.type == "cpu" else Diffusion(family, torch.bfloat16).to(device)
     start = {name: p.detach().to(device) for name, p in first.named_parameters()}
     path = place.await_file("latents.pt", place.ends.judged)
@@ -337,6 +343,7 @@ def draw_everything(place: Place, workers: int, say: Callable[[str], None]) -> N
         recipe.labelled,
         recipe.chunk,
         place.device.type != "cpu",
+        FRESH if place.further else 0,
     )
     save_gathered(gathered, place.work)
     say(f"{len(gathered.scenes)} scenes, {len(gathered.images)} with images")
@@ -436,7 +443,7 @@ def everything(place: Place, arguments: list[str], workers: int) -> int:
         child.begin(place.work / f"{child.name}.out")
     try:
         write_recipe(place)
-        if not place.weights:
+        if not place.weights or place.further:
             draw_everything(place, workers, say)
     except BaseException:
         say(traceback.format_exc())
@@ -463,6 +470,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=280)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 3))
     parser.add_argument("--weights", type=Path, help="a folder with weights that are not trained again")
+    parser.add_argument("--further", action="store_true", help="train those weights further, on other scenes")
     parser.add_argument("--tiny", action="store_true", help="a few steps of everything, to see that it works")
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs, at half the learning rates")
     parser.add_argument("--work", type=Path, help="for what lies between; a new folder if it is not given")
@@ -479,8 +487,9 @@ def main() -> int:
         options.seconds,
         TINY if options.tiny else Recipe(),
         options.weights,
+        options.further,
         not options.eager,
-        GIVEN if options.weights else Ends(),
+        GIVEN if options.weights and not options.further else Ends(),
     )
     place.work.mkdir(parents=True, exist_ok=True)
     if options.part:

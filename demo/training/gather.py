@@ -98,23 +98,25 @@ def gather(
     images: int,
     size: int = CHUNK,
     on_device: bool = True,
+    first: int = 0,
 ) -> Gathered:
-    """As many chunks, from the first on, as are drawn before the clock says `until`, and at most so many. `images` of
+    """As many chunks, from `first` on, as are drawn before the clock says `until`, and at most so many. `images` of
     them are kept. `on_device`: the device draws if it can, else the processes."""
+    chunks = range(first, first + most)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])
     with context.Pool(workers) as pool:
         # The processes start while the device shows what it can.
-        placed = pool.imap(_Job(False, size), range(most)) if on_device else None
+        placed = pool.imap(_Job(False, size), chunks) if on_device else None
         if placed is not None and not _can_draw(device, say):
             pool.terminate()
             placed = None
         if placed is not None:
             return _collect(placed, model, device, say, until, images)
     with context.Pool(workers) as pool:
-        return _collect(pool.imap(_Job(True, size), range(most)), model, device, say, until, images)
+        return _collect(pool.imap(_Job(True, size), chunks), model, device, say, until, images)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def _collect(
         scenes.append(there)
         tokens.append(torch.from_numpy(np.concatenate([p.tokens for p in some])))
     count = sum(map(len, scenes))
-    say(f"{count} scenes of the training's first {len(tokens)} batches in {time.time() - begun:.1f} s")
+    say(f"{count} scenes in {len(tokens)} batches, drawn and encoded in {time.time() - begun:.1f} s")
     return Gathered(Scenes.join(scenes), torch.cat(tokens), torch.cat(latents), torch.cat(images)[:keep])
 
 

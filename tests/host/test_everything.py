@@ -9,16 +9,19 @@ import time
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from guidekit.demo.training import everything as whole
 from guidekit.demo.training import gather as gathering
+from guidekit.demo.training.diffusion import Diffusion
 from guidekit.demo.training.draw import CHUNK
 from guidekit.demo.training.everything import GIVEN, TINY, Child, Ends, Place, collect, supervise, work_on
 from guidekit.demo.training.files import save
+from guidekit.demo.training.flat import Flat
 from guidekit.demo.training.gather import Gathered, encode, gather, place, save_gathered, scenes_of
 from guidekit.demo.training.tune import TASTES, scenes_to
 from guidekit.demo.world.autoencoder import Autoencoder
+from guidekit.demo.world.judge import Judge
 from guidekit.demo.world.render import draw
 from guidekit.demo.world.scenes import COLOURS, generator_of, novelty, random_scenes
 
@@ -44,7 +47,17 @@ def somewhere(tmp_path) -> Place:
     (tmp_path / "work").mkdir()
     recipe = dataclasses.replace(TINY, steps=2)
     return Place(
-        tmp_path / "in", tmp_path / "work", tmp_path / "out", CPU, time.time(), 3600.0, recipe, None, True, Ends()
+        tmp_path / "in",
+        tmp_path / "work",
+        tmp_path / "out",
+        CPU,
+        time.time(),
+        3600.0,
+        recipe,
+        None,
+        False,
+        True,
+        Ends(),
     )
 
 
@@ -60,9 +73,10 @@ def test_gathered_scenes_are_encoded_as_they_are_drawn(on_device):
     torch.manual_seed(2)
     model = Autoencoder().eval()
     # The time is over after the first batch of four chunks.
-    found = gather(model, CPU, [].append, 1, 0.0, 8, 5, 3, on_device)
+    found = gather(model, CPU, [].append, 1, 0.0, 8, 5, 3, on_device, 7)
     assert len(found.scenes) == len(found.tokens) == len(found.latents) == 12
     assert len(found.images) == 5
+    assert torch.equal(found.scenes.place[:3], scenes_of([place(7, 3)]).place)
     images = gathering.as_bytes(draw(found.scenes)[0])
     assert (images[:5].int() - found.images.int()).abs().float().mean() < 0.1
     assert torch.allclose(encode(model, images).float(), found.latents.float(), atol=0.05)
@@ -114,6 +128,20 @@ def test_everything_is_made_and_brought_back(somewhere):
     work_on("unet", given)
     assert (given.work / "unet.safetensors").read_bytes() == (somewhere.out / "unet.safetensors").read_bytes()
     assert (given.work / "disliked_unet.safetensors").exists()
+
+
+def test_trainings_go_on_from_what_is_given(somewhere, monkeypatch):
+    torch.manual_seed(5)
+    weights = {k: v.detach() for k, v in Diffusion("unet").checkpoint().items()}
+    whole.save_weights(weights, somewhere.folder / "unet.safetensors", {})
+    begun = []
+    monkeypatch.setattr(whole, "Flat", lambda *given: begun.append(given[-1]) or Flat(*given))
+    place_further = dataclasses.replace(somewhere, weights=somewhere.folder, further=True)
+    save({"latents": torch.randn(6, 8, 16, 16).half(), "tokens": torch.from_numpy(place(0, 6).tokens)},
+         somewhere.work / "latents.pt")  # fmt: skip
+    whole.train_family("unet", place_further, [].append)
+    name = "base.diffusion_model.input_blocks.0.0.weight"
+    assert torch.equal(begun[0][name], weights["model.diffusion_model.input_blocks.0.0.weight"].half().float())
 
 
 def test_what_is_brought_back_stays_within_its_limits(somewhere, monkeypatch):
@@ -170,3 +198,13 @@ def test_tastes_hold_to_what_training_holds_out():
         assert len(scenes) == 30
         assert (scenes.colour[scenes.present] == COLOURS.index(colour)).all()
         assert not any(part.any() for part in novelty(scenes))
+
+
+def test_an_earlier_judge_judges_where_there_is_no_new_one(somewhere):
+    torch.manual_seed(4)
+    earlier, lines = Judge(), []
+    save_file(earlier.state_dict(), somewhere.folder / whole.FALLBACK)
+    late = dataclasses.replace(somewhere, begun=time.time() - 3600)
+    judge = whole.load_judge(late, lines.append)
+    assert all(torch.equal(value, earlier.state_dict()[name]) for name, value in judge.state_dict().items())
+    assert "earlier" in lines[0]
