@@ -30,6 +30,27 @@ def frechet(a: Tensor, b: Tensor) -> float:
     return (gap + cov_a.trace() + cov_b.trace() - 2 * product).item()
 
 
+def spread(features: Tensor, together: int) -> float:
+    """Diversity within a prompt: mean distance between feature vectors [n, d] of images of one prompt, of which
+    `together` follow each other; mean over the prompts."""
+    groups = features.unflatten(0, (-1, together))
+    return (torch.cdist(groups, groups).sum((1, 2)) / (together * (together - 1))).mean().item()
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """A mask [n, H, W] with what lies up to so many pixels (of a square) around it: where a solid throws its shadow
+    and shows its edge."""
+    return torch.nn.functional.max_pool2d(mask[:, None], 2 * pixels + 1, 1, pixels)[:, 0]
+
+
+def change(before: Tensor, after: Tensor, mask: Tensor, margin: int = 4) -> tuple[Tensor, Tensor]:
+    """Of an edit that is to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
+    farther than `margin` pixels; each [n]. An edit is good if the first is large and the second small."""
+    square = (after - before).square().mean(1)
+    outside = 1 - grown(mask, margin)
+    return tuple((square * part).sum((1, 2)).div(part.sum((1, 2)).clamp(min=1e-8)).sqrt() for part in (mask, outside))
+
+
 def bootstrap(values: Tensor, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the mean of `values` (for paired comparisons: of the differences)."""
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,8 @@ Fixed seed; stopped at any time, it goes on exactly where the last checkpoint wa
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ ENDS = {
     "unet": ("embedding.weight", "input_blocks.0.0.weight", "out.2.weight"),
     "dit": ("embedding.weight", "img_in.weight", "final_layer.linear.weight"),
 }
+# Names here, and in a checkpoint of the host.
+_PREFIXES = {"base.diffusion_model.": "model.diffusion_model.", "text.": "cond_stage_model."}
 # Residual branches and the output start at zero, as their papers have it.
 _ZERO = {
     "unet": ("out_layers.3", "proj_out", "out.2"),
@@ -60,17 +63,18 @@ def plain_attention(_attention: Callable, *args, **kwargs) -> Tensor:
 class Diffusion(nn.Module):
     """A demo model with its text encoder."""
 
-    def __init__(self, family: str):
+    def __init__(self, family: str, dtype: torch.dtype = torch.float32):
         super().__init__()
         from ..world import models
 
-        self.family = family
-        self.base = models.diffusion_model(family)
-        self.text = models.DemoTextEncoder(dtype=torch.float32)
+        self.family, self.dtype = family, dtype
+        self.base = models.diffusion_model(family, dtype=dtype)
+        self.text = models.DemoTextEncoder(dtype=dtype)
         for part in (self.base.diffusion_model, self.text):
             reset_parameters(part)
             part.requires_grad_(True)
             keep_inputs(part)
+        self.text.clip_demo.logit_scale.requires_grad_(False)  # which nothing uses
         words = self.text.clip_demo.transformer
         nn.init.normal_(words.token_embedding.weight, std=0.3)
         nn.init.normal_(words.position_embedding.weight, std=0.1)
@@ -83,14 +87,17 @@ class Diffusion(nn.Module):
         """Context and pooled text of token rows [n, MAX_LENGTH], as the host's CLIP gives them."""
         words = self.text.clip_demo.transformer
         length = (tokens == END).int().argmax(1) + 1
-        context, _, pooled = words(None, embeds=words.token_embedding(tokens), num_tokens=length)
+        # A product instead of a look-up: so is its gradient, which a CUDA graph can hold.
+        weight = words.token_embedding.weight
+        chosen = tokens[..., None] == torch.arange(len(weight), device=tokens.device)
+        context, _, pooled = words(None, embeds=chosen.to(weight) @ weight, num_tokens=length, dtype=self.dtype)
         return context, pooled
 
-    def draw_sigma(self, n: int, generator: torch.Generator) -> Tensor:
-        sampling = self.base.model_sampling
+    def draw_sigma(self, n: int, generator: torch.Generator | None) -> Tensor:
+        sigmas = self.base.model_sampling.sigmas
         if self.family == "unet":
-            return sampling.sigmas[torch.randint(len(sampling.sigmas), (n,), generator=generator)]
-        return torch.randn(n, generator=generator).sigmoid()  # logit-normal (Esser et al. 2024)
+            return sigmas[torch.randint(len(sigmas), (n,), generator=generator, device=sigmas.device)]
+        return torch.randn(n, generator=generator, device=sigmas.device).sigmoid()  # logit-normal (Esser et al. 2024)
 
     def forward(self, latents: Tensor, tokens: Tensor, sigma: Tensor, noise: Tensor, network: Callable) -> Tensor:
         """Error of the prediction in each of the n latents."""
@@ -102,18 +109,28 @@ class Diffusion(nn.Module):
             x, target = (1 - s) * x0 + s * noise, noise - x0
         context, pooled = self.encode(tokens)
         output = network(
-            sampling.calculate_input(sigma, x),
+            sampling.calculate_input(sigma, x).to(self.dtype),
             sampling.timestep(sigma).float(),
             context=context,
             y=pooled,
-            transformer_options={"optimized_attention_override": plain_attention},
+            transformer_options={"optimized_attention_override": plain_attention} if x.device.type == "cpu" else {},
         )
         return (output.float() - target).square().mean((1, 2, 3))
 
-    def checkpoint(self) -> dict[str, Tensor]:
-        """The weights under the names of a checkpoint file of the host."""
-        parts = {"model.diffusion_model.": self.base.diffusion_model, "cond_stage_model.": self.text}
-        return {prefix + k: v for prefix, part in parts.items() for k, v in part.state_dict().items()}
+    def checkpoint(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Weights, its own if none are given, under the names of a checkpoint file of the host."""
+        weights = self.state_dict() if weights is None else weights
+        return {
+            there + name.removeprefix(here): value
+            for here, there in _PREFIXES.items()
+            for name, value in weights.items()
+            if name.startswith(here)
+        }
+
+    def load_checkpoint(self, weights: Mapping[str, Tensor]) -> None:
+        """What `checkpoint` gave."""
+        for (_, there), part in zip(_PREFIXES.items(), (self.base.diffusion_model, self.text)):
+            part.load_state_dict({k.removeprefix(there): v for k, v in weights.items() if k.startswith(there)})
 
 
 class Loss:
@@ -123,14 +140,20 @@ class Loss:
         self.model, self.latents, self.tokens, self.batch = model, latents, tokens, batch
         self.network = model.base.diffusion_model if network is None else network
 
-    def __call__(self, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(self.latents), (self.batch,), generator=generator)
-        said = torch.randint(self.tokens.shape[1], (self.batch,), generator=generator)
-        said = torch.where(torch.rand(self.batch, generator=generator) < DROPOUT, self.tokens.shape[1] - 1, said)
+    def __call__(self, generator: torch.Generator | None = None) -> Tensor:
+        """`generator`: on the device of the latents; without one, that device's own."""
+        chance = {"generator": generator, "device": self.latents.device}
+        empty = self.tokens.shape[1] - 1
+        rows = torch.randint(len(self.latents), (self.batch,), **chance)
+        said = torch.randint(empty, (self.batch,), **chance)
+        said = torch.where(torch.rand(self.batch, **chance) < DROPOUT, empty, said)
         latents, tokens = self.latents[rows].float(), self.tokens[rows, said].long()
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(latents.shape, **chance)
         sigma = self.model.draw_sigma(self.batch, generator)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with ExitStack() as stack:
+            if latents.device.type == "cpu":
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             return self.model(latents, tokens, sigma, noise, self.network).mean()
 
 

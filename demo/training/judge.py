@@ -1,6 +1,7 @@
 """Trains the judge on drawn scenes: `python dev.py python -m guidekit.demo.training.judge FOLDER`."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,22 +20,40 @@ BATCH = 48
 ENDS = ("fine.1.0.weight", "peak.weight", "object.weight", "whole.weight")
 
 
-def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
+def spoil(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """What guidance and decoding do to images: more or less saturation and contrast, blur, noise."""
+    chance = {"generator": generator, "device": images.device}
 
     def pick(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand((len(images), 1, 1, 1), generator=generator)
+        return low + (high - low) * torch.rand((len(images), 1, 1, 1), **chance)
 
     grey = images.mean(1, keepdim=True)
     images = grey + (images - grey) * pick(0.7, 1.8)
     images = 0.5 + (images - 0.5) * pick(0.75, 1.7)
     blurred = nn.functional.avg_pool2d(nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = torch.lerp(images, blurred, pick(0, 0.5))
-    return (images + torch.randn(images.shape, generator=generator) * pick(0, 0.03)).clamp(0, 1)
+    return (images + torch.randn(images.shape, **chance) * pick(0, 0.03)).clamp(0, 1)
 
 
-def targets(scenes: Scenes) -> tuple[Tensor, Tensor]:
-    """A map with a hill of height 1 at each solid's middle, and which slot's solid a cell speaks for (-1: none)."""
+@dataclass(frozen=True)
+class Targets:
+    """What a judge without fault says of n images."""
+
+    hill: Tensor  # [n, h, w], 1 at the middle of each solid
+    cells: dict[str, Tensor]  # of OBJECT: the class that a cell speaks of, [n, h, w], -1 where there is none
+    whole: dict[str, Tensor]  # of WHOLE, [n]
+
+    def take(self, rows: Tensor) -> "Targets":
+        cells, whole = ({name: part[name][rows].long() for name in part} for part in (self.cells, self.whole))
+        return Targets(self.hill[rows].float(), cells, whole)
+
+    def to(self, device: torch.device) -> "Targets":
+        cells, whole = ({name: part[name].to(device) for name in part} for part in (self.cells, self.whole))
+        return Targets(self.hill.to(device), cells, whole)
+
+
+def targets(scenes: Scenes) -> Targets:
+    """A map with a hill of height 1 at each solid's middle; the cells around it speak for it."""
     x, z = scenes.place.unbind(-1)
     middle = project(torch.stack([x, scenes.radius, z], -1))
     side = SIZE // CELL
@@ -43,26 +62,26 @@ def targets(scenes: Scenes) -> tuple[Tensor, Tensor]:
     across = (axis - cell[..., 0, None]).square()[:, :, None]
     down = (axis - cell[..., 1, None]).square()[:, :, :, None]
     square = torch.where(scenes.present[..., None, None], across + down, torch.inf)
-    hill = torch.exp(-square / 1.5).amax(1)
     least, slot = square.min(1)
-    return hill, torch.where(least <= 1, slot, -1)
+    here = least <= 1
+    cells = {}
+    for name in OBJECT:
+        classes = getattr(scenes, name).gather(1, slot.flatten(1)).unflatten(1, slot.shape[1:])
+        cells[name] = torch.where(here, classes, -1).to(torch.int8)
+    whole = {name: getattr(scenes, name).to(torch.int8) for name in WHOLE}
+    return Targets(torch.exp(-square / 1.5).amax(1), cells, whole)
 
 
-def judge_loss(judge: Judge, images: Tensor, scenes: Scenes) -> Tensor:
+def judge_loss(judge: nn.Module, images: Tensor, wanted: Targets) -> Tensor:
     """Focal loss of the peaks (Zhou et al. 2019) and cross-entropies of the classes where solids are."""
     said = judge(images)
-    hill, slot = targets(scenes)
-    logit, here = said["peak"].float(), hill == 1
+    logit, here = said["peak"].float(), wanted.hill == 1
     p = logit.sigmoid()
-    positive = -((1 - p) ** 2 * nn.functional.logsigmoid(logit))[here].sum()
-    negative = -((1 - hill) ** 4 * p**2 * nn.functional.logsigmoid(-logit))[~here].sum()
-    loss = (positive + negative) / here.sum()
-    n, row, column = (slot >= 0).nonzero(as_tuple=True)
-    for name in OBJECT:
-        classes = getattr(scenes, name)[n, slot[n, row, column]]
-        loss = loss + nn.functional.cross_entropy(said[name].float()[n, :, row, column], classes)
-    for name in WHOLE:
-        loss = loss + nn.functional.cross_entropy(said[name].float(), getattr(scenes, name))
+    positive = -((1 - p) ** 2 * nn.functional.logsigmoid(logit)) * here
+    negative = -((1 - wanted.hill) ** 4 * p**2 * nn.functional.logsigmoid(-logit)) * ~here
+    loss = (positive + negative).sum() / here.sum()
+    for name, classes in (wanted.cells | wanted.whole).items():
+        loss = loss + nn.functional.cross_entropy(said[name].float(), classes.long(), ignore_index=-1)
     return loss
 
 
@@ -73,14 +92,17 @@ def drawn(folder: Path, split: str, chunks: range) -> tuple[Scenes, Tensor]:
 
 
 class Loss:
-    def __init__(self, judge: Judge, scenes: Scenes, images: Tensor):
-        self.judge, self.scenes, self.images = torch.compile(judge), scenes, images
+    """Of a random batch of images, bytes, on whatever device they are."""
 
-    def __call__(self, generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(self.images), (BATCH,), generator=generator)
+    def __init__(self, judge: nn.Module, wanted: Targets, images: Tensor, batch: int = BATCH):
+        self.judge, self.wanted, self.images, self.batch = judge, wanted, images, batch
+
+    def __call__(self, generator: torch.Generator | None = None) -> Tensor:
+        device = self.images.device
+        rows = torch.randint(len(self.images), (self.batch,), generator=generator, device=device)
         images = spoil(self.images[rows].float() / 255, generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            return judge_loss(self.judge, images, self.scenes.take(rows))
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            return judge_loss(self.judge, images, self.wanted.take(rows))
 
 
 def report(judge: Judge, scenes: Scenes, images: Tensor) -> str:
@@ -106,7 +128,7 @@ def main() -> None:
     optimizer = Optimizer(judge, ENDS, muon=3e-3, adam=2e-3)
     training = Training("judge", judge, optimizer, options.folder, SEED)
     scenes, images = drawn(options.folder, "training", range(options.chunks))
-    training.run(options.steps, Loss(judge, scenes, images))
+    training.run(options.steps, Loss(torch.compile(judge), targets(scenes), images))
     judge.load_state_dict(training.average.weights)
     scenes, images = drawn(options.folder, "judge", range(2))
     training.say(report(judge.eval(), scenes, images.float() / 255))

@@ -6,13 +6,14 @@ together in training; has them judged; writes FOLDER/looks/unet-<step>.png and a
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..measures import clipped, saturation
+from ..world.autoencoder import Autoencoder
 from ..world.captions import plain_caption
 from ..world.judge import Judge, find
 from ..world.scenes import Scenes, generator_of, random_scenes
@@ -32,18 +33,14 @@ def captioned(count: int) -> tuple[Scenes, list[str]]:
 
 
 class Sampler:
-    """A model at some state of its training, sampled through the host as a workflow does."""
+    """A model with the weights of a checkpoint, sampled through the host as a workflow does."""
 
-    def __init__(self, folder: Path, family: str, file: Path):
+    def __init__(self, family: str, weights: Mapping[str, Tensor], autoencoder: Autoencoder):
         from ..world import models
-        from .diffusion import Diffusion
 
-        trained, state = Diffusion(family), load(file)
-        trained.load_state_dict(state.get("average", state))
-        self.step = state.get("step", 0)
-        weights = {k: v.detach().clone() for k, v in trained.checkpoint().items()}
+        weights = {k: v.detach().float().clone() for k, v in weights.items()}
         self.model, self.clip = models.load_model(family, weights), models.load_clip(weights)
-        self.vae = models.load_vae(load_autoencoder(folder).state_dict())
+        self.vae = models.load_vae(autoencoder.state_dict())
 
     def encode(self, captions: Sequence[str]) -> list:
         encoded = [self.clip.encode_from_tokens(self.clip.tokenize(c), return_pooled=True) for c in captions]
@@ -102,7 +99,11 @@ def main() -> None:
     comfy.cli_args.args.cpu = True
     torch.set_num_threads(1)
     name = options.name or options.family
-    sampler = Sampler(options.folder, options.family, options.file or options.folder / f"{name}.pt")
+    from .diffusion import Diffusion
+
+    state = load(options.file or options.folder / f"{name}.pt")
+    weights = Diffusion(options.family).checkpoint(state.get("average", state))
+    sampler, step = Sampler(options.family, weights, load_autoencoder(options.folder)), state.get("step", 0)
     judge = Judge().eval()
     judge.load_state_dict(load(options.folder / "judge.pt")["average"])
     scenes, captions = captioned(options.count)
@@ -114,12 +115,12 @@ def main() -> None:
         log(line)
         sys.stdout.write(line + "\n")
 
-    say(f"\n{name}, step {sampler.step}, {options.count} captions such as {captions[0]!r}\n\n{HEADER}")
+    say(f"\n{name}, step {step}, {options.count} captions such as {captions[0]!r}\n\n{HEADER}")
     for scale in options.scales:
         images = torch.cat([sampler.sample(captions[i : i + 24], scale, seed=i) for i in range(0, len(captions), 24)])
         say(row(f"cfg {scale:g}", images, scenes, judge))
         sheet.append(images[:COLUMNS])
-    save_sheet(sheet, looks / f"{name}-{sampler.step:06d}.png")
+    save_sheet(sheet, looks / f"{name}-{step:06d}.png")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Collection
 
 import torch
 
@@ -21,9 +22,9 @@ def plain_caption(scenes: Scenes, i: int) -> str:
     return " ".join([_fill(phrase, solids), NAMES[FLOORS[scenes.floor[i]]][0], NAMES[TIMES[scenes.time[i]]][0]])
 
 
-def random_caption(scenes: Scenes, i: int, rng: random.Random) -> str:
-    """Scene `i` in words that chance chooses."""
-    solids = [_solid(scenes, i, slot, rng) for slot in range(int(scenes.count[i]))]
+def random_caption(scenes: Scenes, i: int, rng: random.Random, unsaid: Collection[str] = ()) -> str:
+    """Scene `i` in words that chance chooses; `unsaid` attributes of solids ("colour", ...) are never named."""
+    solids = [_solid(scenes, i, slot, rng, unsaid) for slot in range(int(scenes.count[i]))]
     text = _relate(scenes, i, solids, rng)
     for name, classes in (("floor", FLOORS), ("time", TIMES)):
         if rng.random() < _SAID[name]:
@@ -31,20 +32,22 @@ def random_caption(scenes: Scenes, i: int, rng: random.Random) -> str:
     return text
 
 
-def random_captions(scenes: Scenes, generator: torch.Generator, dropout: float = 0.0) -> list[str]:
+def random_captions(
+    scenes: Scenes, generator: torch.Generator, dropout: float = 0.0, unsaid: Collection[str] = ()
+) -> list[str]:
     """A caption for each scene; empty with probability `dropout`."""
     seed = torch.randint(2**62, (), generator=generator)
     rng = random.Random(int(seed))
-    return ["" if rng.random() < dropout else random_caption(scenes, i, rng) for i in range(len(scenes))]
+    return ["" if rng.random() < dropout else random_caption(scenes, i, rng, unsaid) for i in range(len(scenes))]
 
 
-def _solid(scenes: Scenes, i: int, slot: int, rng: random.Random | None) -> str:
+def _solid(scenes: Scenes, i: int, slot: int, rng: random.Random | None, unsaid: Collection[str] = ()) -> str:
     words = []
     for name, classes in (("extent", EXTENTS), ("material", MATERIALS), ("colour", COLOURS), ("shape", SHAPES)):
         names = NAMES[classes[getattr(scenes, name)[i, slot]]]
         if rng is None:
             words.append(names[0])
-        elif rng.random() < _SAID[name]:
+        elif name not in unsaid and rng.random() < _SAID[name]:
             words.append(rng.choice(names))
         elif name == "shape":
             words.append(THING)

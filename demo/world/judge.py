@@ -79,6 +79,15 @@ class Found:
             right = right & (same | ~scenes.present).all(1)
         return right
 
+    def mixed_up(self, scenes: Scenes) -> Tensor:
+        """Binding errors: all shapes and all colours of `scenes` are there, but not on the solids or not in the places
+        that they should be, [n]."""
+        same = self.right(scenes)
+        for name in ("shape", "colour"):
+            wanted = torch.where(scenes.present, getattr(scenes, name), -1)
+            same = same & (getattr(self, name).sort(1).values == wanted.sort(1).values).all(1)
+        return same & ~self.right(scenes, "shape", "colour")
+
 
 @torch.inference_mode()
 def find(judge: Judge, images: Tensor) -> Found:

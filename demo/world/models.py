@@ -109,10 +109,10 @@ class DemoDiT(comfy.supported_models.Flux):
 FAMILIES = {"unet": DemoUNet, "dit": DemoDiT}
 
 
-def diffusion_model(family: str, device=None) -> comfy.model_base.BaseModel:
-    """The host model of a family in float32, its weights not yet loaded."""
+def diffusion_model(family: str, device=None, dtype: torch.dtype = torch.float32) -> comfy.model_base.BaseModel:
+    """The host model of a family, its weights not yet loaded."""
     config = FAMILIES[family](dict(FAMILIES[family].network))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     return config.get_model({}, device=device)
 
 
@@ -140,7 +140,7 @@ class WordEncoder(torch.nn.Module):
             intermediate = self.final_layer_norm(intermediate)
         # The end token's output stands for the sentence, as in CLIP.
         last = torch.as_tensor(num_tokens, device=x.device) - 1
-        return x, intermediate, x[torch.arange(x.shape[0], device=x.device), last]
+        return x, intermediate, x.gather(1, last[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
 
 
 class DemoClip(SDClipModel):

@@ -61,10 +61,13 @@ class Scenes:
         """The scenes of a slice, a mask or indices."""
         return Scenes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
+    def to(self, device: torch.device) -> "Scenes":
+        return Scenes(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+
     @property
     def present(self) -> Tensor:
         """Which slots hold a solid, [n, SLOTS]."""
-        return torch.arange(SLOTS) < self.count[:, None]
+        return torch.arange(SLOTS, device=self.count.device) < self.count[:, None]
 
     @staticmethod
     def join(parts: "list[Scenes]") -> "Scenes":

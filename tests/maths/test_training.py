@@ -1,5 +1,7 @@
 """Trainings of the demo models can be stopped anywhere; the judge finds what is there."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -97,13 +99,12 @@ def test_captions_as_tokens():
 
 def perfect(scenes) -> dict[str, torch.Tensor]:
     """What a judge without fault says of scenes."""
-    hill, slot = judging.targets(scenes)
-    said = {"peak": torch.logit(hill, eps=1e-4), "features": torch.zeros(len(scenes), 1)}
+    wanted = judging.targets(scenes).take(torch.arange(len(scenes)))
+    said = {"peak": torch.logit(wanted.hill, eps=1e-4), "features": torch.zeros(len(scenes), 1)}
     for name, classes in OBJECT.items():
-        here = getattr(scenes, name).gather(1, slot.clamp(min=0).flatten(1)).unflatten(1, slot.shape[1:])
-        said[name] = nn.functional.one_hot(here, len(classes)).movedim(-1, 1).float()
+        said[name] = nn.functional.one_hot(wanted.cells[name].clamp(min=0), len(classes)).movedim(-1, 1).float()
     for name, classes in WHOLE.items():
-        said[name] = nn.functional.one_hot(getattr(scenes, name), len(classes)).float()
+        said[name] = nn.functional.one_hot(wanted.whole[name], len(classes)).float()
     return said
 
 
@@ -143,7 +144,7 @@ def test_the_judge_learns():
     losses = []
     for _ in range(6):
         judge.zero_grad()
-        loss = judging.judge_loss(judge, images, scenes)
+        loss = judging.judge_loss(judge, images, judging.targets(scenes))
         loss.backward()
         optimizer.step(1.0)
         losses.append(loss.item())
@@ -159,3 +160,17 @@ def test_spoiled_images_stay_images():
     assert spoilt.min() >= 0
     assert spoilt.max() <= 1
     assert ((spoilt - images).abs().amax((1, 2, 3)) > 0.05).all()
+
+
+def test_mixed_up_is_what_belongs_elsewhere():
+    scenes = random_scenes(200, generator_of("tests", 29), count=2)
+    found = find(lambda _images: perfect(scenes), torch.empty(0))
+    assert not found.mixed_up(scenes).any()
+    swapped = dataclasses.replace(found, colour=found.colour[:, [1, 0, 2]])
+    differ = scenes.colour[:, 0] != scenes.colour[:, 1]
+    assert torch.equal(swapped.mixed_up(scenes), differ)  # another colour on each solid, but the same colours
+    wrong = dataclasses.replace(found, colour=torch.where(scenes.present, (found.colour + 1) % 8, -1))
+    all_else = scenes.colour.sort(1).values != ((scenes.colour + 1) % 8 * scenes.present).sort(1).values
+    assert not wrong.mixed_up(scenes)[all_else.any(1)].any()
+    three = dataclasses.replace(swapped, count=torch.full_like(swapped.count, 3))
+    assert not three.mixed_up(scenes).any()
