@@ -104,7 +104,7 @@ SCALES = {
     "Adaptive guidance": _node(AdaptiveGuidance, threshold=1.0, warm_up=1000),
 }
 NEGTOME = _node(NegToMe, steps="start to end")
-PAIRS = {"NASA": _with_negative(alpha=0.5), "NAG": _with_negative(normalised=True)}
+PAIRS = {"NASA": _with_negative(method="NASA"), "NAG": _with_negative(method="NAG")}
 
 
 def rows(key: str) -> Iterator[Row]:
