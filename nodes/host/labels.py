@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from .run import KEY
+from . import beside
 from .tell import quoted
 
 ClassifierType = io.Custom("GUIDEKIT_CLASSIFIER")
@@ -66,5 +66,4 @@ def check_labels(labels: Sequence[Label]) -> None:
 
 def load_beside(model: ModelPatcher, classifier: Classifier, vae) -> None:
     """Networks that are asked in every step are loaded with the model when its run starts."""
-    patchers = [*classifier.patchers, *([vae.patcher] if vae is not None else [])]
-    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), *patchers])
+    beside.load_beside(model, [*classifier.patchers, *([vae.patcher] if vae is not None else [])])

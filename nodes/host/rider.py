@@ -76,12 +76,12 @@ class Rider:
 
     def _at(self, run: Run, base, x: Tensor, sigma: Tensor) -> Tensor:
         """[1, ...] of the shape of a row of x."""
-        known = run.notes.setdefault(self, {})
-        if x.shape[1:] not in known:
+        known, key = run.notes.setdefault(self, {}), (x.shape[1:], x.device)
+        if key not in known:
             latent = _fitted(base.process_latent_in(self.latent.to(x.device, torch.float32)), x)
             noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
-            known[x.shape[1:]] = latent, noise.to(x.device)
-        latent, noise = known[x.shape[1:]]
+            known[key] = latent, noise.to(x.device)
+        latent, noise = known[key]
         sampling = base.model_sampling
         if self.noise == NOISY:
             latent = sampling.noise_scaling(sigma[:1], noise, latent)

@@ -5,8 +5,7 @@ The second model gets a guider of its own, and the first one's sampling runs as 
 So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
 
 Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 1318); a guider called as
-`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217); `additional_models` of a patcher
-are loaded together with it (comfy/sampler_helpers.py:198, comfy/model_patcher.py:1373).
+`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217).
 """
 
 import copy
@@ -24,9 +23,10 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from .beside import load_beside
 from .references import References
 from .row_lora import set_unmerged, unmerged
-from .run import KEY, Run, attach
+from .run import Run, attach
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ def add_second_model(
     if other.model is model.model and not _loads_alike(model, other):
         other = separated(other)
     second = SecondModel(other, label, idle_reason, references, role, prompt)
-    model.set_additional_models(KEY, [*model.get_additional_models_with_key(KEY), other])
+    load_beside(model, [other])
     attach(model, "models", second)
     return second
 

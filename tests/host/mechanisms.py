@@ -2,6 +2,7 @@
 
 from comfy.model_patcher import ModelPatcher
 
+from guidekit.nodes.host.beside import loaded_beside
 from guidekit.nodes.host.corrections import _Look
 from guidekit.nodes.host.references import References
 from guidekit.nodes.host.run import KEY
@@ -18,7 +19,7 @@ def attached(model: ModelPatcher) -> set[str]:
     seen = {
         "observer": any(isinstance(function, _Look) for function in after_cfg),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
-        "loaded beside": bool(model.get_additional_models_with_key(KEY)),
+        "loaded beside": bool(loaded_beside(model)),
     }
     return found | {name for name, there in seen.items() if there}
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.host.beside import loaded_beside
 from guidekit.nodes.host.lora_difference import shared_difference
 from guidekit.nodes.host.other import SEPARATE, SHARED
 from guidekit.nodes.pag import PAG
@@ -139,7 +140,7 @@ def test_nodes_on_the_model_are_no_difference():
     one, two = tiny.sample(first, "flux"), tiny.sample(then, "flux")
     assert probes.distance(one, two) < 1e-5
     assert calls.sigmas  # all in the first model's calls
-    assert not first.additional_models
+    assert not loaded_beside(first)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -10,6 +10,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.host.beside import loaded_beside
 from guidekit.nodes.host.lora_difference import own_patches, shared_difference
 from guidekit.nodes.host.other import SHARED
 from guidekit.nodes.host.row_lora import unmerged
@@ -283,8 +284,8 @@ def test_layers_that_are_called_for_one_prediction_alone(batch, way):
     model = tiny.model("lumina2")
     shared = steered(*pair(model, model))
     apart = steered(*pair(model, on_weights_of_its_own("lumina2")))
-    assert not shared.additional_models
-    assert apart.additional_models
+    assert not loaded_beside(shared)
+    assert loaded_beside(apart)
     found, wanted = (tiny.sample(m, "lumina2", batch=batch) for m in (shared, apart))
     assert probes.distance(found, wanted) < 1e-4
 
