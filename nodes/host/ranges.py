@@ -38,8 +38,8 @@ class Range:
         return self.contains(run.step_sigma, run)
 
     def contains(self, sigma: float, run: Run) -> bool:
-        below_start = self.start_percent <= 0 or not above(sigma, run.sigma_at(self.start_percent))
-        return below_start and above(sigma, run.sigma_at(self.end_percent))
+        start, end = (run.sigma_at(percent) for percent in (self.start_percent, self.end_percent))  # both in step 0
+        return (self.start_percent <= 0 or not above(sigma, start)) and above(sigma, end)
 
 
 def range_inputs() -> list:

@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..sending import sent
+
 MEAN_FROM = 9999.0  # a standard deviation above which the blur is the plain mean
 
 
@@ -29,10 +31,16 @@ def blur_queries(q: Tensor, grid: tuple[int, ...], sigma: float) -> Tensor:
     if sigma > MEAN_FROM:
         blurred = frames.float().mean((2, 3), keepdim=True).expand_as(frames)
     else:
-        from kornia.filters import gaussian_blur2d  # here, because its import takes long
+        from kornia.filters import filter2d_separable  # here, because its import takes long
 
         # Six standard deviations, made odd, and no more than reflection at the edges can fill.
         size = [min(math.ceil(6 * sigma) // 2 * 2 + 1, side // 2 * 2 + 1) for side in (height, width)]
-        spread = frames.new_full((1, 2), sigma, dtype=torch.float32)  # two numbers would be copied to the device
-        blurred = gaussian_blur2d(frames.float(), tuple(size), spread, border_type="reflect")
+        down, across = (sent(_gaussian(n, sigma), q.device) for n in size)
+        blurred = filter2d_separable(frames.float(), across, down, border_type="reflect")
     return rearrange(blurred.to(q.dtype), "(r f) (n d) h w -> r n (f h w) d", r=q.shape[0], n=heads)
+
+
+def _gaussian(size: int, sigma: float) -> Tensor:
+    """[1, size], float32 on the processor; its sum is 1."""
+    weights = torch.exp(-((torch.arange(size, dtype=torch.float64) - size // 2) ** 2) / (2 * sigma**2))
+    return (weights / weights.sum()).float()[None]

@@ -18,6 +18,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..sending import sent
+
 
 def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """[B, N], the target first. A sample with NaN or infinity among its logits (a picture of NaN) counts as its target:
@@ -60,4 +62,4 @@ def confusion(p: Tensor, k: Tensor, measure: str = "miss") -> Tensor:
 
 def push(cond: Tensor, reference: Tensor, strength: Tensor) -> Tensor:
     """strength (D_c - D_k): what is added to the guided prediction; `strength` is [B]."""
-    return strength.to(cond).reshape(-1, *[1] * (cond.ndim - 1)) * (cond - reference)
+    return sent(strength, cond.device, cond.dtype).reshape(-1, *[1] * (cond.ndim - 1)) * (cond - reference)
