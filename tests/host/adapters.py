@@ -161,7 +161,8 @@ def lora(model, strength: float = 1.0, seed: int = 0, rank: int = 2):
     """A clone of a MODEL with random products on every linear layer and convolution of its network, and some biases."""
     patches = {}
     for name, module in model.model.named_modules():
-        if not name.startswith("diffusion_model.") or not isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        layer = isinstance(module, (nn.Conv2d, nn.Conv3d)) or hasattr(module, "in_features")
+        if not name.startswith("diffusion_model.") or not layer:
             continue
         weight, seed = module.weight, seed + 1
         down = normal(rank, *weight.shape[1:], seed=seed)

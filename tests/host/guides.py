@@ -36,10 +36,9 @@ def _network() -> ResNet:
     return found.eval().requires_grad_(False)
 
 
-def classifier(size: int = 32) -> ImageClassifier:
+def classifier(size: int = 32, device: torch.device = torch.device("cpu")) -> ImageClassifier:  # noqa: B008 immutable
     """A ResNet with random weights that knows the words."""
-    cpu = torch.device("cpu")
-    patcher = ModelPatcher(_network(), load_device=cpu, offload_device=cpu)
+    patcher = ModelPatcher(_network(), load_device=device, offload_device=torch.device("cpu"))
     tiny.HANDED_OUT.append(patcher)
     return ImageClassifier("tiny", patcher, WORDS, size, (0.5,) * 3, (0.5,) * 3)
 

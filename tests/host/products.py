@@ -66,7 +66,7 @@ class Product:
         if self.needs_negative:
             others["negative"] = tiny.conditioning(tiny.family_of(model), 33, 5)
         if self.needs_classifier:
-            others["classifier"] = guides.classifier()
+            others["classifier"] = guides.classifier(device=model.load_device)
         if self.needs_candidates:
             others["candidates"] = guides.candidates(tiny.family_of(model))
         return run_node(self.node, model=model, **others, **{**self.acting, **settings})

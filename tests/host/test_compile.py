@@ -2,19 +2,16 @@
 step. The compiler's backend is "eager": networks are traced, guarded and cut into graphs as with any other, and the
 graphs run as they are."""
 
-from dataclasses import dataclass, field
-
 import pytest
 import torch
 import torch._dynamo
-from comfy.patcher_extension import WrappersMP
-from comfy_extras.nodes_torch_compile import TorchCompileModel
 
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import GIVEN, NegToMe
 from guidekit.nodes.pag import PAG
 from guidekit.tests.host import probes, tiny
+from guidekit.tests.host.compiled import compiled, sample
 from guidekit.tests.host.products import PRODUCTS
 
 NODES = {p.name: p for p in PRODUCTS}
@@ -28,45 +25,6 @@ def from_the_start():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-def compiled(model):
-    return TorchCompileModel.execute(model, "eager")[0]
-
-
-@dataclass
-class Graphs:
-    """Of each network call of a MODEL its rows, and how many graphs were compiled in it; `first`: the calls of the
-    first step."""
-
-    calls: list[tuple[int, int]] = field(default_factory=list)
-    first: int = 0
-
-    def __call__(self, executor, x, *args, **kwargs):
-        before = self._compiled()
-        out = executor(x, *args, **kwargs)
-        self.calls.append((len(x), self._compiled() - before))
-        return out
-
-    def _compiled(self) -> int:
-        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
-
-    @property
-    def again(self) -> list[tuple[int, int]]:
-        """The calls after the first step in which something was compiled though there had been one with as many
-        rows."""
-        new = [(i, rows) for i, (rows, count) in enumerate(self.calls) if i >= self.first and count]
-        return [(i, rows) for i, rows in new if rows in [before for before, _ in self.calls[:i]]]
-
-    def after_step(self, step: int, *_) -> None:
-        if step == 0:
-            self.first = len(self.calls)
-
-
-def sample(model, family, **options):
-    graphs = Graphs()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "graphs", graphs)
-    return tiny.sample(model, family, callback=graphs.after_step, **{"steps": 3, **options}), graphs
 
 
 @pytest.mark.parametrize(("name", "first"), CASES, ids=[f"{name}-{first}_first" for name, first in CASES])

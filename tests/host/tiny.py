@@ -1,5 +1,6 @@
-"""Tiny networks with random weights, built from the host's own classes: one per family."""
+"""Networks with random weights, built from the host's own classes: a tiny one per family, and for some a middle one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -145,37 +146,118 @@ FAMILIES = {
 }
 
 
+# Wide enough for the kernels of a GPU, with 256 tokens at least.
+_MIDDLE = {
+    "unet": ({"image_size": 32, "model_channels": 256, "context_dim": 64}, (4, 32, 32), 64),
+    "sd3": (
+        {
+            "depth": 4,
+            "num_patches": 256,
+            "pos_embed_max_size": 16,
+            "context_embedder_config": {
+                "target": "torch.nn.Linear",
+                "params": {"in_features": 12, "out_features": 256},
+            },
+        },
+        (16, 32, 32),
+        12,
+    ),
+    "flux": ({"hidden_size": 256, "num_heads": 4, "axes_dim": [16, 24, 24]}, (16, 32, 32), 12),
+    "wan": ({"dim": 256, "ffn_dim": 512}, (16, 2, 32, 32), 12),
+    "qwen_image": (
+        {"attention_head_dim": 64, "num_attention_heads": 4, "axes_dims_rope": (16, 24, 24)},
+        (16, 1, 32, 32),
+        12,
+    ),
+    "lumina2": ({"dim": 256, "axes_dims": [16, 24, 24]}, (16, 32, 32), 12),
+}
+MIDDLE = {
+    f"{family} middle": Tiny(tiny.config, {**tiny.network, **settings}, latent, context, tiny.pooled)
+    for family, (settings, latent, context) in _MIDDLE.items()
+    for tiny in [FAMILIES[family]]
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a network is made of, and where. `weights`: their type; `computes`: that of what is computed; `rounds`: what
+    the weights were rounded to before, so that networks of two kinds have the same; `prepare(config)`: settings for
+    how layers keep their weights, which `fill(network, weights)` gives them; `patcher`: of which class."""
+
+    weights: torch.dtype = torch.float32
+    computes: torch.dtype = torch.float32
+    rounds: torch.dtype | None = None
+    prepare: Callable | None = None
+    fill: Callable | None = None
+    device: str = "cpu"
+    patcher: type[ModelPatcher] = ModelPatcher
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a network was made: kept on the model."""
+
+    family: str
+    kind: Kind
+
+
+def of(family: str) -> Tiny:
+    return FAMILIES.get(family) or MIDDLE[family]
+
+
 @cache
-def _patcher(family: str, model_type: ModelType | None) -> ModelPatcher:
-    return build(FAMILIES[family].network, family, model_type)
+def _patcher(family: str, model_type: ModelType | None, kind: Kind) -> ModelPatcher:
+    return build(of(family).network, family, model_type, kind=kind)
 
 
 def build(
-    network: dict, family: str = "unet", model_type: ModelType | None = None, dtype: torch.dtype = torch.float32
+    network: dict,
+    family: str = "unet",
+    model_type: ModelType | None = None,
+    dtype: torch.dtype = torch.float32,
+    kind: Kind | None = None,
 ) -> ModelPatcher:
-    """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32 at least."""
-    config = FAMILIES[family].config(dict(network))
-    if family == "unet":
+    """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32 at least; or
+    of a kind."""
+    kind = kind or Kind(dtype, dtype if dtype.itemsize >= 4 else torch.float32)
+    config = of(family).config(dict(network))
+    if family.startswith("unet"):
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
-    wide = dtype if dtype.itemsize >= 4 else torch.float32
-    config.set_inference_dtype(dtype, None if dtype == wide else wide)
+    config.set_inference_dtype(kind.weights, None if kind.weights == kind.computes else kind.computes)
+    if kind.prepare:
+        kind.prepare(config)
     if model_type is not None:
         config.model_type = lambda *args, **kwargs: model_type
     model = config.get_model({}, "")
+    model.made = Made(family, kind)
     generator = torch.Generator().manual_seed(SEED)
-    for name, parameter in model.diffusion_model.named_parameters():
-        gain = 1.0 if parameter.ndim == 1 and not name.endswith("bias") else 0.0
-        parameter.data = (gain + torch.randn(parameter.shape, generator=generator) * 0.05).to(dtype)
+    _fill(model.diffusion_model, kind, lambda name, shape: _weight(name, shape, generator))
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
-            buffer.data = (torch.randn(buffer.shape, generator=generator) * 0.05).to(wide)
-    cpu = torch.device("cpu")
-    return ModelPatcher(model.eval(), load_device=cpu, offload_device=cpu)
+            buffer.data = _rounded(torch.randn(buffer.shape, generator=generator) * 0.05, kind).to(kind.computes)
+    return kind.patcher(model.eval(), load_device=torch.device(kind.device), offload_device=torch.device("cpu"))
 
 
-def model(family: str, model_type: ModelType | None = None) -> ModelPatcher:
+def _weight(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    gain = 1.0 if len(shape) == 1 and not name.endswith("bias") else 0.0
+    return gain + torch.randn(shape, generator=generator) * 0.05
+
+
+def _rounded(weight: torch.Tensor, kind: Kind) -> torch.Tensor:
+    return weight if kind.rounds is None else weight.to(kind.rounds).to(weight.dtype)
+
+
+def _fill(network: torch.nn.Module, kind: Kind, weight: Callable[[str, torch.Size], torch.Tensor]) -> None:
+    if kind.fill:
+        kind.fill(network, weight)
+        return
+    for name, parameter in network.named_parameters():
+        parameter.data = _rounded(weight(name, parameter.shape), kind).to(parameter.dtype)  # some stay in float32
+
+
+def model(family: str, model_type: ModelType | None = None, kind: Kind = Kind()) -> ModelPatcher:  # noqa: B008 frozen
     """A MODEL of a family, as a loader would give it; the network is shared and never changed."""
-    HANDED_OUT.append(_patcher(family, model_type).clone())
+    HANDED_OUT.append(_patcher(family, model_type, kind).clone())
     return HANDED_OUT[-1]
 
 
@@ -192,28 +274,31 @@ def precise(family: str) -> ModelPatcher:
 
 
 @cache
-def _worse(family: str) -> ModelPatcher:
-    patcher = build(FAMILIES[family].network, family)
-    generator = torch.Generator().manual_seed(9)
-    for parameter in patcher.model.diffusion_model.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+def _worse(made: Made) -> ModelPatcher:
+    patcher = build(of(made.family).network, made.family, kind=made.kind)
+    first, second = (torch.Generator().manual_seed(seed) for seed in (SEED, 9))
+
+    def weight(name: str, shape: torch.Size) -> torch.Tensor:
+        return _weight(name, shape, first) + 0.02 * torch.randn(shape, generator=second)
+
+    _fill(patcher.model.diffusion_model, made.kind, weight)
     return patcher
 
 
 def family_of(patcher: ModelPatcher) -> str:
     """Of a MODEL of `model`."""
-    return next(family for family, tiny in FAMILIES.items() if type(patcher.model.model_config) is tiny.config)
+    return patcher.model.made.family
 
 
 def worse(patcher: ModelPatcher) -> ModelPatcher:
-    """A second network of the same family, with other weights."""
-    HANDED_OUT.append(_worse(family_of(patcher)).clone())
+    """A second network of the same family and kind, with other weights."""
+    HANDED_OUT.append(_worse(patcher.model.made).clone())
     return HANDED_OUT[-1]
 
 
 def conditioning(family: str, seed: int, tokens: int = 7) -> list:
     """A random prompt."""
-    tiny = FAMILIES[family]
+    tiny = of(family)
     generator = torch.Generator().manual_seed(seed)
     extra = {"pooled_output": torch.randn((1, tiny.pooled), generator=generator)} if tiny.pooled else {}
     return [[torch.randn((1, tokens, tiny.context), generator=generator), extra]]
@@ -251,7 +336,7 @@ def controlled(prompt: list, family: str) -> list:
 
 def noise(family: str, batch: int = 1, seed: int = 5) -> torch.Tensor:
     """Initial noise; the samples of a batch are the same whatever its size."""
-    shape = FAMILIES[family].latent
+    shape = of(family).latent
     return torch.cat(
         [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed + i)) for i in range(batch)]
     )

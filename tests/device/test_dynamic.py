@@ -1,0 +1,31 @@
+"""Dynamic VRAM (comfy-aimdo): weights are brought to the card when a layer wants them. It is turned on for a whole
+process, so this starts one, which runs other tests of this folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from guidekit.tests.device.machine import DYNAMIC, GPU, MEASURED
+
+HERE = Path(__file__).parent
+LONGEST = 60  # seconds
+
+
+@pytest.mark.skipif(not GPU or DYNAMIC, reason="comfy-aimdo wants a card")
+def test_weights_that_come_when_they_are_wanted():
+    pytest.importorskip("comfy_aimdo")
+    options = ["-q", "-p", "no:cacheprovider", "--tb=line"]
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / "test_weights.py")]
+    environment = {**os.environ, "GUIDEKIT_DYNAMIC_VRAM": "1"}
+    try:
+        ended = subprocess.run(
+            command, env=environment, cwd=HERE.parents[1], timeout=LONGEST, capture_output=True, text=True, check=False
+        )
+    except subprocess.TimeoutExpired as over:
+        pytest.fail(f"no end after {LONGEST} s: {(over.stdout or b'')[-500:]!r}")
+    said = (ended.stdout + ended.stderr).strip().splitlines()
+    MEASURED.append(f"dynamic VRAM: {said[-1] if said else ended.returncode}")
+    assert ended.returncode == 0, f"exit {ended.returncode}: " + " | ".join(said[-12:])
