@@ -1,6 +1,7 @@
 """Networks whose layers keep their weights in other ways than as they are computed with."""
 
 import json
+import math
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -98,7 +99,7 @@ WEIGHTS = {
     "bytes": tiny.Kind(BF16, BF16, prepare=_bytes, fill=_keep_bytes, **_ON_DEVICE),
 }
 
-_LARGE = {torch.float16: 2.0**12, BF16: 2.0**14}  # of which the first ends at 65504
+_LARGE = 20_000  # float16 ends at 65504
 _VALUES = ("to_v", "add_v_proj", "self_attn.v")
 
 
@@ -111,8 +112,9 @@ def large(dtype: torch.dtype) -> Callable[[nn.Module, Weight], None]:
 def _fill_large(dtype: torch.dtype, network: nn.Module, weight: Weight) -> None:
     for name, parameter in network.named_parameters():
         value = weight(name, parameter.shape).to(dtype).float()
-        if (rows := _rows_of_values(network, name, value)) is not None:
-            value[rows] *= _LARGE[dtype]
+        if value.ndim == 2 and (rows := _rows_of_values(network, name, value)) is not None:
+            usual = 4 * 0.05 * value.shape[1] ** 0.5  # four standard deviations
+            value[rows] *= 2.0 ** round(math.log2(_LARGE / usual))
         parameter.data = value.to(parameter.dtype)
 
 
