@@ -20,7 +20,8 @@ CASES = [
     for product in PRODUCTS
     for family in ("flux", "unet")
     for share in (0.25, 0.9)
-    if (family == "flux") + (share > 0.5) + (product.name in REPRESENTATIVES.values()) >= 2 + GPU
+    if family in product.families
+    and (family == "flux") + (share > 0.5) + (product.name in REPRESENTATIVES.values()) >= 2 + GPU
 ]
 
 

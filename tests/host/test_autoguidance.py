@@ -143,7 +143,8 @@ def test_both_models_are_loaded_together_and_stay(monkeypatch):
     load = comfy.model_management.load_models_gpu
 
     def watched(models, *args, **kwargs):
-        loads.append([type(m.model).__name__ for m in models])
+        beside = [other for m in models for other in m.model_patches_models()]  # which the host loads too
+        loads.append([type(m.model).__name__ for m in [*models, *beside]])
         return load(models, *args, **kwargs)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", watched)

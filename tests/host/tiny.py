@@ -232,6 +232,7 @@ def build(
     model.made = Made(family, kind)
     generator = torch.Generator().manual_seed(SEED)
     _fill(model.diffusion_model, kind, lambda name, shape: _weight(name, shape, generator))
+    model.diffusion_model.requires_grad_(False)
     for buffer in model.diffusion_model.buffers():
         if buffer.is_floating_point():
             buffer.data = _rounded(torch.randn(buffer.shape, generator=generator) * 0.05, kind).to(kind.computes)
