@@ -50,10 +50,10 @@ SD35 = {
     "in_channels": 16,
     "patch_size": 2,
     "depth": 24,
-    "num_patches": 384 * 384,
+    "num_patches": 64 * 64,  # the table of positions is as large as it has to be here
     "adm_in_channels": 2048,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
-    "pos_embed_max_size": 384,
+    "pos_embed_max_size": 64,
     "qk_norm": "rms",
     "x_block_self_attn_layers": list(range(13)),
 }

@@ -11,6 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.host.texts import SecondText, before, with_texts
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import GIVEN, NegToMe
 from guidekit.nodes.pag import PAG
@@ -399,3 +400,13 @@ def test_reference_pictures_keep_their_own_attention(family):
         < 2e-6
     )
     assert probes.distance(found, one_step(tiny.model(family), family, positive=positive)) > 1e-5
+
+
+def test_texts_are_joined_with_a_context_once_in_a_call():
+    text = SecondText("technique", torch.ones(1, 2, 3), None)
+    options = with_texts({"cond_or_uncond": [0]}, (text,))
+    context, other = torch.zeros(1, 4, 3), torch.full((1, 4, 3), 2.0)
+    joined = before([text], context, options)
+    assert torch.equal(joined, torch.cat([text.tokens, context], 1))
+    assert before([text], context, options) is joined
+    assert torch.equal(before([text], other, options), torch.cat([text.tokens, other], 1))

@@ -134,9 +134,9 @@ def test_a_best_score_may_be_negative(version):
     r = -h[:, :1] * torch.tensor([1.0, 3.0], device=DEVICE)[None, :, None]
     found = version(h[:, :1] * lengths[None, :, None], r, 0.9, -2.0)
     assert torch.allclose(found.score, torch.full_like(found.score, -1.0), atol=1e-6)
-    # Nothing in common, with either sign of zero.
-    h = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], device=DEVICE)
-    r = torch.tensor([[[0.0, 1.0], [0.0, -1.0], [0.0, 2.0]]], device=DEVICE)
+    # Nothing in common, with either sign of zero: the first products are too small to be told from it.
+    h = torch.tensor([[[-1e-25, 0.0]]], device=DEVICE)
+    r = torch.tensor([[[1.0, 1e25], [0.0, 1.0]]], device=DEVICE).repeat_interleave(200, 1)
     found = version(h, r, 0.9, -1.0)
     assert (found.score == 0).all()
     assert (found.index == 0).all()
