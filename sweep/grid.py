@@ -71,10 +71,11 @@ def _enter(grids: dict[tuple[str, Keys], _Grid], axes: tuple[str, ...], row: Row
 
 def _in_order(texts: Iterable[str]) -> list[str]:
     """Numbers by size: a later call may have added some in between."""
+    texts = list(texts)
     try:
         return sorted(texts, key=float)
     except ValueError:
-        return list(texts)
+        return texts
 
 
 def _pages(grid: _Grid) -> Iterator[_Grid]:

@@ -150,6 +150,10 @@ class Link:
             for prompt_id in (await self.queue()).intersection(ids):
                 await self._post("/interrupt", {"prompt_id": prompt_id})
 
+    async def interrupt(self) -> None:
+        """Stop what runs, whoever's it is."""
+        await self._post("/interrupt", {})
+
     async def get(self, path: str) -> Any:
         """The JSON at `path`."""
         async with _honestly(self.name), self._session.get(self.url + path) as reply:
@@ -262,5 +266,5 @@ def _refusal(status: int, answer: Any, text: str) -> Refused:
     )
     for node_id, node in (answer.get("node_errors") or {}).items():
         reasons = [f"{reason.get('message')}: {reason.get('details')}" for reason in node.get("errors", ())]
-        return Refused(node_id, plain("; ".join(reasons)))
-    return Refused(None, plain(general.strip()))
+        return Refused(node_id, "; ".join(reasons))
+    return Refused(None, general.strip())

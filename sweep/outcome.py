@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .link import File
-from .text import plain
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
         sentence = "interrupted"
     else:
         name, text = (str(data.get(key, "")).strip() for key in ("exception_type", "exception_message"))
-        sentence = plain(f"{name}: {text}".strip(": ")) or "it failed, and the server does not say why"
+        sentence = f"{name}: {text}".strip(": ") or "it failed, and the server does not say why"
     return Outcome(outputs, error=sentence, node_id=data.get("node_id"), node_class=data.get("node_type"))
 
 

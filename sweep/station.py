@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from .collect import collect
 from .journal import Task
 from .link import Event, Link, Lost, Refused
 from .outcome import outcome
+from .text import plain
 from .workflow import title
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Station:
 
     # What comes from it
 
-    async def _listen(self, events) -> None:
+    async def _listen(self, events: AsyncIterator[Event]) -> None:
         async for event in events:
             self._heard = time.monotonic()
             self._take(event)
@@ -173,7 +174,7 @@ class Station:
         base = self.run.plan.base
         kind = node_class or base.get(node_id or "", {}).get("class_type")
         node = f"{node_id} ({kind})" if kind else node_id
-        self.run.journal.failed(task, node, sentence)
+        self.run.journal.failed(task, node, plain(sentence))
         self._forget(task)
 
     def _give_back(self, task: Task, died: bool) -> None:
