@@ -26,14 +26,15 @@ class Server(Client):
     """ComfyUI in a child process that lives exactly as long as the `with` block, and its client.
 
     It has a base directory of its own, removed at the end: only this pack and the folders in `extra_nodes` are custom
-    nodes, there are no models, and what it saves is fetched with `view`. `start_limit` is in seconds.
+    nodes, there are no models, and what it saves is fetched with `view`. `start_limit` is in seconds; `port` is a free
+    one, if none is given.
     """
 
-    def __init__(self, extra_nodes: Sequence[Path] = (), start_limit: float = 180) -> None:
+    def __init__(self, extra_nodes: Sequence[Path] = (), start_limit: float = 180, port: int | None = None) -> None:
         if "GUIDEKIT_COMFYUI" not in os.environ:
             raise ServerError("GUIDEKIT_COMFYUI is not set; run this through `python dev.py python`, which sets it")
         self._nodes = {"guidekit": PACK, **{folder.name: folder for folder in extra_nodes}}
-        self._start_limit = start_limit
+        self._start_limit, self._port = start_limit, port
 
     def __enter__(self) -> Server:
         self._temporary = tempfile.TemporaryDirectory(prefix="guidekit-", ignore_cleanup_errors=True)
@@ -44,7 +45,7 @@ class Server(Client):
         if not _has_gpu():
             arguments.append("--cpu")
         host = Path(os.environ["GUIDEKIT_COMFYUI"])
-        self.process = ComfyUI(host, arguments, self._base, self._start_limit)
+        self.process = ComfyUI(host, arguments, self._base, self._start_limit, self._port)
         try:
             for name, folder in self._nodes.items():
                 link(self._base / "custom_nodes" / name, folder.resolve())

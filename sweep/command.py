@@ -140,13 +140,15 @@ class Line:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._redrawn = stream.isatty()
-        self._last: float | None = None
+        self._last = time.monotonic()
+        self._drawn = False
 
     def __call__(self, progress: Progress) -> None:
         if self._redrawn:
             width = _width(self._stream)
             self._stream.write(f"\r{cut(str(progress), max(width - 1, 20))}\033[K")
-        elif self._last is None or time.monotonic() - self._last >= _EVERY:
+            self._drawn = True
+        elif time.monotonic() - self._last >= _EVERY:
             self._stream.write(f"{progress}\n")
         else:
             return
@@ -154,9 +156,9 @@ class Line:
         self._stream.flush()
 
     def end(self) -> None:
-        if self._redrawn and self._last is not None:
+        if self._drawn:
             self._stream.write("\n")
-            self._last = None
+            self._drawn = False
 
 
 def _width(stream: TextIO) -> int:

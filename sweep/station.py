@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUICK = 0.5  # seconds: below, several jobs wait at the server, so that it never waits for us
 _COLLECTING = 16  # jobs whose results are brought in at the same time
 _SILENCE = 15  # seconds without an event, after which the server is asked
-_PAUSES = (0.2, 0.5, 1, 2, 4)  # seconds between tries to reach it again
+_PAUSES = (0.2, 0.5, 1, 2)  # seconds between tries to reach it again
 
 
 @dataclass
