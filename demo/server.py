@@ -14,9 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..dev import link
 from ..sweep.client import Client
-from ..sweep.comfyui import ComfyUI
+from ..sweep.comfyui import ComfyUI, link
 from ..sweep.errors import ServerError
 
 PACK = Path(__file__).resolve().parent.parent

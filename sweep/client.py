@@ -1,8 +1,10 @@
-"""One prompt at a time on one ComfyUI, and what else it answers: for scripts and tests.
+"""One prompt at a time on one ComfyUI, and what else it answers, for scripts and tests:
 
-client = Client("http://127.0.0.1:8188")
-outputs = client.run(prompt)                      # a workflow in API format
-picture = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
+    client = Client("http://127.0.0.1:8188")
+    outputs = client.run(prompt)                      # a workflow in API format
+    picture = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
+
+A prompt that fails is an exception with its node and sentence.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ It runs under a keeper: a small process that waits for the end of a pipe from th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -32,8 +33,11 @@ class ComfyUI:
     Args:
         path: the checkout, with main.py in it.
         arguments: further ones for main.py.
-        base: the base directory, if it is not the checkout. Nothing else is written: what is saved goes to a folder
-        that is removed at the end. limit: seconds within which it must answer. port: a free one, if none is given.
+        base: the base directory, if it is not the checkout. What is saved goes elsewhere, to a folder that is removed
+            at the end.
+        limit: seconds within which it must answer.
+        port: a free one, if none is given.
+        pack: a folder of custom nodes that it is to load, if it does not have it already.
     """
 
     def __init__(
@@ -43,9 +47,10 @@ class ComfyUI:
         base: Path | None = None,
         limit: float = 300,
         port: int | None = None,
+        pack: Path | None = None,
     ) -> None:
         self._path, self._arguments, self._base, self._limit = Path(path), list(arguments), base, limit
-        self._port = port
+        self._port, self._pack = port, pack
 
     def __enter__(self) -> ComfyUI:
         if not (self._path / "main.py").is_file():
@@ -77,6 +82,8 @@ class ComfyUI:
             (self._own / kind).mkdir(exist_ok=True)
             command += [f"--{kind}-directory", str(self._own / kind)]
         command += self._arguments
+        if self._pack and not self._has(self._pack):
+            command += ["--extra-model-paths-config", str(self._config(self._pack))]
         # Users' ComfyUI does not have this program on its path; neither may this one.
         environ = {name: text for name, text in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
         with self._log_file.open("wb") as log:
@@ -104,6 +111,18 @@ class ComfyUI:
                     return True
             time.sleep(0.2)
         raise ServerError(f"ComfyUI did not answer within {self._limit:g} s. {self.log_tail}")
+
+    def _has(self, pack: Path) -> bool:
+        folder = (self._base or self._path) / "custom_nodes"
+        return folder.is_dir() and any(entry.resolve() == pack.resolve() for entry in folder.iterdir())
+
+    def _config(self, pack: Path) -> Path:
+        """By which ComfyUI finds the pack, and none of those that lie beside it."""
+        folder = self._own / "custom_nodes"
+        link(folder / pack.name, pack)
+        config = self._own / "paths.yaml"
+        config.write_text(f"sweep:\n  custom_nodes: {json.dumps(str(folder))}\n", "utf-8")
+        return config
 
     def stop(self) -> None:
         if self._keeper is not None:
@@ -142,6 +161,15 @@ class ComfyUI:
     @property
     def log_tail(self) -> str:
         return "The end of its log:\n" + "\n".join(self.log.splitlines()[-40:])
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` lead to the folder `target`. Windows allows everyone a junction, but not everyone a symbolic link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.name == "nt":
+        subprocess.run(["cmd", "/c", "mklink", "/J", path, target], check=True, stdout=subprocess.DEVNULL)
+    elif not path.is_symlink():
+        path.symlink_to(target, target_is_directory=True)
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import time
@@ -56,6 +57,18 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--servers", default=DEFAULT_SERVER, metavar="URL,URL", help="running ComfyUIs (default: %(default)s)"
     )
+    options.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="a scheduler of dask.distributed, or local:N for N workers here; each worker has a ComfyUI of its own",
+    )
+    options.add_argument("--comfyui", metavar="PATH", help="the checkout that each worker starts, with this pack")
+    options.add_argument(
+        "--comfyui-args",
+        default="",
+        metavar='"..."',
+        help="further arguments for it, for instance --comfyui-args=--cpu",
+    )
     options.add_argument("-o", "--out", default="out", metavar="FOLDER", help="for the results (default: %(default)s)")
     options.add_argument("--dry-run", action="store_true", help="list the jobs, and run the first one for the time")
     options.add_argument("--retry", action="store_true", help="do jobs again that failed in an earlier call")
@@ -87,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             limit=given.limit,
             retry=given.retry,
             patience=given.patience,
+            dask=given.dask,
+            comfyui=given.comfyui,
+            arguments=shlex.split(given.comfyui_args),
         )
         summary = sweep.dry_run(show) if given.dry_run else sweep.run(line)
         line.end()

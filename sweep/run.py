@@ -6,15 +6,43 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from .errors import StoppedError
 from .journal import Journal, Task
-from .link import Link
+from .link import Link, new_session
 from .plan import Plan
 from .progress import OnProgress, Pace, duration
 from .station import Station
 
 _CANCELLING = 15  # seconds that servers get to take our prompts back
+
+
+class Servers:
+    """Running ComfyUIs by their URLs."""
+
+    def __init__(self, urls: Sequence[str], patience: float) -> None:
+        self._urls, self._patience = urls, patience
+
+    async def __aenter__(self) -> Servers:
+        self._session = new_session()
+        self._links = [Link(url, self._session, "") for url in self._urls]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def describe(self, named: set[str]) -> dict[str, dict[str, Any]]:
+        found = {}
+        for link in self._links:
+            await link.about()
+            found[link.name] = await link.object_info(named)
+        return found
+
+    async def run(self, plan: Plan, journal: Journal, on_progress: OnProgress | None) -> None:
+        for link in self._links:
+            link.client_id = journal.client_id
+        await Run(plan, journal, self._links, self._patience).run(on_progress)
 
 
 class Run:

@@ -8,17 +8,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from . import grid as grids
 from . import page, table
 from .collect import FILES, PART
 from .errors import StoppedError, SweepError
 from .journal import DONE, FAILED, Journal, Row
-from .link import Link, new_session, valid_url
+from .link import valid_url
 from .plan import Plan, Setting, make_plan
 from .progress import OnProgress
-from .run import Run
+from .run import Servers
 from .text import plain, quoted
 from .workflow import as_prompt, check, classes, read_json
 
@@ -37,11 +37,26 @@ class Summary:
     seconds: float | None
 
 
+class Workers(Protocol):
+    """What jobs run on: servers, or a cluster. Entered for the time of a call."""
+
+    async def __aenter__(self) -> Workers: ...
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def describe(self, named: set[str]) -> dict[str, dict[str, Any]]:
+        """What each server says of the node classes `named`, by what the server is called."""
+
+    async def run(self, plan: Plan, journal: Journal, on_progress: OnProgress | None) -> None:
+        """Returns when every job has come to an end. Raises StoppedError where it cannot go on."""
+
+
 class Sweep:
     """A workflow run once for every combination of settings.
 
-        sweep = Sweep("workflow.json", "out", settings={"KSampler.seed": range(1, 65)},
-        servers=["http://127.0.0.1:8188"]) print(sweep.run()) for row in sweep.rows(): print(row.settings, row.files)
+        sweep = Sweep("workflow.json", "out", settings={"KSampler.seed": range(1, 65)}, servers=[url, another])
+        print(sweep.run())
+        for row in sweep.rows():
+            print(row.settings, row.files)
 
     Args:
         workflow: a file of either form, or the content of one.
@@ -54,6 +69,9 @@ class Sweep:
         limit: jobs at most.
         retry: whether jobs that have failed in an earlier call are done again.
         patience: seconds for which no server at all may answer.
+        dask: the address of a scheduler of dask.distributed, or "local:4" for four workers on this machine; each worker
+            then has a ComfyUI of its own, that of `comfyui` or one of `servers`.
+        comfyui: a checkout of ComfyUI that each worker of dask starts, with this pack, and `arguments` for it.
 
     Methods raise SweepError, with nothing queued, where the call cannot be carried out, and StoppedError where it could
     not be to its end.
@@ -70,6 +88,9 @@ class Sweep:
         limit: int = DEFAULT_LIMIT,
         retry: bool = False,
         patience: float = DEFAULT_PATIENCE,
+        dask: str | None = None,
+        comfyui: str | os.PathLike[str] | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.folder = Path(out)
         self._workflow = dict(workflow) if isinstance(workflow, Mapping) else Path(workflow)
@@ -79,6 +100,9 @@ class Sweep:
         if not self._urls:
             raise SweepError("No server was named.")
         self._limit, self._retry, self._patience = limit, retry, patience
+        self._dask, self._comfyui, self._arguments = dask, comfyui, list(arguments)
+        if comfyui and not dask:
+            raise SweepError("A ComfyUI is started by workers of dask only: say --dask local:1 for one of them here.")
 
     def run(self, on_progress: OnProgress | None = None) -> Summary:
         """Do what is not done yet, and write the table, the contact sheet and the grids."""
@@ -94,49 +118,52 @@ class Sweep:
         return asyncio.run(self._run(None, show))
 
     async def _run(self, on_progress: OnProgress | None, show: Callable | None = None) -> Summary:
-        async with new_session() as session:
-            content = read_json(self._workflow) if isinstance(self._workflow, Path) else self._workflow
-            links = [Link(url, session, "") for url in self._urls]
-            plan = await self._plan(content, links)
+        content = read_json(self._workflow) if isinstance(self._workflow, Path) else self._workflow
+        async with self._workers() as workers:
+            plan = self._plan(content, await workers.describe(classes(content)))
             if show:
                 for job in plan.jobs():
                     show(job.settings)
             with Journal(self.folder) as journal:
                 count = journal.enter(plan, self._retry)
-                for link in links:
-                    link.client_id = journal.client_id
                 if show:
                     journal.only_first()
-                await self._work(plan, journal, links, on_progress)
+                await self._work(plan, journal, workers, on_progress)
                 known, seconds = journal.seconds()
                 return Summary(count, journal.counts[DONE], journal.counts[FAILED], seconds if known else None)
 
-    async def _plan(self, content: Any, links: Sequence[Link]) -> Plan:
-        """After every server has been looked at: what one of them cannot do is said before anything is queued."""
-        named = classes(content)
+    def _workers(self) -> Workers:
+        if not self._dask:
+            return Servers(self._urls, self._patience)
+        try:
+            from .cluster import Cluster
+        except ImportError as error:
+            raise SweepError(
+                f"dask.distributed cannot be used ({plain(str(error))}): pip install 'guidekit[sweep]'."
+            ) from None
+        return Cluster(self._dask, self._comfyui, self._arguments, self._urls, self._patience)
+
+    def _plan(self, content: Any, infos: Mapping[str, Mapping[str, Any]]) -> Plan:
+        """`infos`: what each server says of its nodes; what one of them cannot do is said before anything is queued."""
         plan = None
-        for link in links:
-            await link.about()
-            info = await link.object_info(named)
+        for name, info in infos.items():
             base = as_prompt(content, info)
-            check(base, info, link.name)
+            check(base, info, name)
             try:
                 found = make_plan(base, info, self._settings, self._zipped, self._grid, self._limit)
             except SweepError as error:
-                raise error if plan is None else SweepError(f"On {link.name}: {error}") from None
+                raise error if plan is None else SweepError(f"On {name}: {error}") from None
             plan = plan or found
             if found.digest != plan.digest:
-                raise SweepError(
-                    f"{links[0].name} and {link.name} make different prompts of the workflow; their nodes differ."
-                )
+                raise SweepError(f"On {name} the workflow makes another prompt than on the others: its nodes differ.")
         return plan
 
-    async def _work(self, plan: Plan, journal: Journal, links: Sequence[Link], on_progress: OnProgress | None) -> None:
+    async def _work(self, plan: Plan, journal: Journal, workers: Workers, on_progress: OnProgress | None) -> None:
         for left in (journal.folder / FILES).glob(f"*{PART}"):
             left.unlink(missing_ok=True)
         try:
             if not journal.over:
-                await Run(plan, journal, links, self._patience).run(on_progress)
+                await workers.run(plan, journal, on_progress)
         finally:
             # What is done can be looked at, whatever the end.
             self._write(plan, journal)
