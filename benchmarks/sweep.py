@@ -18,8 +18,10 @@ import aiohttp
 from ..demo.server import PACK, Server
 from ..sweep import Sweep
 from ..sweep.progress import Progress
+from ._table import print_row
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+KINDS = {"one server": {}, "dask local:1": {"dask": "local:1"}}
 ALONE = min(COUNT, 2000)  # prompts in the queue at once
 NODES = PACK / "tests" / "sweep" / "sweep_nodes"
 
@@ -78,17 +80,15 @@ def measure(server: Server, folder: Path, name: str, own: float, **how: str) -> 
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     each = [1000 * seconds / COUNT for seconds in (wall, computed)]
-    print(
-        f"| {name} | {COUNT} | {1000 * own:.1f} ms | {each[0]:.1f} ms | {each[0] - 1000 * own:.1f} ms | {each[1]:.1f} ms "
-        f"| {memory.first or 0:.0f} MB | {memory.last:.0f} MB |",
-        flush=True,
-    )
+    own *= 1000
+    times = f"{own:.1f} ms | {each[0]:.1f} ms | {each[0] - own:.1f} ms | {each[1]:.1f} ms"
+    print_row(f"| {name} | {COUNT} | {times} | {memory.first or 0:.0f} MB | {memory.last:.0f} MB |")
 
 
 def main() -> None:
     print("| | jobs | server alone | sweep | beyond the server | computing | memory at a tenth | at the end |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, how in {"one server": {}, "dask local:1": {"dask": "local:1"}}.items():
+    for name, how in KINDS.items():
         with Server(extra_nodes=[NODES]) as server, tempfile.TemporaryDirectory() as folder:
             own = alone(server, Path(folder))
             measure(server, Path(folder), name, own, **how)

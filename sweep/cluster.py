@@ -32,13 +32,14 @@ from .link import File, Link, Lost, Refused, new_session
 from .outcome import Outcome, outcome
 from .plan import Plan
 from .progress import OnProgress, Pace, duration
+from .station import QUICK
 from .text import plain, quoted
 from .workflow import Prompt
 
 PLUGIN = "guidekit-sweep"
 PACK = Path(__file__).resolve().parent.parent
-_AT_ONCE = 2  # prompts in a worker's ComfyUI: one that runs and one that waits
-_AHEAD = 3  # jobs at a worker
+_THREADS = 4  # of a local worker: prompts in its ComfyUI at once
+_FEW, _MANY = 2, 8  # jobs at a worker; many where they are so quick that what lies between them counts
 _SILENCE = 15  # seconds without a sign of the end, after which ComfyUI is asked
 _TRIES = 3  # on one worker, whose ComfyUI dies or does not answer
 _CONNECTING = 10  # seconds to reach the scheduler
@@ -72,7 +73,7 @@ class Owner(WorkerPlugin):
         self._link: Link | None = None
         self._listening: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._room = asyncio.Semaphore(_THREADS)
         self._ends: dict[str, asyncio.Future[None]] = {}
         self._told: dict[str, dict[str, str]] = {}
         self._current: str | None = None
@@ -226,7 +227,7 @@ class Cluster:
             if self._count:
                 self._local = await LocalCluster(
                     n_workers=self._count,
-                    threads_per_worker=_AT_ONCE,
+                    threads_per_worker=_THREADS,
                     memory_limit=0,
                     dashboard_address=None,
                     asynchronous=True,
@@ -271,6 +272,7 @@ class ClusterRun:
         self._slots: set[str] = set()  # workers that have them
         self._broken: dict[str, str] = {}  # workers without a ComfyUI, with the reason
         self._more = asyncio.Event()  # jobs have been given back
+        self._quick = asyncio.Event()  # jobs take less than QUICK
         self._tasks: list[asyncio.Task[None]] = []
         self._alone: float | None = None  # since when there is no worker
         self._end: asyncio.Future[None] | None = None
@@ -308,8 +310,8 @@ class ClusterRun:
             there = set(await self._client.nthreads()) - set(self._broken)
             for worker in there - self._slots:
                 self._slots.add(worker)
-                for _ in range(_AHEAD):
-                    self._start(self._work(worker))
+                for slot in range(_MANY):
+                    self._start(self._work(worker, slot))
             self._slots &= there  # those of others end with the job that they have, which dask gives to another one
             self._alone = None if there else self._alone or time.monotonic()
             if self._alone and time.monotonic() - self._alone > self._patience:
@@ -318,8 +320,10 @@ class ClusterRun:
                 raise StoppedError(f"The cluster has no worker ({why}); {left} jobs are left.")
             await asyncio.sleep(_LOOKING)
 
-    async def _work(self, worker: str) -> None:
+    async def _work(self, worker: str, slot: int) -> None:
         while worker in self._slots:
+            if slot >= _FEW:
+                await self._quick.wait()
             elsewhere = {model for other, model in self._models.items() if other != worker and other in self._slots}
             task = self._journal.take(worker, self._models.get(worker), elsewhere)
             if task is None:
@@ -363,6 +367,10 @@ class ClusterRun:
 
     async def _finish(self, task: Task, prompt: Prompt, done: Done) -> None:
         found = done.outcome
+        if found.seconds is not None and found.seconds < QUICK:
+            self._quick.set()
+        else:
+            self._quick.clear()
         if found.error is not None:
             node = f"{found.node_id} ({found.node_class})" if found.node_class else found.node_id
             self._journal.failed(task, node, plain(found.error))
