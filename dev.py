@@ -44,8 +44,8 @@ DEFAULT_HOST = "0.30.0"  # all hosts run in one environment, made of this one's 
 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # Versions are in constraints.txt. glfw is a requirement of the hosts before 0.30; pathspec is what comfy-cli's workflow
-# converter imports and the host does not bring.
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "glfw", "pathspec")
+# converter imports and the host does not bring; distributed is what sweeps run on beyond a handful of servers.
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "glfw", "pathspec", "distributed")
 # Installed without its dependencies: the tests need only its converter, not its launcher, updater and telemetry.
 TOOLS_WITHOUT_DEPENDENCIES = ("comfy-cli",)
 

@@ -8,7 +8,6 @@ Of every workflow that compares two rows a picture NAME.jpg is made, which is it
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import sys
@@ -20,13 +19,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..sweep import PromptError, Row, ServerError, Sweep, SweepError
+from ..sweep.command import Line
+from ..sweep.workflow import Prompt
 from . import measures
-from .server import PACK, Progress, Prompt, PromptError, Server, ServerError
+from .server import PACK, Server
 
 OUTPUT = PACK / "output" / "demo"
 SCALES = (3, 8, 15)  # ordinary, strong, and where plain CFG breaks down
 THUMBNAIL_SCALE = 8  # of apg.json
-METHODS = {"cfg": "CFG", "apg": "APG"}  # the file names apg.json gives its pictures begin with these
+METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its pictures
 
 
 # In the templates these load what the template has saved, and what comes with the pack.
@@ -40,47 +42,30 @@ def needs_only_demo_models(prompt: Prompt, known: set[str]) -> bool:
     return classes <= known and "GuidekitDemoModel" in classes and not foreign
 
 
-def at_scale(prompt: Prompt, scale: float) -> Prompt:
-    """The workflow with the guidance scale of its KSamplers changed."""
-    changed = copy.deepcopy(prompt)
-    for node in changed.values():
-        if node["class_type"] == "KSampler":
-            node["inputs"]["cfg"] = scale
-    return changed
-
-
-def run(server: Server, label: str, prompt: Prompt, folder: Path) -> list[Path]:
-    """Run one prompt, showing its progress, and save its pictures in `folder`."""
+def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]:
+    """Run a workflow, for every combination of `settings` as `Sweep` takes them, into OUTPUT/name."""
     started = time.monotonic()
-    outputs = server.run(prompt, progress_bar(label))
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for image in saved_images(outputs):
-        path = folder / image["filename"]
-        path.write_bytes(server.view(image))
-        paths.append(path)
-    clear = "\033[K" if sys.stdout.isatty() else ""
-    print(f"{label}: {len(paths)} pictures in {time.monotonic() - started:.1f} s{clear}", flush=True)
-    for text in server.told.values():
+    sweep = Sweep(prompt, OUTPUT / name, servers=[server.url], **settings)
+    line = Line(sys.stderr)
+    sweep.run(line)
+    line.end()
+    rows = list(sweep.rows())
+    for row in rows:
+        if row.error:
+            raise PromptError(f"{name}: node {row.node}: {row.error}")
+    pictures = sum(len(row.files) for row in rows)
+    print(f"{name}: {pictures} pictures in {time.monotonic() - started:.1f} s", flush=True)
+    for text in dict.fromkeys(text for row in rows for _, text in row.told):
         print(f"  {text}", flush=True)
-    return paths
+    return rows
 
 
-def saved_images(outputs: dict[str, Any]) -> list[dict[str, str]]:
-    """The pictures among the outputs of a run, without mere previews."""
-    return [image for output in outputs.values() for image in output.get("images", ()) if image["type"] == "output"]
-
-
-def progress_bar(label: str) -> Progress | None:
-    """A bar that redraws itself, on a terminal; elsewhere none."""
-    if not sys.stdout.isatty():
-        return None
-
-    def draw(done: int, total: int, node_id: str) -> None:
-        bar = "#" * (30 * done // total)
-        print(f"{label} [{bar:30}] {done}/{total} (node {node_id})", end="\033[K\r", flush=True)
-
-    return draw
+def pictures_of(name: str, row: Row) -> dict[str, list[Path]]:
+    """The files of one job of workflow `name`, by what the workflow calls them."""
+    found: dict[str, list[Path]] = {}
+    for path, of in row.files:
+        found.setdefault(of, []).append(OUTPUT / name / path)
+    return found
 
 
 def saturation(pictures: list[Image.Image]) -> float:
@@ -89,12 +74,12 @@ def saturation(pictures: list[Image.Image]) -> float:
     return measures.saturation(stack.movedim(-1, 1).double() / 255).mean().item()
 
 
-def comparison_sheet(rows: dict[float, list[Path]]) -> Image.Image:
+def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
     """CFG on the left, APG on the right, one row for each guidance scale, with the mean saturation under it."""
     tile, gap, left, top, caption = 128, 6, 90, 40, 30
     blocks = {
-        (scale, method): [Image.open(path).convert("RGB") for path in sorted(paths) if path.name.startswith(method)]
-        for scale, paths in rows.items()
+        (scale, method): [Image.open(path).convert("RGB") for path in pictures[method]]
+        for scale, pictures in rows.items()
         for method in METHODS
     }
     columns = max(len(pictures) for pictures in blocks.values())
@@ -118,24 +103,21 @@ def comparison_sheet(rows: dict[float, list[Path]]) -> Image.Image:
     return sheet
 
 
-def thumbnail(paths: list[Path]) -> Image.Image:
-    """One row of pictures for each name that files begin with, plain CFG above the others."""
+def thumbnail(rows: dict[str, list[Path]]) -> Image.Image:
+    """One row of pictures for each of the workflow's names, plain CFG above the others."""
     tile, gap = 120, 4
-    rows: dict[str, list[Path]] = {}
-    for path in paths:
-        rows.setdefault(path.name.rsplit("_", 2)[0], []).append(path)
     width = max(map(len, rows.values())) * (tile + gap) + gap
     sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
     for y, row in enumerate(rows[name] for name in sorted(rows, key=lambda name: (name != "cfg", name))):
-        for x, path in enumerate(sorted(row)):
+        for x, path in enumerate(row):
             picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
             sheet.paste(picture, (gap + x * (tile + gap), gap + y * (tile + gap)))
     return sheet
 
 
-def save_thumbnail(name: str, paths: list[Path]) -> Path:
+def save_thumbnail(name: str, rows: dict[str, list[Path]]) -> Path:
     path = OUTPUT / f"{name}.jpg"
-    thumbnail(paths).save(path, quality=92)
+    thumbnail(rows).save(path, quality=92)
     return path
 
 
@@ -150,16 +132,15 @@ def main() -> None:
             if not needs_only_demo_models(prompt, known):
                 print(f"{name}: left out, it needs models of your own")
             elif name == "apg":
-                rows = {
-                    scale: run(server, f"apg, scale {scale}", at_scale(prompt, scale), OUTPUT / f"apg/scale-{scale}")
-                    for scale in SCALES
-                }
-                comparison_sheet(rows).save(OUTPUT / "apg_sheet.png")
-                results += [path for paths in rows.values() for path in paths] + [OUTPUT / "apg_sheet.png"]
-                results.append(save_thumbnail(name, rows[THUMBNAIL_SCALE]))
+                jobs = run(server, name, prompt, grid={"KSampler.cfg": SCALES})
+                scales = {row.settings["KSampler.cfg"]: pictures_of(name, row) for row in jobs}
+                comparison_sheet(scales).save(OUTPUT / "apg_sheet.png")
+                results += [OUTPUT / "apg_sheet.png", save_thumbnail(name, scales[THUMBNAIL_SCALE])]
             else:
-                paths = run(server, name, prompt, OUTPUT / name)
-                results += [*paths, save_thumbnail(name, paths)]
+                [row] = run(server, name, prompt)
+                results.append(save_thumbnail(name, pictures_of(name, row)))
+            if (OUTPUT / name).is_dir():
+                results.append(OUTPUT / name / "index.html")
     if not results:
         sys.exit(f"demo: none of the {len(workflows)} workflows in {PACK / 'workflows' / 'api'} can run")
     print(*results, sep="\n")
@@ -168,7 +149,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (PromptError, ServerError) as error:
+    except (PromptError, ServerError, SweepError) as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

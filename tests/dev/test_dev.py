@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 import dev
-from guidekit.demo.run import at_scale, needs_only_demo_models, saturation
-from guidekit.demo.server import Server, ServerError
+from guidekit.demo.run import needs_only_demo_models, saturation
+from guidekit.demo.server import Server
+from guidekit.sweep import ServerError
 
 # Folders that are complete or rebuilt
 
@@ -250,7 +251,7 @@ def test_server_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     started = time.monotonic()
     with pytest.raises(ServerError, match="(?s)did not answer within 1 s.*thinking"), server:
         pass
-    assert server._process.poll() is not None
+    assert not server.process.running
     assert time.monotonic() - started < 30
 
 
@@ -271,8 +272,8 @@ def test_taken_port_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     stand_in(tmp_path, monkeypatch, program)
     with Server() as server:
         assert server.url.endswith((tmp_path / "tries").read_text().split()[1])
-    assert server._process.poll() is not None
-    assert not server._base.exists()
+    assert not server.process.running
+    assert not server.models.parent.exists()
 
 
 # The demo
@@ -287,12 +288,6 @@ def test_demo_takes_what_needs_no_files() -> None:
     for classes in [("KSampler",), ("GuidekitDemoModel", "LoraLoader"), ("GuidekitDemoModel", "LoadImage")]:
         assert not needs_only_demo_models(prompt(*classes), known)
     assert not needs_only_demo_models(prompt("GuidekitDemoModel", "OfAnotherPack"), known)
-
-
-def test_at_scale_changes_ksamplers_of_a_copy() -> None:
-    prompt = {name: {"class_type": name, "inputs": {"cfg": 1.0}} for name in ("KSampler", "Other")}
-    changed = at_scale(prompt, 15)
-    assert [node["inputs"]["cfg"] for node in (*changed.values(), *prompt.values())] == [15, 1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("colour", "expected"), [("red", 1), ("white", 0), ("black", 0), ((200, 100, 150), 0.5)])

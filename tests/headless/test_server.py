@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from guidekit.demo.server import PACK, PromptError, Server
+from guidekit.demo.server import PACK, Server
+from guidekit.sweep import PromptError
 
 WORKFLOWS = {path.stem: path for path in sorted((PACK / "workflows" / "api").glob("*.json"))}
 

@@ -1,0 +1,106 @@
+"""Jobs as tasks of dask.distributed: workers with a ComfyUI of their own, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from guidekit.sweep import Sweep, SweepError, cluster
+from guidekit.sweep.comfyui import link
+from guidekit.tests.sweep.servers import NODES, counted, finished, made, shown, wait_for
+
+COUNT = 60
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """For a ComfyUI with the stand-in nodes."""
+    link(tmp_path / "base" / "custom_nodes" / "sweep_nodes", NODES)
+    return ["--cpu", "--base-directory", str(tmp_path / "base"), "--disable-api-nodes"]
+
+
+def workers() -> list[psutil.Process]:
+    """Of local clusters that this process has started: those whose child is a keeper with its ComfyUI."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any("keeper.py" in " ".join(child.cmdline()) for child in process.children())
+    ]
+
+
+def test_a_worker_is_killed(arguments, tmp_path):
+    out, host = tmp_path / "out", os.environ["GUIDEKIT_COMFYUI"]
+    workflow = counted(tmp_path, free=COUNT // 2)
+    workflow["3"] = {"class_type": "GuidekitDemoModel", "inputs": {"family": "unet"}}  # this pack is there, too
+    settings = {"TestCounted.value": range(1, COUNT + 1)}
+    sweep = Sweep(workflow, out, settings, dask="local:3", comfyui=host, arguments=arguments)
+    summaries = []
+    running = threading.Thread(target=lambda: summaries.append(sweep.run()))
+    running.start()
+    wait_for(lambda: finished(out) == COUNT // 2 and len(set(made(tmp_path))) >= COUNT // 2 + 3, 240)
+    killed, *others = workers()
+    assert len(others) == 2
+    lost = killed.children(recursive=True)
+    killed.send_signal(signal.SIGKILL)
+    psutil.wait_procs(lost, timeout=60)
+    assert not any(process.is_running() for process in lost)  # its ComfyUI has gone with it
+    (tmp_path / "gate").touch()
+    running.join(240)
+    assert [(s.count, s.done, s.failed) for s in summaries] == [(COUNT, COUNT, 0)]
+    rows = list(sweep.rows())
+    assert [row.settings["TestCounted.value"] for row in rows] == list(range(1, COUNT + 1))
+    assert sorted(shown(out).values()) == list(range(1, COUNT + 1))
+    twice = [value for value, times in Counter(made(tmp_path)).items() if times > 1]
+    assert len(twice) <= 2  # those that were at the worker when it died
+    assert len({row.server for row in rows}) >= 2
+
+
+def test_workers_use_servers_and_keep_to_their_models(server, tmp_path):
+    """Two workers, two models, jobs that alternate: each worker stays with one."""
+    workflow = {
+        "1": {"class_type": "GuidekitDemoModel", "inputs": {"family": "unet"}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a ring", "clip": ["1", 1]}},
+        "3": {"class_type": "TestSays", "inputs": {"text": "x", "filename": ""}},
+    }
+    settings = {"3.text": [str(i) for i in range(10)], "1.family": ["unet", "dit"]}
+    sweep = Sweep(workflow, tmp_path / "out", settings, dask="local:2", servers=[server.url])
+    assert sweep.run().done == 20
+    by_worker: dict[str, list[str]] = {}
+    for row in sweep.rows():
+        by_worker.setdefault(row.server, []).append(row.settings["1.family"])
+        [(path, _)] = row.files
+        assert (tmp_path / "out" / path).read_text() == row.settings["3.text"]
+    assert len(by_worker) == 2
+    for families in by_worker.values():
+        assert max(Counter(families).values()) >= len(families) - 3
+
+
+def test_what_cannot_be_reached_or_started_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECTING", 1)
+    workflow = counted(tmp_path)
+    with pytest.raises(SweepError, match="No scheduler of dask can be reached at 'tcp://127.0.0.1:9'"):
+        Sweep(workflow, tmp_path / "out", dask="tcp://127.0.0.1:9").run()
+    with pytest.raises(SweepError, match="'local:none' is not local:N"):
+        Sweep(workflow, tmp_path / "out", dask="local:none").run()
+    with pytest.raises(SweepError, match="is no ComfyUI"):
+        Sweep(workflow, tmp_path / "out", dask="local:1", comfyui=tmp_path).run()
+    with pytest.raises(SweepError, match="started by workers of dask only"):
+        Sweep(workflow, tmp_path / "out", comfyui=tmp_path).run()
+
+
+def test_without_dask_the_sentence_says_what_to_install(server, tmp_path):
+    program = "import sys; sys.modules['distributed'] = None; from guidekit.sweep.command import main; sys.exit(main())"
+    path = Path(tmp_path / "workflow.json")
+    path.write_text("{}")
+    call = [sys.executable, "-c", program, str(path), "--dask", "local:1"]
+    ended = subprocess.run(call, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "pip install 'guidekit[sweep]'" in ended.stderr
