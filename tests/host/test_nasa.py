@@ -11,7 +11,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
-from guidekit.nodes.host.texts import SecondText, before, with_texts
+from guidekit.nodes.host.attention.second_prompt.context import SecondText, before, with_texts
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import GIVEN, NegToMe
 from guidekit.nodes.pag import PAG
