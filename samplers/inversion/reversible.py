@@ -35,9 +35,9 @@ class Levels:
     """Falling noise levels sigma_0 > ... > sigma_N of a generation. `scale(sigma)`: the factor with which the network
     takes its input: 1 / sqrt(1 + sigma^2) in variance-preserving models, 1 in flows.
 
-    `quantum`: if not 0, latents are kept at multiples of it, well above the rounding of their precision. Each step of an
-    inversion is then undone to the bit: from an image to noise and back, the network is evaluated at exactly the same
-    points. In the other direction, from noise to an image and back, what lies below the quantum is lost.
+    `quantum`: if not 0, latents are kept at multiples of it, well above the rounding of their precision. Each step of
+    an inversion is then undone to the bit: from an image to noise and back, the network is evaluated at exactly the
+    same points. In the other direction, from noise to an image and back, what lies below the quantum is lost.
     """
 
     sigmas: tuple[float, ...]
