@@ -111,7 +111,16 @@ class AdaptiveGuidance(io.ComfyNode):
             category="guidekit/guidance",
             description="Stops evaluating the negative prompt once it no longer makes a difference: as soon as the "
             "positive and the negative prediction point the same way, the rest of the run uses the positive alone.",
-            search_aliases=["adaptive guidance", "AG", "faster cfg", "skip negative", "speed", "cosine similarity"],
+            search_aliases=[
+                "adaptive guidance",
+                "AG",
+                "faster cfg",
+                "skip negative",
+                "speed",
+                "cosine similarity",
+                "faster",
+                "skip cfg",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
                 io.Float.Input(

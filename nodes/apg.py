@@ -83,7 +83,20 @@ class APG(io.ComfyNode):
             category="guidekit/guidance",
             description="Keeps the detail of a high CFG scale without its oversaturation: removes the part of the "
             "guidance that only makes the picture stronger. No extra network evaluations.",
-            search_aliases=["APG", "adaptive projected guidance", "oversaturation", "burnt", "high cfg", "saturation"],
+            search_aliases=[
+                "APG",
+                "adaptive projected guidance",
+                "oversaturation",
+                "burnt",
+                "high cfg",
+                "saturation",
+                "overcooked",
+                "fried",
+                "contrast",
+                "prompt adherence",
+                "perpendicular",
+                "perp",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
                 io.Float.Input(

@@ -52,7 +52,15 @@ class CFGPPInversion(io.ComfyNode):
             description="Turns a picture into the noise from which CFG++ sampling makes it again: two "
             "SamplerCustomAdvanced without noise, the first with the sampler and the rising sigmas of this node, the "
             "second with the CFG++ Sampler (euler, same lambda) and its falling sigmas.",
-            search_aliases=["CFG++ inversion", "DDIM inversion", "unsampler", "noise a picture", "invert", "editing"],
+            search_aliases=[
+                "CFG++ inversion",
+                "DDIM inversion",
+                "unsampler",
+                "noise a picture",
+                "invert",
+                "editing",
+                "unsample",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model of the guider: it decides the form of the noise levels."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule for sampling, falling, as from BasicScheduler."),

@@ -36,6 +36,9 @@ class ExactInvert(io.ComfyNode):
                 "unsampler",
                 "edit a picture",
                 "noise inversion",
+                "edit photo",
+                "unsample",
+                "undo",
             ],
             inputs=[
                 io.Guider.Input(

@@ -20,7 +20,16 @@ class ExactSample(io.ComfyNode):
             category="guidekit/inversion",
             description="From the noise of Exact Inversion back to the picture: with the same guider as it was, with "
             "another prompt edited. Schedule and method are those of the inversion.",
-            search_aliases=["EDICT", "BELM", "exact inversion", "edit a picture", "reconstruct", "resample"],
+            search_aliases=[
+                "EDICT",
+                "BELM",
+                "exact inversion",
+                "edit a picture",
+                "reconstruct",
+                "resample",
+                "edit photo",
+                "inpaint",
+            ],
             inputs=[
                 io.Guider.Input(
                     "guider", tooltip="The guider of the inversion to reconstruct; one with another prompt to edit."

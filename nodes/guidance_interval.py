@@ -70,6 +70,8 @@ class GuidanceInterval(io.ComfyNode):
                 "cfg range",
                 "cfg schedule",
                 "faster cfg",
+                "faster",
+                "skip cfg",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),

@@ -101,7 +101,15 @@ class LinearAG(io.ComfyNode):
             description="CFG for five eighths of its price: in the first half of the run every other negative "
             "prediction is estimated from what is known already, in the second half the positive is used alone. Needs "
             "a file of LinearAG Fit for this model, schedule, cfg and negative prompt.",
-            search_aliases=["LinearAG", "linear adaptive guidance", "faster cfg", "speed", "skip negative"],
+            search_aliases=[
+                "LinearAG",
+                "linear adaptive guidance",
+                "faster cfg",
+                "speed",
+                "skip negative",
+                "faster",
+                "skip cfg",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the coefficients were fitted for."),
                 io.Combo.Input(

@@ -76,7 +76,7 @@ class LinearAGFit(io.ComfyNode):
             description="Learns, from a few runs with full CFG, how the negative prediction follows from what is "
             "already known, and saves it in models/guidekit for the LinearAG node. Once per model, schedule, cfg and "
             "negative prompt.",
-            search_aliases=["LinearAG", "linear adaptive guidance", "fit", "calibrate", "faster cfg"],
+            search_aliases=["LinearAG", "linear adaptive guidance", "fit", "calibrate"],
             inputs=[
                 io.Model.Input("model", tooltip="The model as it will be used, with its LoRAs."),
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts below."),

@@ -65,6 +65,8 @@ class NASA(io.ComfyNode):
                 "normalized attention guidance",
                 "negative prompt at cfg 1",
                 "SNOOPI",
+                "negative prompt flux",
+                "negative prompt turbo",
             ],
             inputs=[
                 io.Model.Input(

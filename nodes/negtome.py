@@ -123,7 +123,16 @@ class NegToMe(io.ComfyNode):
             description="Makes the pictures of a batch differ from each other, or from a picture you give: in the "
             "first steps every token is pushed away from the token of the reference that it is most like. For models "
             "that draw the same picture whatever the seed.",
-            search_aliases=["NegToMe", "negative token merging", "diversity", "variety", "same image", "seed variance"],
+            search_aliases=[
+                "NegToMe",
+                "negative token merging",
+                "diversity",
+                "variety",
+                "same image",
+                "seed variance",
+                "same face",
+                "same seed",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
                 io.Combo.Input(

@@ -41,7 +41,15 @@ class PAG(io.ComfyNode):
             category="guidekit/guidance",
             description="Better structure, with or without CFG: guides away from a prediction whose self-attention was "
             "made blind in a block. Costs the part of a network evaluation from that block on.",
-            search_aliases=["PAG", "perturbed attention", "identity attention", "structure", "weak branch"],
+            search_aliases=[
+                "PAG",
+                "perturbed attention",
+                "identity attention",
+                "structure",
+                "weak branch",
+                "hands",
+                "anatomy",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
                 scale_input(3.0),

@@ -25,7 +25,16 @@ class PreferenceCFG(io.ComfyNode):
             description="CFG between two models: a worse or disliked one predicts the negative, so that guidance leads "
             "away from what it stands for; or two models share the positive. The other one may be the same model with "
             "other LoRAs.",
-            search_aliases=["NPO", "SINE", "two models", "negative lora", "preference", "CFG with two models"],
+            search_aliases=[
+                "NPO",
+                "SINE",
+                "two models",
+                "negative lora",
+                "preference",
+                "CFG with two models",
+                "like",
+                "dislike",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Predicts the positive."),
                 io.Combo.Input(

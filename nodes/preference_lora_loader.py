@@ -30,7 +30,22 @@ class PreferenceLoraLoader(io.ComfyNode):
             description="Loads LoRAs whatever their key names, those of diffusers and PEFT included, which ComfyUI's "
             "own loader ignores, and whole tuned networks as a change of any strength. For the positive, the negative "
             "(Diffusion-NPO) or both; says what was applied.",
-            search_aliases=["lora", "KTO", "DPO", "NPO", "SPO", "DoRA", "PEFT", "diffusers lora", "load lora", "align"],
+            search_aliases=[
+                "lora",
+                "KTO",
+                "DPO",
+                "NPO",
+                "SPO",
+                "DoRA",
+                "PEFT",
+                "diffusers lora",
+                "load lora",
+                "align",
+                "like",
+                "dislike",
+                "aesthetic",
+                "preference",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model that the file was tuned on, or a near relative."),
                 io.Combo.Input(

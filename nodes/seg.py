@@ -35,7 +35,15 @@ class SEG(io.ComfyNode):
             category="guidekit/guidance",
             description="Like PAG with a dial: guides away from a prediction whose attention queries were blurred over "
             "the picture. Costs the part of a network evaluation from that block on.",
-            search_aliases=["SEG", "smoothed energy", "blurred attention", "structure", "weak branch"],
+            search_aliases=[
+                "SEG",
+                "smoothed energy",
+                "blurred attention",
+                "structure",
+                "weak branch",
+                "hands",
+                "anatomy",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
                 scale_input(3.0),

@@ -47,7 +47,7 @@ class SLG(io.ComfyNode):
             category="guidekit/guidance",
             description="Better structure and anatomy: guides away from a prediction that has left out some of the "
             "network's blocks. Costs the part of a network evaluation from the first of them on.",
-            search_aliases=["SLG", "skip layer", "skip block", "S2 guidance", "STG", "anatomy", "weak branch"],
+            search_aliases=["SLG", "skip layer", "skip block", "S2 guidance", "STG", "anatomy", "weak branch", "hands"],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
                 scale_input(2.5),

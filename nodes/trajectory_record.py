@@ -26,6 +26,8 @@ class TrajectoryRecord(io.ComfyNode):
                 "invert",
                 "feature injection",
                 "edit a picture",
+                "edit photo",
+                "unsample",
             ],
             inputs=[
                 io.Guider.Input(
