@@ -227,6 +227,74 @@ def checkout(path: Path) -> Path:
     return path.resolve()
 
 
+# Of what a checkout asks for, these are not looked at: torch is chosen above, and no test needs examples and texts.
+NOT_ASKED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
+
+# Runs in the environment, which has packaging. Prints the requirements in a file that are not met there, one a line.
+LACKING = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from packaging.requirements import Requirement
+
+for line in open(sys.argv[1], encoding="utf-8"):
+    line = line.partition("#")[0].strip()
+    if not line or line.startswith("-"):
+        continue
+    wanted = Requirement(line)
+    if wanted.name in sys.argv[2:] or wanted.marker and not wanted.marker.evaluate():
+        continue
+    try:
+        met = wanted.specifier.contains(version(wanted.name), prereleases=True)
+    except PackageNotFoundError:
+        met = False
+    if not met:
+        print(line)
+"""
+
+
+def lacking(python: Path, requirements: Path) -> list[str]:
+    """The lines of a requirements file that the environment of `python` does not meet."""
+    command = [python, "-c", LACKING, requirements, *NOT_ASKED]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.splitlines()
+
+
+def overlay(python: Path, checkout_root: Path, fresh: bool = False) -> Path:
+    """The interpreter for a checkout: `python` where its environment has all that the checkout requires; else that of
+    an environment in front of it, with what is lacking."""
+    unmet = lacking(python, checkout_root / "requirements.txt")
+    if not unmet:
+        return python
+    folder = home() / f"overlay-{digest(str(python), *unmet)}"
+
+    def build(folder: Path) -> None:
+        say(f"installing what {checkout_root} wants beside the environment: {', '.join(unmet)} ...")
+        quietly("the environment could not be created", [python, "-m", "venv", "--without-pip", folder])
+        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        own, below = (
+            subprocess.run([p, "-c", where], check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
+            for p in (interpreter(folder), python)
+        )
+        # What lies in the overlay is found first; pip leaves alone what it finds in the other.
+        Path(own, "below.pth").write_text(below + "\n", "utf-8")
+        quietly(
+            f"{checkout_root} wants {', '.join(unmet)}, which the environment has not and which could not be installed"
+            "; check the network and pip's configuration, or use another checkout",
+            [interpreter(folder), "-m", "pip", "install", *TORCH, *unmet],
+        )
+        (interpreter(folder).parent / PYTEST).write_text("import sys\nimport pytest\n\nsys.exit(pytest.main())\n")
+
+    return interpreter(ensure(folder, build, fresh))
+
+
+PYTEST = "run_pytest.py"  # of an overlay, which has no script of pytest's own
+
+
+def pytest_of(python: Path) -> list[Path]:
+    """The command of an environment's pytest."""
+    own = python.with_name("pytest.exe" if WINDOWS else "pytest")
+    return [own] if own.exists() else [python, python.with_name(PYTEST)]
+
+
 # Running things -----------------------------------------------------------------------------------------------------
 
 
@@ -347,7 +415,11 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parse(arguments)
     names = benchmarks(rest) if options.command == "bench" else ()
     python = environment(options.fresh)
-    host_root = checkout(options.comfyui) if options.comfyui else host(options.host, python, options.fresh)
+    if options.comfyui:
+        host_root = checkout(options.comfyui)
+        python = overlay(python, host_root, options.fresh)
+    else:
+        host_root = host(options.host, python, options.fresh)
     environ = variables(host_root)
     if options.comfyui:
         environ["PYTHONPYCACHEPREFIX"] = str(home() / "bytecode")  # nothing stays in a checkout that is the user's
@@ -361,7 +433,7 @@ def main(arguments: Sequence[str]) -> int:
         return max(run([python, "-m", f"guidekit.benchmarks.{name}"], env=environ, cwd=ROOT) for name in names)
     command = {
         "demo": [python, "-m", "guidekit.demo.run"],
-        "test": [python.with_name("pytest.exe" if WINDOWS else "pytest"), *rest],
+        "test": [*pytest_of(python), *rest],
         "lint": [python, "-m", "ruff", "check", *rest],
     }[options.command]
     return run(command, env=environ, cwd=ROOT)

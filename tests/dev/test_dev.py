@@ -10,13 +10,14 @@ import sys
 import tarfile
 import textwrap
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import dev
-from guidekit.demo.run import needs_only_demo_models, saturation
+from guidekit.demo.run import saturation
 from guidekit.demo.server import Server
 from guidekit.sweep import ServerError
 
@@ -135,6 +136,65 @@ def test_unpack_refuses_to_leave_its_folder(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="leads out of its folder"):
         dev.unpack(archive(tmp_path / "x.tar.gz", {name: "evil"}), tmp_path / "deep" / "out")
     assert not list(tmp_path.rglob("evil"))
+
+
+# What a newer checkout wants
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    """A package of one module, which says its version."""
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        info = f"{name}-{version}.dist-info"
+        file.writestr(f"{name}.py", f"VERSION = {version!r}\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that wants a package which no environment has, and no network to get it from."""
+    monkeypatch.setenv("GUIDEKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(dev, "TORCH", ())
+    checkout = tmp_path / "ComfyUI"
+    checkout.mkdir()
+    lines = ["torch", "# not this: nonsense", "packaging>=1", "guidekit-never-made>=2.0 ; python_version > '3'", ""]
+    lines += ["comfyui-workflow-templates==99", "guidekit-for-others==1 ; python_version < '3'"]
+    (checkout / "requirements.txt").write_text("\n".join(lines))
+    return checkout
+
+
+def test_what_is_lacking(newer: Path) -> None:
+    found = dev.lacking(Path(sys.executable), newer / "requirements.txt")
+    assert found == ["guidekit-never-made>=2.0 ; python_version > '3'"]
+
+
+def test_a_checkout_with_all_it_wants_runs_in_the_environment(newer: Path) -> None:
+    (newer / "requirements.txt").write_text("packaging\n")
+    assert dev.overlay(Path(sys.executable), newer) == Path(sys.executable)
+
+
+def test_what_is_lacking_is_put_in_front(newer: Path) -> None:
+    for version in ("1.0", "2.5"):
+        wheel(newer.parent, "guidekit_never_made", version)
+    python = dev.overlay(Path(sys.executable), newer)
+    program = "import guidekit_never_made, packaging, pytest; print(guidekit_never_made.VERSION)"
+    assert subprocess.run([python, "-c", program], capture_output=True, check=True, text=True).stdout == "2.5\n"
+    assert dev.lacking(python, newer / "requirements.txt") == []
+    assert dev.lacking(Path(sys.executable), newer / "requirements.txt") != [], "the environment is as it was"
+    listed = subprocess.run([*dev.pytest_of(python), "--version"], capture_output=True, text=True)
+    assert listed.stdout.startswith("pytest")
+    assert dev.overlay(Path(sys.executable), newer) == python
+
+
+def test_what_cannot_be_had_is_named(newer: Path) -> None:
+    with pytest.raises(SystemExit, match="wants guidekit-never-made>=2.0 .*which the environment has not"):
+        dev.overlay(Path(sys.executable), newer)
+    assert not [path for path in (newer.parent / "home").iterdir() if path.is_dir()]
 
 
 # The command line
@@ -277,17 +337,6 @@ def test_taken_port_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 # The demo
-
-
-def test_demo_takes_what_needs_no_files() -> None:
-    def prompt(*classes: str) -> dict[str, dict[str, str]]:
-        return {str(index): {"class_type": name} for index, name in enumerate(classes)}
-
-    known = {"GuidekitDemoModel", "KSampler", "LoraLoader", "LoadImage"}
-    assert needs_only_demo_models(prompt("GuidekitDemoModel", "KSampler"), known)
-    for classes in [("KSampler",), ("GuidekitDemoModel", "LoraLoader"), ("GuidekitDemoModel", "LoadImage")]:
-        assert not needs_only_demo_models(prompt(*classes), known)
-    assert not needs_only_demo_models(prompt("GuidekitDemoModel", "OfAnotherPack"), known)
 
 
 @pytest.mark.parametrize(("colour", "expected"), [("red", 1), ("white", 0), ("black", 0), ((200, 100, 150), 0.5)])
