@@ -1,9 +1,7 @@
 """Run the demo workflows on a real ComfyUI and save their pictures in output/demo: `python dev.py demo`.
 
-A workflow of workflows/api/ takes part if ComfyUI knows all its nodes, one of them is GuidekitDemoModel, and none loads
-something else (no node with "Load" in its name, but for files of this pack). apg.json runs at several guidance scales,
-of which a sheet is made.
-Of every workflow that compares two rows a picture NAME.jpg is made, which is its thumbnail in workflows/.
+They are the templates on the demo models (templates/demo.py). apg.json runs at several guidance scales, of which a
+sheet is made. Of every one a picture is made under the template's title, which is its thumbnail in workflows/.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..sweep import PromptError, Row, ServerError, Sweep, SweepError
 from ..sweep.command import Line
 from ..sweep.workflow import Prompt
+from ..templates.demo import TEMPLATES
 from . import measures
 from .server import PACK, Server
 
@@ -29,17 +28,6 @@ OUTPUT = PACK / "output" / "demo"
 SCALES = (3, 8, 15)  # ordinary, strong, and where plain CFG breaks down
 THUMBNAIL_SCALE = 8  # of apg.json
 METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its pictures
-
-
-# In the templates these load what the template has saved, and what comes with the pack.
-_LOADS_OUR_OWN = {"GuidekitLoadInversion", "GuidekitPreferenceLoraLoader"}
-
-
-def needs_only_demo_models(prompt: Prompt, known: set[str]) -> bool:
-    """Whether the demo can run a workflow without files from the user; `known` are the server's node classes."""
-    classes = {node["class_type"] for node in prompt.values()}
-    foreign = any("Load" in name for name in classes - _LOADS_OUR_OWN)
-    return classes <= known and "GuidekitDemoModel" in classes and not foreign
 
 
 def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]:
@@ -115,34 +103,30 @@ def thumbnail(rows: dict[str, list[Path]]) -> Image.Image:
     return sheet
 
 
-def save_thumbnail(name: str, rows: dict[str, list[Path]]) -> Path:
-    path = OUTPUT / f"{name}.jpg"
+def save_thumbnail(title: str, rows: dict[str, list[Path]]) -> Path:
+    path = OUTPUT / f"{title}.jpg"
     thumbnail(rows).save(path, quality=92)
     return path
 
 
 def main() -> None:
-    workflows = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(PACK.glob("workflows/api/*.json"))}
     shutil.rmtree(OUTPUT, ignore_errors=True)  # so that everything in it is of this run
     results: list[Path] = []
     print("starting ComfyUI ...", flush=True)
     with Server() as server:
-        known = set(server.get("/object_info"))
-        for name, prompt in workflows.items():
-            if not needs_only_demo_models(prompt, known):
-                print(f"{name}: left out, it needs models of your own")
-            elif name == "apg":
+        for made in TEMPLATES:
+            name = made.name
+            prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+            if name == "apg":
                 jobs = run(server, name, prompt, grid={"KSampler.cfg": SCALES})
                 scales = {row.settings["KSampler.cfg"]: pictures_of(name, row) for row in jobs}
                 comparison_sheet(scales).save(OUTPUT / "apg_sheet.png")
-                results += [OUTPUT / "apg_sheet.png", save_thumbnail(name, scales[THUMBNAIL_SCALE])]
+                results += [OUTPUT / "apg_sheet.png", save_thumbnail(made.title, scales[THUMBNAIL_SCALE])]
             else:
                 [row] = run(server, name, prompt)
-                results.append(save_thumbnail(name, pictures_of(name, row)))
+                results.append(save_thumbnail(made.title, pictures_of(name, row)))
             if (OUTPUT / name).is_dir():
                 results.append(OUTPUT / name / "index.html")
-    if not results:
-        sys.exit(f"demo: none of the {len(workflows)} workflows in {PACK / 'workflows' / 'api'} can run")
     print(*results, sep="\n")
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from guidekit.demo.server import PACK, Server
 from guidekit.sweep import PromptError
+from guidekit.templates import TEMPLATES, demo
 
-WORKFLOWS = {path.stem: path for path in sorted((PACK / "workflows" / "api").glob("*.json"))}
+WORKFLOWS = {made.name: PACK / "workflows" / "api" / f"{made.name}.json" for made in demo.TEMPLATES}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
     ("name", "node", "text"),
     [
         (
-            "guidance_interval",
+            "in an interval",
             "GuidekitGuidanceInterval",
             r"Guidance interval \(sampler node \d+\): \d+ of 12 steps guided, \d+ evaluations",
         ),
@@ -95,7 +96,11 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
 def test_nodes_tell_what_they_did(server, name, node, text):
     """Under the node, over the websocket, and in the log."""
     steps = {"KSampler": {"steps": 12}, "BasicScheduler": {"steps": 12}}
-    prompt = workflow(name, GuidekitAdaptiveGuidance={"threshold": 0.9}, **steps)
+    if name == "in an interval":
+        limits = {"limits": "percent", "sigma_high": 5.42, "sigma_low": 0.28, "start_percent": 0.2, "end_percent": 0.8}
+        prompt = replace(guided_only(**steps), "KSampler", "model", node, model="old", **limits)
+    else:
+        prompt = workflow(name, GuidekitAdaptiveGuidance={"threshold": 0.9}, **steps)
     server.run(prompt)
     [node_id] = [key for key, n in prompt.items() if n["class_type"] == node]
     assert re.search(text, server.told[node_id])
@@ -105,7 +110,8 @@ def test_nodes_tell_what_they_did(server, name, node, text):
 def test_help_templates_and_translations_are_served(server):
     help_page = urllib.request.urlopen(f"{server.url}/extensions/guidekit/docs/GuidekitAPG.md").read().decode()
     assert help_page.startswith("# Adaptive Projected Guidance")
-    assert sorted(server.get("/workflow_templates")["guidekit"]) == sorted(WORKFLOWS)
+    titles = [made.title for made in TEMPLATES]
+    assert sorted(server.get("/workflow_templates")["guidekit"]) == sorted(titles)
     assert "GuidekitAPG" in server.get("/i18n")["en"]["nodeDefs"]
 
 

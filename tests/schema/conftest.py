@@ -1,33 +1,38 @@
 """The host with all its own nodes and this pack, loaded as it loads them when it starts."""
 
-import asyncio
-import json
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from guidekit.tests.schema.catalogue import PACK
+from guidekit.demo import own_folders
+from guidekit.templates import TEMPLATES
+from guidekit.templates import host as loading
+from guidekit.templates.graph import Info
 
 
 @pytest.fixture(scope="session")
 def host() -> ModuleType:
     """The host's module `nodes`."""
-    import nodes
-
-    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
-    core = set(nodes.NODE_CLASS_MAPPINGS)
-    assert asyncio.run(nodes.load_custom_node(str(PACK), ignore=core))
-    return nodes
+    return loading.load_host()
 
 
 @pytest.fixture(scope="session")
-def host_info(host) -> dict[str, dict]:
+def host_info(host) -> Info:
     """/object_info of every node, as far as a converter of workflows needs it."""
-    infos = {}
-    for name, node in host.NODE_CLASS_MAPPINGS.items():
-        if hasattr(node, "GET_NODE_INFO_V1"):
-            infos[name] = node.GET_NODE_INFO_V1()
-        else:
-            title = host.NODE_DISPLAY_NAME_MAPPINGS.get(name, name)
-            infos[name] = {"input": node.INPUT_TYPES(), "output": node.RETURN_TYPES, "display_name": title}
-    return json.loads(json.dumps(infos, default=repr))
+    return loading.object_info(host)
+
+
+@pytest.fixture(scope="module")
+def named_files(host_info) -> Iterator[None]:
+    """Empty files under the names that the templates have: a prompt is valid if they are there, whatever is in them."""
+    base = Path(own_folders.BASE.name)
+    files = [f for made in TEMPLATES for node in made.graph(host_info).nodes for f in node.files]
+    paths = {base / "input" / "example.png", *(base / "models" / f.directory / f.name for f in files)}
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    yield
+    for path in paths:
+        path.unlink()

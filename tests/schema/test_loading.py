@@ -52,7 +52,7 @@ def custom_nodes(tmp_path, monkeypatch):
 
 def install(folder: Path) -> Path:
     """The pack as an archive or a clone would put it there, under another name."""
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "output", "tests", "benchmarks", "*.log")
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "output", "tests", "benchmarks", "templates", "*.log")
     return Path(shutil.copytree(PACK, folder, ignore=left_out))
 
 

@@ -3,33 +3,75 @@
 import asyncio
 import copy
 import itertools
+import json
 import re
+from pathlib import Path
 
+import comfyui_workflow_templates_json
 import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 
+from guidekit import templates
 from guidekit.demo.vocabulary import VOCABULARY
 from guidekit.nodes import NODES
-from guidekit.tests.schema.catalogue import PACK, inputs, read
+from guidekit.templates import demo
+from guidekit.templates.files import WORKFLOWS, contents
+from guidekit.tests.schema.catalogue import inputs, read
 
-TEMPLATES = {path.stem: path for path in sorted((PACK / "workflows").glob("*.json"))}
-TWINS = {path.stem: path for path in sorted((PACK / "workflows" / "api").glob("*.json"))}
+TEMPLATES = {made.name: WORKFLOWS / f"{made.title}.json" for made in templates.TEMPLATES}
+TWINS = {made.name: WORKFLOWS / "api" / f"{made.name}.json" for made in templates.TEMPLATES}
+ON_DEMO_MODELS = {made.name for made in demo.TEMPLATES}
+REAL = [name for name in TEMPLATES if name not in ON_DEMO_MODELS]
 NOTES = ("Note", "MarkdownNote")  # exist in the frontend only
-MANY_ROWS = ("cfgpp_inversion", "exact_inversion_methods", "save_inversion")
+MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
+# Of one class, beside which the others of its list are; its page shows how.
+IN_NO_TEMPLATE = {"GuidekitCandidate"}
+# Their makers call them something that says nothing.
+RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}
+# What no template of the host's loads.
+OUR_CHOICE = RENAMED | {
+    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",
+    "spo_sdxl_10ep_4k-data_lora_diffusers.safetensors",
+    "sdxl_beta2k_2kiter.safetensors",
+}
 
 every_template = pytest.mark.parametrize("name", TEMPLATES)
+every_real_one = pytest.mark.parametrize("name", REAL)
 every_twin = pytest.mark.parametrize("name", TWINS)
 
 
-def test_every_template_has_a_twin_and_a_thumbnail():
-    assert TEMPLATES
-    assert [*TEMPLATES] == [*TWINS]
-    missing = [name for name, path in TEMPLATES.items() if not path.with_suffix(".jpg").is_file()]
-    assert not missing, f"no workflows/*.jpg for {missing}"
-    for path in TEMPLATES.values():
-        assert Image.open(path.with_suffix(".jpg")).format == "JPEG"
+def test_the_files_are_as_the_descriptions_say(host_info):
+    made = contents(host_info)
+    found = {path for folder in ("workflows", "subgraphs") for path in (WORKFLOWS.parent / folder).rglob("*.json")}
+    again = "python dev.py python -m guidekit.templates writes them"
+    assert {path.name for path in found} == {path.name for path in made}, again
+    assert not [path.name for path, text in made.items() if path.read_text("utf-8") != text], again
+
+
+def test_thumbnails_are_of_templates():
+    """What is done by no demo model has none."""
+    found = {path.stem: path for path in WORKFLOWS.glob("*.jpg")}
+    wanted = {made.title: made for made in templates.TEMPLATES if made.picture}
+    assert set(found) == set(wanted)
+    titles = {made.name: made.title for made in templates.TEMPLATES}
+    for title, made in wanted.items():
+        assert Image.open(found[title]).format == "JPEG"
+        assert found[title].read_bytes() == found[titles[made.picture]].read_bytes()
+
+
+def test_titles_are_file_names_and_addresses_everywhere():
+    """They stand in a path of the server, unquoted, and in a file name of every system."""
+    titles = [path.stem for path in TEMPLATES.values()]
+    assert len({title.lower() for title in titles}) == len(titles)
+    assert not [title for title in titles if not re.fullmatch(r"[A-Za-z][A-Za-z0-9 .,()+-]{0,90} - [\w .-]+", title)]
+    assert not [name for name in TWINS if not re.fullmatch(r"[a-z0-9_]+", name)]
+
+
+def test_every_node_is_in_a_template():
+    used = {node["class_type"] for path in TWINS.values() for node in read(path).values()}
+    assert {node.GET_SCHEMA().node_id for node in NODES} - used <= IN_NO_TEMPLATE
 
 
 @every_template
@@ -75,7 +117,7 @@ def test_every_widget_has_its_value(name, host_info):
             slots = 0
             for input_name, (kind, options) in inputs(host_info[node["type"]]).items():
                 if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
-                    slots += 1 + bool(options.get("control_after_generate"))
+                    slots += 1 + bool(options.get("control_after_generate")) + bool(options.get("image_upload"))
                 else:
                     assert input_name in linked, f"{node['type']} has no {input_name}"
             assert len(node["widgets_values"]) == slots, node["type"]
@@ -137,9 +179,80 @@ def _overlap(a: tuple, b: tuple) -> bool:
 
 
 @every_template
-def test_explains_itself(name):
-    notes = [node for node in read(TEMPLATES[name])["nodes"] if node["type"] == "MarkdownNote"]
-    assert any(len(note["widgets_values"][0]) > 200 for note in notes)
+def test_explains_itself_in_five_lines(name):
+    [note] = [node for node in read(TEMPLATES[name])["nodes"] if node["type"] == "MarkdownNote"]
+    what, *lines = note["widgets_values"][0].split("\n\n")
+    assert len(what) > 60
+    assert [line.split("**")[1].rstrip(":") for line in lines] == ["Look at", "Try", "Cost", "Files"]
+    assert all(len(line) < 500 for line in (what, *lines[:3]))
+    assert all(line.endswith(".") for line in (what, *lines))
+
+
+# Files of models
+
+
+def _named_files(name: str) -> list[tuple[dict, dict]]:
+    """(node, entry of its property `models`)"""
+    nodes = read(TEMPLATES[name])["nodes"]
+    return [(node, file) for node in nodes for file in node["properties"].get("models", ())]
+
+
+@every_real_one
+def test_every_file_is_named_with_its_address(name, host_info):
+    """So that the frontend, which looks at this property, says where a file that is missing can be had."""
+    named = {(node["id"], file["name"]) for node, file in _named_files(name)}
+    values = {
+        (node["id"], value.rsplit("/", 1)[-1])
+        for node in read(TEMPLATES[name])["nodes"]
+        for value in node["widgets_values"]
+        if isinstance(value, str) and value.endswith(".safetensors")
+    }
+    assert named == values
+    assert named
+    for _, file in _named_files(name):
+        assert file["url"].startswith("https://huggingface.co/")
+        assert "/resolve/main/" in file["url"]
+        assert file["url"].endswith(f"/{file['name']}") != (file["name"] in RENAMED)
+        note = next(n for n in read(TEMPLATES[name])["nodes"] if n["type"] == "MarkdownNote")["widgets_values"][0]
+        assert f"[{file['name']}]({file['url'].split('/resolve/')[0]}) in models/{file['directory']}" in note
+
+
+def test_files_are_those_of_the_hosts_own_templates():
+    """Who has run those has them."""
+    theirs = {}
+    for path in Path(comfyui_workflow_templates_json.__file__).parent.rglob("*.json"):
+        for name, folder, url in _models_in(json.loads(path.read_text("utf-8"))):
+            theirs.setdefault((name, folder), set()).add(url.split("?")[0])
+    ours = {(f["name"], f["directory"]): f["url"] for name in REAL for _, f in _named_files(name)}
+    assert {name for name, _ in set(ours) - set(theirs)} == OUR_CHOICE
+    assert not {name: url for (name, folder), url in ours.items() if url not in theirs.get((name, folder), {url})}
+
+
+def _models_in(tree: object):
+    """(name, directory, url) of the files of all nodes, those in subgraphs too."""
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    if isinstance(tree, dict) and "widgets_values" in tree:
+        yield from ((f["name"], f["directory"], f["url"]) for f in tree["properties"].get("models") or ())
+    for part in parts:
+        yield from _models_in(part)
+
+
+@every_real_one
+def test_app_mode_has_what_it_can_show(name, host, host_info):
+    """Widgets that are not linked, and that are not under "advanced", of which it shows the name alone; and images."""
+    template = read(TEMPLATES[name])
+    nodes = {node["id"]: node for node in template["nodes"]}
+    app = template["extra"]["linearData"]
+    assert 4 <= len(app["inputs"]) <= 5
+    for node_id, widget in app["inputs"]:
+        kind, options = inputs(host_info[nodes[node_id]["type"]])[widget]
+        assert isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+        assert not options.get("advanced")
+        assert widget not in {i["name"] for i in nodes[node_id]["inputs"]}
+    ours = [nodes[node_id]["type"] for node_id, _ in app["inputs"] if nodes[node_id]["type"].startswith("Guidekit")]
+    assert ours or name.startswith("exact_inversion"), "its main inputs are steps, denoise and the prompts"
+    assert app["outputs"]
+    assert all(host.NODE_CLASS_MAPPINGS[nodes[node_id]["type"]].OUTPUT_NODE for node_id in app["outputs"])
 
 
 # The API workflows
@@ -153,7 +266,7 @@ def validate(prompt: dict) -> tuple[bool, dict, list[str], dict]:
 
 
 @every_twin
-def test_the_host_accepts_it(name, host):
+def test_the_host_accepts_it(name, host, named_files):
     prompt = read(TWINS[name])
     valid, error, outputs, node_errors = validate(copy.deepcopy(prompt))
     assert valid, (error, node_errors)
@@ -189,7 +302,7 @@ def test_the_host_refuses_bad_input_at_the_node(changed, kind, text, host):
 def test_prompts_are_in_the_demo_models_words(name):
     """Others are left out with a line in the log, and the log of the demo should be clean."""
     prompt = read(TWINS[name])
-    if any(node["class_type"] == "GuidekitDemoModel" for node in prompt.values()):
+    if name in ON_DEMO_MODELS:
         texts = [node["inputs"]["text"] for node in prompt.values() if node["class_type"] == "CLIPTextEncode"]
         for slots in (node["inputs"] for node in prompt.values() if node["class_type"] == "GuidekitCandidates"):
             texts += [slots["prompt"].replace("{slot}", word) for word in slots["words"].splitlines()]

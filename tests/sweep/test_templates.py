@@ -1,4 +1,4 @@
-"""Workflows as the editor saves them and as the API takes them; every template of the pack."""
+"""Workflows as the editor saves them and as the API takes them; every template on the demo models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from guidekit.demo.server import PACK
 from guidekit.sweep import Sweep, SweepError
 from guidekit.sweep.plan import Plan
+from guidekit.templates import demo
 
-TEMPLATES = {path.stem: path for path in sorted((PACK / "workflows").glob("*.json"))}
+TEMPLATES = {made.name: PACK / "workflows" / f"{made.title}.json" for made in demo.TEMPLATES}
 every_template = pytest.mark.parametrize("name", TEMPLATES)
 
 FEW = {"steps": 2, "trajectories": 4}
@@ -54,12 +55,12 @@ def test_runs_with_two_seeds(name, server, tmp_path):
 
 
 def test_what_nodes_report_is_a_column(server, tmp_path):
-    template = PACK / "workflows" / "guidance_interval.json"
-    sweep = Sweep(template, tmp_path, settings("guidance_interval"), servers=[server.url])
+    asked = {**settings("linear_ag"), "KSampler.steps": [12], "BasicScheduler.steps": [12]}
+    sweep = Sweep(TEMPLATES["linear_ag"], tmp_path, asked, servers=[server.url])
     sweep.run()
-    assert all("Guidance interval" in text for row in sweep.rows() for _, text in row.told)
+    assert all("LinearAG" in text for row in sweep.rows() for _, text in row.told)
     assert all(row.told for row in sweep.rows())
-    assert "steps guided" in (tmp_path / "results.csv").read_text("utf-8-sig")
+    assert "steps with an estimated negative" in (tmp_path / "results.csv").read_text("utf-8-sig")
 
 
 def test_the_converter_is_missing(server, tmp_path, monkeypatch):

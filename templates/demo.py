@@ -1,0 +1,469 @@
+"""Templates on the demo models that come with the pack: the same problems, to be tried at once on any machine.
+
+Each shows rows of images of the same noise, without the technique and with it.
+"""
+
+from __future__ import annotations
+
+from .graph import GREEN, RED, Graph, Node, Output
+from .models import Loaded
+from .template import Template, note, prompts
+
+SIDE, ENLARGED, IMAGES, STEPS = 32, 6.0, 4, 25
+# What the demo models draw, and know the words of.
+WORDS = (
+    "Other words: circle, square, triangle, star, ring or cross; red, yellow, green, cyan, blue or purple; small or "
+    "large; a dark, light, striped or checkered background; left, right, top, bottom or center."
+)
+OWN = "With your own checkpoint, put the node between the loader and the sampler."
+SAME = "Both samplers get the same model, prompt, noise (seed) and CFG scale."
+
+
+def demo_model(g: Graph, family: str, title: str | None = None) -> Loaded:
+    loader = g.add("GuidekitDemoModel", title, family=family)
+    return Loaded(*(loader[slot] for slot in range(3)))
+
+
+def empty(g: Graph, images: int = IMAGES) -> Output:
+    return g.add("EmptyLatentImage", width=SIDE, height=SIDE, batch_size=images)[0]
+
+
+def shown(g: Graph, samples: Output, vae: Output, name: str) -> Node:
+    image = g.add("VAEDecode", samples=samples, vae=vae)
+    large = g.add("ImageScaleBy", image=image[0], upscale_method="nearest-exact", scale_by=ENLARGED)
+    return g.add("SaveImage", images=large[0], filename_prefix=f"guidekit/{name}")
+
+
+def ksampler(
+    g: Graph, model: Output, positive: Output, negative: Output, latent: Output, seed: int, cfg: float
+) -> Output:
+    settings = {"steps": STEPS, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    return g.add("KSampler", seed=seed, cfg=cfg, **settings, **inputs)[0]
+
+
+class Rows:
+    """One prompt and one noise for all rows."""
+
+    def __init__(
+        self, g: Graph, family: str, positive: str, seed: int, cfg: float, first: tuple[str, str] | None
+    ) -> None:
+        """`first`: the title of the row without a technique, and how its images' names begin."""
+        self.g, self.seed, self.cfg = g, seed, cfg
+        self.loaded = demo_model(g, family)
+        self.positive, self.negative = (prompt[0] for prompt in prompts(g, self.loaded.clip, positive))
+        self.latent = empty(g)
+        if first is not None:
+            self.add(*first)
+
+    def add(self, title: str, name: str, kind: str | None = None, **inputs: object) -> None:
+        """A row whose model goes through a node of class `kind`."""
+        with self.g.row(title):
+            model = self.g.add(kind, model=self.loaded.model, **inputs)[0] if kind else self.loaded.model
+            self.sample(model, name)
+
+    def sample(self, model: Output, name: str) -> None:
+        latent = ksampler(self.g, model, self.positive, self.negative, self.latent, self.seed, self.cfg)
+        shown(self.g, latent, self.loaded.vae, name)
+
+
+_CFG = ("Plain CFG", "cfg")
+
+
+def apg(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large red circle on a dark background", 3, 8.0, _CFG)
+    rows.add("APG", "apg", "GuidekitAPG")
+    note(
+        g,
+        f"{SAME} In the lower row APG leaves out the part of the guidance that only makes an image stronger.",
+        "the colours. A high scale drives them beyond anything in the images that the model learned from: objects "
+        "glow, greys take on a tint.",
+        f"`cfg` 3, 8 and 15 in *both* samplers; `eta` 1 and `momentum` 0, which is plain CFG. {WORDS}",
+        f"no further evaluations. {OWN}",
+    )
+
+
+def pag(g: Graph) -> None:
+    rows = Rows(g, "unet", "a small green ring on a light background", 11, 1.0, ("No guidance (cfg 1)", "cfg"))
+    rows.add("PAG", "pag", "GuidekitPAG", scale=1.0, blocks="all")
+    note(
+        g,
+        "Both samplers get the same model, prompt and noise, and cfg 1. In the lower row PAG predicts once more with "
+        "blocks in which no part of the image can look at another, and moves away from that.",
+        "the shapes. It works without a negative prompt, and on top of CFG.",
+        "`cfg` 3 in *both* samplers; `scale` 0 for no PAG; `blocks` middle: here it is all, because in so small a "
+        "network one block hardly matters; with your own checkpoint leave it empty.",
+        f"here twice the time; of large models only what lies behind the first block named. {OWN}",
+    )
+
+
+def autoguidance(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large purple ring on a light background, center", 14, 1.0, ("No guidance (cfg 1)", "cfg"))
+    weak = demo_model(g, "unet_early", "The same network after little training")
+    rows.add(
+        "Autoguidance",
+        "autoguidance",
+        "GuidekitAutoguidance",
+        weakness="second model",
+        weak_model=weak.model,
+    )
+    note(
+        g,
+        "Both samplers get the same model, prompt and noise, and cfg 1. In the lower row guidance leads away from "
+        "the same network after little training: where both err, that one errs more.",
+        "the shapes. Images of one prompt do not become alike, as CFG makes them.",
+        "`cfg` 2 in *both* samplers and `scale` 0.5; `weakness` dropout or token noise, which need no second model; "
+        "with your own checkpoint and a LoRA, LoRA strength and `amount` 0.5.",
+        "one evaluation of the second model per step. With your own checkpoints: an earlier, smaller or less tuned "
+        "one.",
+    )
+
+
+def adaptive_guidance(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large red cross on a striped background", 31, 5.0, ("CFG in every step", "cfg"))
+    rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance")
+    note(
+        g,
+        f"{SAME} In the lower row the negative prompt is no longer evaluated once its prediction and that of the "
+        "positive point the same way.",
+        "the differences, if you can find any; the node says in which step that was, and what it saved.",
+        f"`threshold` 0.98 (faster) and 0.999 (closer to CFG); `space` raw with 0.991, for v and flow models. {WORDS}",
+        f"none: about a third of the evaluations is saved here. {OWN}",
+    )
+
+
+def linear_ag(g: Graph) -> None:
+    rows = Rows(g, "unet", "a small cyan square on a light background", 51, 5.0, ("CFG in every step", "cfg"))
+    loaded = rows.loaded
+    with g.row("LinearAG: fitted once, then used"):
+        sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
+        euler = g.add("KSamplerSelect", sampler_name="euler")
+        texts = (
+            "a large red circle on a dark background",
+            "a small blue star on a light background",
+            "a large green ring on a striped background",
+            "a small yellow cross on a checkered background",
+            "a large purple triangle on a light background",
+            "a small cyan square on a dark background",
+        )
+        inputs = {"model": loaded.model, "clip": loaded.clip, "negative": rows.negative, "latent": rows.latent}
+        inputs |= {"sampler": euler[0], "sigmas": sigmas[0], "prompts": "\n".join(texts)}
+        fit = g.add("GuidekitLinearAGFit", cfg=5.0, trajectories=24, name="demo_unet_euler_25", **inputs)
+        used = g.add("GuidekitLinearAG", model=loaded.model, file=fit[0], column=1)
+        rows.sample(used[0], "linear_ag")
+    note(
+        g,
+        "LinearAG Fit samples 24 images with full CFG and learns from them how the negative prediction follows from "
+        "what is known already. LinearAG computes every other one from that, and leaves out those of the second half.",
+        "the differences, if you can find any; the node says what it saved.",
+        "other positive prompts: the file holds for all of them, but for one model, sampler, schedule, cfg and "
+        f"negative prompt. Fitted once, choose the file in LinearAG. {WORDS}",
+        "25 evaluations in the place of 40 in 20 steps, after the fit.",
+    )
+
+
+def sampler_cfgpp(g: Graph) -> None:
+    loaded = demo_model(g, "unet")
+    positive, negative = prompts(g, loaded.clip, "a small green triangle on a checkered background")
+    latent = empty(g)
+    sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
+    inputs = {"model": loaded.model, "positive": positive[0], "negative": negative[0], "sigmas": sigmas[0]}
+    inputs |= {"latent_image": latent, "add_noise": True, "noise_seed": 41}
+    with g.row("DPM++ 2M with CFG 7.5"):
+        plain = g.add("KSamplerSelect", sampler_name="dpmpp_2m")
+        samples = g.add("SamplerCustom", sampler=plain[0], cfg=7.5, **inputs)
+        shown(g, samples[0], loaded.vae, "cfg")
+    with g.row("DPM++ 2M in CFG++ form"):
+        plus = g.add("GuidekitSamplerCFGPP", sampler="dpmpp 2m")
+        samples = g.add("SamplerCustom", sampler=plus[0], cfg=1.0, **inputs)
+        shown(g, samples[0], loaded.vae, "sampler_cfgpp")
+    note(
+        g,
+        "CFG++ guides the denoised image and puts the noise back without guidance. `guidance_lambda` (0 to 1) takes "
+        "the place of cfg; the `cfg` of the lower sampler is not used.",
+        "colours and edges.",
+        f"`guidance_lambda` 0.2 to 1; the other samplers; `family` dit, a flow model. {WORDS}",
+        "none. With KSampler and euler the node CFG++ does the same, between the loader and the sampler.",
+    )
+
+
+class Edit:
+    """Images to begin with, and two prompts: theirs, and one with another word."""
+
+    def __init__(self, g: Graph, family: str, as_it_is: str, edited: str, seed: int, images: int = IMAGES) -> None:
+        self.g, self.loaded = g, demo_model(g, family)
+        self.texts = {
+            title: g.add("CLIPTextEncode", title, color=color, clip=self.loaded.clip, text=text)[0]
+            for title, text, color in (
+                ("As it is", as_it_is, GREEN),
+                ("Edited", edited, GREEN),
+                ("Negative prompt", "", RED),
+            )
+        }
+        latent = empty(g, images)
+        self.negative = self.texts["Negative prompt"]
+        with g.row("An image to begin with"):
+            inputs = (self.loaded.model, self.texts["As it is"], self.negative, latent)
+            self.start = ksampler(g, *inputs, seed, 3.0)
+            shown(g, self.start, self.loaded.vae, "1_source")
+
+    def sigmas(self, steps: int = STEPS, denoise: float = 0.8) -> Output:
+        settings = {"scheduler": "normal", "steps": steps, "denoise": denoise}
+        return self.g.add("BasicScheduler", model=self.loaded.model, **settings)[0]
+
+    def guider(self, which: str, model: Output | None = None) -> Output:
+        inputs = {"positive": self.texts[which], "negative": self.negative, "cfg": 3.0}
+        return self.g.add("CFGGuider", f"Guider: {which}", model=model or self.loaded.model, **inputs)[0]
+
+    def show(self, samples: Output, name: str) -> None:
+        shown(self.g, samples, self.loaded.vae, name)
+
+
+_PHOTO = "an image of your own, with VAE Encode in the place of the first sampler"
+
+
+def exact_inversion(g: Graph) -> None:
+    background = "on a light background, center"
+    e = Edit(g, "dit", f"a large red circle {background}", f"a large yellow circle {background}", 11)
+    with g.row("To noise and back"):
+        inputs = {"guider": e.guider("As it is"), "sigmas": e.sigmas(), "latent": e.start}
+        inverted = g.add("GuidekitExactInvert", **inputs)
+        again = g.add("GuidekitExactSample", guider=inputs["guider"], inverted=inverted[0])
+        e.show(again[0], "2_again")
+    with g.row("With another word"):
+        edited = g.add("GuidekitExactSample", guider=e.guider("Edited"), inverted=inverted[0])
+        e.show(edited[0], "3_edited")
+    note(
+        g,
+        "Exact Inversion finds the noise that the images come from, four fifths of the way up (`denoise`). Sampling "
+        "from it with the same guider gives the very same images again, with the guider *Edited* images with one "
+        "other word.",
+        "the second row, which is the first, and at what stays in the third: place, size, outline and background.",
+        f"another word in *Edited*: star, small, a dark background; `denoise` 0.6 or 1; the other methods; {_PHOTO}.",
+        "two evaluations per step, twice that with a negative prompt. Leave the two Exact nodes connected directly.",
+    )
+
+
+def save_inversion(g: Graph) -> None:
+    background = "on a dark background"
+    e = Edit(g, "dit", f"a large blue ring {background}", f"a large cyan ring {background}", 15)
+    with g.row("Inverted, saved and loaded"):
+        inputs = {"guider": e.guider("As it is"), "sigmas": e.sigmas(), "latent": e.start}
+        inverted = g.add("GuidekitExactInvert", **inputs)
+        kept = g.add("GuidekitSaveInversion", inverted=inverted[0], name="demo_inversion", column=1)
+        loaded = g.add("GuidekitLoadInversion", file=kept[0], column=2)
+        again = g.add("GuidekitExactSample", guider=inputs["guider"], inverted=loaded[0], column=2)
+        e.show(again[0], "2_again")
+    with g.row("From the file, edited"):
+        edited = g.add("GuidekitExactSample", guider=e.guider("Edited"), inverted=loaded[0])
+        e.show(edited[0], "3_edited")
+    note(
+        g,
+        "Save Inversion writes all that sampling needs to output/guidekit/demo_inversion.safetensors; Load Inversion "
+        "reads it back, bit for bit. ComfyUI's Save Latent would keep only what can be seen of a latent.",
+        "the second row, sampled from the file: it is the first.",
+        "no link from *file* to Load Inversion, and the file chosen there: no inversion is needed any more; other "
+        "words in *Edited*; somebody else's file in input/guidekit.",
+        "none when loaded. The file says which model it belongs to; another architecture is refused.",
+    )
+
+
+def cfgpp_inversion(g: Graph) -> None:
+    background = "on a dark background"
+    e = Edit(g, "unet", f"a large red circle {background}", f"a large blue circle {background}", 11)
+    shared = {"add_noise": False, "noise_seed": 0, "cfg": 1.0, "model": e.loaded.model, "negative": e.negative}
+    with g.row("To noise and back"):
+        inverse = g.add("GuidekitCFGPPInversion", model=e.loaded.model, sigmas=e.sigmas(50, 1.0), guidance_lambda=0.2)
+        plus = g.add("GuidekitSamplerCFGPP", sampler="euler", guidance_lambda=0.2)
+        inputs = {"positive": e.texts["As it is"], "sampler": inverse[0], "sigmas": inverse[1], "latent_image": e.start}
+        noise = g.add("SamplerCustom", "To noise", column=1, **shared, **inputs)
+        back = {"sampler": plus[0], "sigmas": inverse[2], "latent_image": noise[0]}
+        again = g.add("SamplerCustom", "And back", column=2, **shared, **back, positive=e.texts["As it is"])
+        e.show(again[0], "2_again")
+    with g.row("With another word"):
+        edited = g.add("SamplerCustom", "And back, edited", **shared, **back, positive=e.texts["Edited"])
+        e.show(edited[0], "3_edited")
+    note(
+        g,
+        "CFG++ Inversion turns images into the noise from which CFG++ sampling would have made them, over rising "
+        "sigmas and with `add_noise` off. From there they are made again, and with one word changed.",
+        "how near the second row is to the first: not exactly, as with Exact Inversion, but at half the cost.",
+        f"`guidance_lambda` 0.6 in both nodes: stronger edits, less near; `family` dit; {_PHOTO}.",
+        "two evaluations per step. For the way back use the falling sigmas of the inversion node, not the scheduler's.",
+    )
+
+
+def trajectory(g: Graph) -> None:
+    background = "on a light background"
+    e = Edit(g, "unet", f"a large red circle {background}", f"a large yellow circle {background}", 11, images=1)
+    with g.row("Edited by the prompt alone"):
+        guider = g.add("BasicGuider", "Guider: As it is", model=e.loaded.model, conditioning=e.texts["As it is"])
+        inputs = {"guider": guider[0], "sigmas": e.sigmas(), "latent": e.start}
+        recorded = g.add("GuidekitTrajectoryRecord", **inputs)
+        inputs = {"trajectory": recorded[0], "source_prompt": e.texts["As it is"]}
+        alone = g.add("GuidekitTrajectoryReplay", guider=e.guider("Edited"), **inputs)
+        e.show(alone[0], "2_alone")
+    with g.row("Taking from the image"):
+        towards = {"alpha": -0.3, "threshold": -1.0, "blocks": "all", "steps": "start to end", "end_percent": 0.5}
+        model = g.add("GuidekitNegToMe", "NegToMe, towards the image", model=e.loaded.model, **towards)[0]
+        taking = g.add("GuidekitTrajectoryReplay", guider=e.guider("Edited", model), **inputs)
+        e.show(taking[0], "3_taking")
+    note(
+        g,
+        "Trajectory Record inverts an image and keeps the latent of every step. Trajectory Replay samples from its "
+        "noise with another prompt, in a batch of two: the first is the recorded image, put back onto its way in "
+        "every step.",
+        "what the third row, in which NegToMe draws every part towards the image, keeps of it that the second does "
+        "not.",
+        f"`alpha` -0.2 to -1, `end_percent` up to 1; another word in *Edited*; {_PHOTO}.",
+        "two images per evaluation. This is the frame of Direct Inversion; to edit by the prompt alone use Exact "
+        "Inversion.",
+    )
+
+
+def nasa(g: Graph) -> None:
+    rows = Rows(g, "dit", "a large red circle, center", 71, 1.0, ("No guidance (cfg 1)", "1_cfg_1"))
+    unwanted = g.add(
+        "CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="a striped background"
+    )
+    rows.add("NAG", "2_nag", "GuidekitNASA", negative=unwanted[0])
+    rows.add("NASA", "3_nasa", "GuidekitNASA", negative=unwanted[0], method="NASA")
+    note(
+        g,
+        "All samplers get the same model, prompt and noise, and cfg 1: the sampler's negative prompt is not looked "
+        "at. *Not in the image* goes into the attention instead: what the image takes from it is led away from "
+        "(NAG), or taken away (NASA).",
+        "the backgrounds, of which the prompt says nothing: stripes in the first row are gone in the others.",
+        f"`nag_scale` 3 to 8, `nasa_alpha` 0.2 to 1; another word: checkered, dark, small; `family` unet. {WORDS}",
+        "no further evaluation, but a somewhat larger one. For turbo, lightning, schnell, LCM and DMD models at cfg 1.",
+    )
+
+
+def negtome(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large purple star", 61, 3.0, _CFG)
+    settings = {"reference": "all other images", "threshold": 0.0, "steps": "start to end", "end_percent": 0.4}
+    rows.add("NegToMe", "negtome", "GuidekitNegToMe", **settings)
+    note(
+        g,
+        f"{SAME} In the lower row each part of an image is pushed, in the first part of the run, away from the part "
+        "of the other images that it is most like.",
+        "how the images of a row differ: place, size, background.",
+        "`reference` first image, which then stays as it is; `alpha` 1.9 for more, -0.5 to bring them together; "
+        "`reference` reference latent, with an image through VAE Encode at `latent`.",
+        "a few percent more time. The batch has to have at least two images, or a reference latent.",
+    )
+
+
+def preference_lora(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large circle on a striped background", 3, 3.0, ("The model alone", "1_plain"))
+    kind = "GuidekitPreferenceLoraLoader"
+    rows.add("Away from what is disliked", "2_away", kind, file="demo: disliked", apply_to="negative only")
+    rows.add("Tuned to what is liked", "3_liked", kind, file="demo: liked")
+    note(
+        g,
+        "One LoRA was tuned to blue (liked), one to red (disliked); the prompt names no colour. The second row has "
+        "*disliked* for the negative only (Diffusion-NPO): guidance leads away from red. The third has *liked*, as "
+        "LoRAs usually are.",
+        "the colours, and at what the loaders say: what the file is, and how much of it was applied.",
+        "`strength` 0.2 to 1; `positive only`; a LoRA of your own with your own model, also in the formats of "
+        f"diffusers and PEFT, which ComfyUI leaves out without an error. {WORDS}",
+        "no further evaluations.",
+    )
+
+
+def preference_cfg(g: Graph) -> None:
+    rows = Rows(g, "unet", "a large square on a striped background", 3, 3.0, None)
+    kind, liked = "GuidekitPreferenceLoraLoader", {"file": "demo: liked", "strength": 0.15}
+    rows.add("A little of what is liked", "1_liked", kind, **liked)
+    with g.row("From the disliked to the liked"):
+        positive = g.add(kind, model=rows.loaded.model, **liked)
+        negative = g.add(kind, model=rows.loaded.model, file="demo: disliked")
+        guided = g.add("GuidekitPreferenceCFG", model=positive[0], other_model=negative[0])
+        rows.sample(guided[0], "2_guided")
+    note(
+        g,
+        "The upper row has a little of a LoRA that was tuned to blue. In the lower row that model predicts the "
+        "positive, and the model with another LoRA, tuned to red, the negative: guidance leads from the disliked to "
+        "the liked.",
+        "how many images are red in each row, and how many blue; the prompt names no colour.",
+        "another `strength` of either LoRA; `mode` mixture (SINE); no link to `other_model`: the negative is then "
+        f"the model without its LoRA; another checkpoint as `other_model`. {WORDS}",
+        "none with other LoRAs on one model; one evaluation of a second model per step.",
+    )
+
+
+def _classified(g: Graph) -> tuple[Loaded, Node, Output, Output, Node]:
+    loaded = demo_model(g, "unet")
+    words = {"prompt": "a large yellow square on a {slot} background", "words": "light\ndark\nstriped\ncheckered"}
+    candidates = g.add("GuidekitCandidates", clip=loaded.clip, column=1, **words)
+    negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=loaded.clip, text="")
+    latent = empty(g)
+    classifier = g.add("GuidekitImageClassifier", file="demo", column=0)
+    return loaded, candidates, negative[0], latent, classifier
+
+
+def _two_rows(g: Graph, title: str, name: str, kind: str, **inputs: object) -> None:
+    loaded, candidates, negative, latent, classifier = _classified(g)
+    if kind == "GuidekitGFCG":
+        inputs["candidates"] = candidates[0]
+    with g.row("The positive prompt alone"):
+        plain = ksampler(g, loaded.model, candidates[1], negative, latent, 4, 1.0)
+        shown(g, plain, loaded.vae, "1_plain")
+    with g.row(title):
+        guided = g.add(kind, model=loaded.model, classifier=classifier[0], vae=loaded.vae, **inputs)
+        samples = ksampler(g, guided[0], candidates[1], negative, latent, 4, 1.0)
+        shown(g, samples, loaded.vae, name)
+
+
+def gfcg(g: Graph) -> None:
+    _two_rows(g, "GFCG", "2_gfcg", "GuidekitGFCG")
+    note(
+        g,
+        "Candidates makes one prompt for each word; the first is what the image shall be. A small classifier looks "
+        "at what each step is going to be, and GFCG leads away from the word that it takes it for, the further the "
+        "more it is in doubt.",
+        "the backgrounds.",
+        "`scale` 1 to 10; another order of the words, or another slot with other words: shapes, colours or "
+        "backgrounds, one kind at a time; `combination` in place of the negative, with cfg 3.",
+        "one evaluation in steps in which the classifier is in doubt. With your own model: CLIP Classifier, and a "
+        "TAESD as `vae`.",
+    )
+
+
+def elucd(g: Graph) -> None:
+    _two_rows(g, "EluCD", "2_elucd", "GuidekitEluCD", target="light", scale=0.1)
+    note(
+        g,
+        "A small classifier looks at what each step is going to be, and EluCD moves it in the direction in which the "
+        "classifier is surer of `target`. The gradient goes through classifier and VAE, not through the model.",
+        "the backgrounds, and at what else changes.",
+        "`scale` 0.02 to 0.3; `tau_2` 1 and 0; another `target`, with another first word in Candidates.",
+        "no evaluation of the network. For your own model: a ResNet of torchvision, as safetensors, in "
+        "models/classifiers.",
+    )
+
+
+_EDIT = "Edit an image by one word"
+_DEMO = "demo model"
+
+TEMPLATES = tuple(
+    Template(build.__name__, f"{title} - {_DEMO}", build, build.__name__)
+    for build, title in {
+        apg: "Less burnt colours at high CFG (APG)",
+        pag: "Better structure and hands (PAG)",
+        autoguidance: "Better structure without a loss of variety (Autoguidance)",
+        adaptive_guidance: "Same quality in less time (Adaptive Guidance)",
+        linear_ag: "Same quality in less time (LinearAG)",
+        sampler_cfgpp: "Natural colours and clean edges (CFG++)",
+        nasa: "A negative prompt at CFG 1 (NAG, NASA)",
+        negtome: "More variety between seeds (NegToMe)",
+        exact_inversion: f"{_EDIT} (Exact Inversion)",
+        trajectory: f"{_EDIT} (Direct Inversion)",
+        cfgpp_inversion: f"{_EDIT} (CFG++ Inversion)",
+        save_inversion: "Edit an image later (Save and Load Inversion)",
+        preference_lora: "Images that people prefer (Preference LoRA)",
+        preference_cfg: "Away from what people dislike (Preference CFG)",
+        gfcg: "Not mistaken for something else (GFCG)",
+        elucd: "Not mistaken for something else (EluCD)",
+    }.items()
+)

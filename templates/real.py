@@ -1,0 +1,608 @@
+"""Templates for the models that people have: what to do about burnt colours, hands, prompts that are not followed.
+
+Settings are those that were published for the model, where there are any; the note says where there are none.
+"""
+
+from __future__ import annotations
+
+from . import models
+from .graph import RED, Graph, Node, Output
+from .models import Loaded
+from .template import Template, in_app, note, prompts, save
+
+BYPASS = "To compare, bypass the purple node (Ctrl+B) and queue again: the seed stays."
+UNREAD = "Negative prompt (not looked at: cfg 1)"
+SDXL_NEGATIVE = "blurry, low quality, watermark, text"
+HANDS = (
+    "photo of an old violin maker at his workbench, both hands holding a half-finished violin, wood shavings, tools on "
+    "the wall, window light"
+)
+WAN_NEGATIVE = (
+    "overexposed, static, blurred details, subtitles, painting, still image, grey, worst quality, low quality, "
+    "compression artefacts, badly drawn hands, deformed, extra fingers, fused limbs, cluttered background"
+)
+
+
+def image(graph: Graph, side: int, batch: int = 1) -> Output:
+    """An empty latent of one kind or the other: SDXL and SD1.5 have four channels."""
+    four = any(file in (models.SDXL_BASE, models.SD15_BASE) for node in graph.nodes for file in node.files)
+    kind = "EmptyLatentImage" if four else "EmptySD3LatentImage"
+    return graph.add(kind, width=side, height=side, batch_size=batch)[0]
+
+
+def sampler(
+    graph: Graph,
+    model: Output,
+    positive: Output,
+    negative: Output,
+    latent: Output,
+    steps: int,
+    cfg: float,
+    sampler_name: str = "euler",
+    scheduler: str = "simple",
+    seed: int = 1,
+) -> Node:
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "cfg": cfg,
+        "sampler_name": sampler_name,
+        "scheduler": scheduler,
+        "denoise": 1.0,
+    }
+    inputs = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    return graph.add("KSampler", **settings, **inputs)
+
+
+# Burnt colours -------------------------------------------------------------------------------------------------------
+
+
+def apg_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    positive, negative = prompts(
+        g,
+        m.clip,
+        "portrait of a woman in a bright red silk coat at a flower market, sunlight, film photo",
+        SDXL_NEGATIVE,
+    )
+    latent = image(g, 1024)
+    apg = g.add("GuidekitAPG", model=m.model)
+    k = sampler(g, apg[0], positive[0], negative[0], latent, 30, 12.0, "euler", "normal", 3)
+    save(g, k[0], m.vae, "apg_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (apg, "eta"), (apg, "momentum"))
+    note(
+        g,
+        "CFG 12 makes SDXL follow the prompt, and burns its colours. APG leaves out the part of the guidance that only "
+        "makes an image stronger.",
+        f"the red, the skin and the highlights. {BYPASS}",
+        "cfg 7 to 15; `eta` 0.5 for half of the plain effect, 1 with `momentum` 0 for plain CFG; less `momentum` for "
+        "stronger guidance.",
+        "no further evaluations of the network.",
+    )
+
+
+def apg_qwen_image(g: Graph) -> None:
+    m = models.qwen_image(g)
+    positive, negative = prompts(
+        g,
+        m.clip,
+        'a shop window at night, a neon sign that says "OPEN LATE", wet street, an orange cat on the sill',
+        " ",
+    )
+    latent = image(g, 1328)
+    apg = g.add("GuidekitAPG", model=m.model)
+    k = sampler(g, apg[0], positive[0], negative[0], latent, 20, 6.0, seed=3)
+    save(g, k[0], m.vae, "apg_qwen_image")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (apg, "eta"), (apg, "momentum"))
+    note(
+        g,
+        "A true CFG of 6 helps Qwen-Image with text and with many things at once, and makes its colours too strong. "
+        "APG leaves out the part of the guidance that only makes an image stronger.",
+        f"the neon, the cat's fur, and plain areas. {BYPASS}",
+        "cfg 4 to 8; `eta` 0.5. There are no published settings for Qwen-Image: these are the paper's for SDXL.",
+        "no further evaluations of the network.",
+    )
+
+
+# Structure -----------------------------------------------------------------------------------------------------------
+
+
+def _structure(g: Graph, m: Loaded, kind: str, name: str, latent: int, settings: dict, **inputs: object) -> Node:
+    positive, negative = prompts(g, m.clip, HANDS, SDXL_NEGATIVE)
+    empty = image(g, latent)
+    technique = g.add(kind, model=m.model, **inputs)
+    k = sampler(g, technique[0], positive[0], negative[0], empty, **settings)
+    save(g, k[0], m.vae, name)
+    in_app(g, (positive, "text"), (k, "seed"), (technique, "scale"), (technique, "blocks"))
+    return technique
+
+
+def pag_sdxl(g: Graph) -> None:
+    settings = {"steps": 28, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+    _structure(g, models.sdxl(g), "GuidekitPAG", "pag_sdxl", 1024, settings)
+    note(
+        g,
+        "PAG evaluates SDXL a second time with its middle block's attention switched off, in which structure falls "
+        "apart, and guides away from that.",
+        f"the hands, the violin's outline, straight lines in the background. {BYPASS}",
+        "`scale` 2 to 5 with cfg 4; cfg 1 with `scale` 4 alone; `blocks` output 3 for a stronger, other effect.",
+        "about 1.3 times the time: only the blocks from the middle on are computed again.",
+    )
+
+
+def seg_sdxl(g: Graph) -> None:
+    settings = {"steps": 28, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+    _structure(g, models.sdxl(g), "GuidekitSEG", "seg_sdxl", 1024, settings)
+    note(
+        g,
+        "SEG is PAG with a dial: the attention of SDXL's middle block is blurred instead of switched off, and guidance "
+        "leads away from the blurred prediction.",
+        f"the hands and the tools. Compared with PAG, colours and contrast stay nearer to plain CFG. {BYPASS}",
+        "`blur` 2, 10, 100 (0 is off); `scale` 2 to 5; cfg 1 with `scale` 3 alone.",
+        "about 1.3 times the time: only the blocks from the middle on are computed again.",
+    )
+
+
+def slg_sd35(g: Graph) -> None:
+    settings = {"steps": 28, "cfg": 4.0, "sampler_name": "euler", "scheduler": "sgm_uniform"}
+    inputs = {"blocks": "7-9", "start_percent": 0.01, "end_percent": 0.2}
+    _structure(g, models.sd35(g), "GuidekitSLG", "slg_sd35", 1024, settings, **inputs)
+    note(
+        g,
+        "SLG evaluates SD3.5 medium a second time without its blocks 7 to 9, in which hands and bodies go wrong, and "
+        "guides away from that, in the first fifth of the steps. Settings: Stability AI's for this model.",
+        f"fingers, arms, and how the violin is held. {BYPASS}",
+        "`scale` 2 to 4; `end_percent` 0.4; other `blocks`, such as 6-10.",
+        "half as much more in the steps in which it acts: about 1.1 times the time.",
+    )
+
+
+def pag_flux_dev(g: Graph) -> None:
+    m = models.flux(g, models.FLUX_DEV)
+    positive, negative = prompts(g, m.clip, HANDS, title=UNREAD)
+    guided = g.add("FluxGuidance", conditioning=positive[0], guidance=3.5)
+    latent = image(g, 1024)
+    pag = g.add("GuidekitPAG", model=m.model, scale=1.0)
+    k = sampler(g, pag[0], guided[0], negative[0], latent, 20, 1.0)
+    save(g, k[0], m.vae, "pag_flux_dev")
+    in_app(g, (positive, "text"), (k, "seed"), (pag, "scale"), (pag, "blocks"))
+    note(
+        g,
+        "Flux dev has no CFG to raise. PAG evaluates it a second time with one block's attention switched off, and "
+        "guides away from what falls apart there.",
+        f"the hands and the violin's strings. {BYPASS}",
+        "`scale` 0.5 to 2; `blocks` double 3 or single 10-12. There are no published settings for Flux: these are "
+        "ours, to begin with.",
+        "up to twice the time; the later the first block, the less.",
+    )
+
+
+# A negative prompt at cfg 1 ------------------------------------------------------------------------------------------
+
+
+def _nag(
+    g: Graph, m: Loaded, name: str, text: str, unwanted: str, steps: int, guidance: float = 0.0, **how: str
+) -> None:
+    positive, negative = prompts(g, m.clip, text, unwanted)
+    wanted = g.add("FluxGuidance", conditioning=positive[0], guidance=guidance) if guidance else positive
+    latent = image(g, 1024)
+    nag = g.add("GuidekitNASA", model=m.model, negative=negative[0])
+    k = sampler(g, nag[0], wanted[0], negative[0], latent, steps, 1.0, **how)
+    save(g, k[0], m.vae, name)
+    in_app(g, (positive, "text"), (negative, "text"), (k, "seed"), (nag, "nag_scale"), (nag, "nag_alpha"))
+
+
+_NAG = (
+    "At cfg 1 the sampler never looks at a negative prompt. NAG puts it into the attention: what the image takes from "
+    "the prompt is led away from what it would take from the negative prompt."
+)
+_NAG_TRY = (
+    "another negative prompt, of few plain words; `nag_scale` 3 to 8; `nag_alpha` 0.15 to 0.5 for how much of it."
+)
+
+
+def nag_flux_dev(g: Graph) -> None:
+    text = "a street in a small Italian town in the morning, photo"
+    _nag(g, models.flux(g, models.FLUX_DEV), "nag_flux_dev", text, "cars, people", 20, 3.5)
+    note(
+        g, _NAG, f"the street: no cars, nobody. {BYPASS}", _NAG_TRY, "about 1.25 times the time at 1024 x 1024; no CFG."
+    )
+
+
+def nag_flux_schnell(g: Graph) -> None:
+    text = "a street in a small Italian town in the morning, photo"
+    _nag(g, models.flux(g, models.FLUX_SCHNELL), "nag_flux_schnell", text, "cars, people", 4)
+    note(
+        g, _NAG, f"the street: no cars, nobody. {BYPASS}", _NAG_TRY, "about 1.25 times the time at 1024 x 1024; no CFG."
+    )
+
+
+def nag_z_image_turbo(g: Graph) -> None:
+    text = "a street in a small Italian town in the morning, photo"
+    how = {"sampler_name": "res_multistep", "scheduler": "simple"}
+    _nag(g, models.z_image_turbo(g), "nag_z_image_turbo", text, "cars, people", 8, **how)
+    attempt = f"{_NAG_TRY} There are no published settings for Z-Image: these are the paper's for Flux."
+    note(g, _NAG, f"the street: no cars, nobody. {BYPASS}", attempt, "a fourth to a half more time; no CFG.")
+
+
+def nag_wan(g: Graph) -> None:
+    m = models.wan22(g, in_4_steps=True)
+    positive, negative = prompts(
+        g,
+        m.clip,
+        "a fox trots along a snowy forest path towards the camera, morning light, tracking shot",
+        WAN_NEGATIVE,
+        column=1,
+    )
+    latent = g.add("EmptyHunyuanLatentVideo", width=640, height=640, length=81, batch_size=1, column=1)[0]
+    high, low = (g.add("GuidekitNASA", model=model, negative=negative[0]) for model in (m.high, m.low))
+    first, _ = _two_stages(g, high[0], low[0], positive[0], negative[0], latent, m.vae, 4, 1.0, "nag_wan")
+    in_app(g, (positive, "text"), (negative, "text"), (first, "noise_seed"), (high, "nag_scale"), (high, "nag_alpha"))
+    note(
+        g,
+        "With the 4-step LoRAs Wan runs at cfg 1, and the negative prompt that it was trained to be used with is lost. "
+        "NAG brings it back, inside the attention to the text.",
+        "contrast, motion and hands. To compare, bypass both purple nodes (Ctrl+B) and queue again: the seed stays.",
+        'a negative prompt for this video alone ("static, slow motion"); `nag_scale` 5 to 11 and `nag_alpha` 0.25 to '
+        "0.5, in both nodes.",
+        "a few percent more time; no CFG, which would double it.",
+    )
+
+
+def _two_stages(
+    g: Graph,
+    high: Output,
+    low: Output,
+    positive: Output,
+    negative: Output,
+    latent: Output,
+    vae: Output,
+    steps: int,
+    cfg: float,
+    name: str,
+) -> tuple[Node, Node]:
+    """Wan 2.2: the first half of the steps by one network, the rest by the other."""
+    shared = {"steps": steps, "cfg": cfg, "sampler_name": "euler", "scheduler": "simple"}
+    shared |= {"positive": positive, "negative": negative}
+    first = {"add_noise": "enable", "noise_seed": 1, "start_at_step": 0, "end_at_step": steps // 2}
+    second = {"add_noise": "disable", "noise_seed": 0, "start_at_step": steps // 2, "end_at_step": 10000}
+    kept = {"return_with_leftover_noise": "enable"}
+    begun = g.add(
+        "KSamplerAdvanced",
+        "KSampler (high noise)",
+        model=high,
+        latent_image=latent,
+        column=3,
+        **shared,
+        **first,
+        **kept,
+    )
+    kept = {"return_with_leftover_noise": "disable"}
+    done = g.add(
+        "KSamplerAdvanced",
+        "KSampler (low noise)",
+        model=low,
+        latent_image=begun[0],
+        column=3,
+        **shared,
+        **second,
+        **kept,
+    )
+    frames = g.add("VAEDecode", samples=done[0], vae=vae)
+    # Of core's nodes that save videos, the one that has been the same in all versions.
+    settings = {"fps": 16.0, "lossless": False, "quality": 90, "method": "default"}
+    g.add("SaveAnimatedWEBP", images=frames[0], filename_prefix=f"guidekit/{name}", **settings)
+    return begun, done
+
+
+# More variety --------------------------------------------------------------------------------------------------------
+
+_VARIETY = "portrait of a chef in a restaurant kitchen, photo"
+
+
+def _variety(g: Graph, m: Loaded, name: str, side: int, steps: int, **how: str) -> None:
+    positive, negative = prompts(g, m.clip, _VARIETY, title=UNREAD)
+    latent = image(g, side, 4)
+    merging = g.add("GuidekitNegToMe", model=m.model, reference="all other images")
+    k = sampler(g, merging[0], positive[0], negative[0], latent, steps, 1.0, **how)
+    save(g, k[0], m.vae, name)
+    in_app(g, (positive, "text"), (k, "seed"), (merging, "alpha"), (merging, "threshold"))
+    note(
+        g,
+        "Distilled models draw nearly the same image for every seed. NegToMe pushes, in the first steps, each part of "
+        "an image of the batch away from the part of the others that it is most like.",
+        f"faces, clothes and the camera's place in the four images. {BYPASS}",
+        "`alpha` 1.5 for more; a lower `threshold` for more; `reference` first image, which then stays as it is.",
+        "a few percent more time. The batch has to have at least two images.",
+    )
+
+
+def negtome_z_image_turbo(g: Graph) -> None:
+    how = {"sampler_name": "res_multistep", "scheduler": "simple"}
+    _variety(g, models.z_image_turbo(g), "negtome_z_image_turbo", 1024, 8, **how)
+
+
+def negtome_qwen_lightning(g: Graph) -> None:
+    _variety(g, models.qwen_image(g, lightning=True), "negtome_qwen_lightning", 1328, 8)
+
+
+def negtome_reference_z_image_turbo(g: Graph) -> None:
+    m = models.z_image_turbo(g)
+    positive, negative = prompts(g, m.clip, _VARIETY, title=UNREAD)
+    latent = image(g, 1024)
+    how = {"sampler_name": "res_multistep", "scheduler": "simple"}
+    with g.row("An image"):
+        first = sampler(g, m.model, positive[0], negative[0], latent, 8, 1.0, seed=1, **how)
+        save(g, first[0], m.vae, "1_image")
+    with g.row("Another one, unlike it"):
+        merging = g.add("GuidekitNegToMe", model=m.model, reference="reference latent", latent=first[0])
+        second = sampler(g, merging[0], positive[0], negative[0], latent, 8, 1.0, seed=2, **how)
+        save(g, second[0], m.vae, "2_unlike_it")
+    in_app(g, (positive, "text"), (first, "seed"), (second, "seed"), (merging, "alpha"), (merging, "threshold"))
+    note(
+        g,
+        "One image at a time: the second image is pushed, in the first steps, away from the first one, which goes "
+        "through the network beside it.",
+        "how little the two have in common. To compare, bypass the purple node (Ctrl+B) and queue again.",
+        "a chain: this image's latent as the reference of the next one; an image of yours through VAE Encode; "
+        "`alpha` 1.5.",
+        "in the steps in which it acts every prediction costs two.",
+    )
+
+
+# Less time -----------------------------------------------------------------------------------------------------------
+
+
+def _fast(g: Graph, model: Output, **interval: object) -> tuple[Node, Node]:
+    limited = g.add("GuidekitGuidanceInterval", model=model, **interval)
+    return limited, g.add("GuidekitAdaptiveGuidance", model=limited[0])
+
+
+_FAST = (
+    "CFG evaluates the network twice in every step. The interval leaves the negative prompt out at the noise levels "
+    "where it does little, Adaptive Guidance from the step on in which both predictions agree."
+)
+
+
+def fast_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    positive, negative = prompts(
+        g, m.clip, "a lighthouse on a cliff in a storm, waves breaking, dramatic sky, oil painting", SDXL_NEGATIVE
+    )
+    latent = image(g, 1024)
+    _, adaptive = _fast(g, m.model)
+    k = sampler(g, adaptive[0], positive[0], negative[0], latent, 30, 7.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "fast_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (adaptive, "threshold"), (adaptive, "space"))
+    note(
+        g,
+        _FAST,
+        "the time, and at what the nodes say of the run; then at whether you see a difference. To compare, bypass the "
+        "purple nodes (Ctrl+B) and queue again: the seed stays.",
+        "a higher cfg, which the interval makes possible without loss of variety (the paper has 16); `threshold` 0.99 "
+        "for more speed, 0.999 for less.",
+        "saves a fourth to a third of the evaluations, depending on the prompt.",
+    )
+
+
+# The paper's interval cuts off both ends; what it would cut off of a flow with a shifted schedule is half of the steps,
+# in which composition is decided. So only the low end goes.
+_LOW_END = {"limits": "sigma", "sigma_high": 1.0, "sigma_low": 0.2188}
+
+
+def _fast_flow(g: Graph, m: Loaded, name: str, text: str, unwanted: str, side: int, settings: dict) -> None:
+    positive, negative = prompts(g, m.clip, text, unwanted)
+    latent = image(g, side)
+    _, adaptive = _fast(g, m.model, **_LOW_END)
+    k = sampler(g, adaptive[0], positive[0], negative[0], latent, **settings)
+    save(g, k[0], m.vae, name)
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (adaptive, "threshold"), (adaptive, "space"))
+    note(
+        g,
+        _FAST,
+        "the time, and at what the nodes say of the run; then at whether you see a difference. To compare, bypass the "
+        "purple nodes (Ctrl+B) and queue again: the seed stays.",
+        "`threshold` 0.99 for more speed, 0.999 for less; `sigma_low` 0.4. There are no published settings for this "
+        "model: these are ours, to begin with.",
+        "saves up to half of the evaluations behind the crossing, of which the node says the step.",
+    )
+
+
+def fast_qwen_image(g: Graph) -> None:
+    text = 'a poster of a jazz festival that says "BLUE HOUR", a saxophone made of waves, flat colours'
+    settings = {"steps": 20, "cfg": 4.0}
+    _fast_flow(g, models.qwen_image(g), "fast_qwen_image", text, " ", 1328, settings)
+
+
+def fast_chroma(g: Graph) -> None:
+    text = "a photo of a barn owl on a wooden fence in the evening, every feather sharp, meadow in the background"
+    unwanted = "low quality, blurred, unfinished sketch, flat colours, oversaturated"
+    settings = {"steps": 26, "cfg": 3.5, "sampler_name": "euler", "scheduler": "beta"}
+    _fast_flow(g, models.chroma(g), "fast_chroma", text, unwanted, 1024, settings)
+
+
+def fast_wan(g: Graph) -> None:
+    m = models.wan22(g)
+    positive, negative = prompts(
+        g,
+        m.clip,
+        "a potter shapes a bowl on a turning wheel, close-up of the hands, soft daylight",
+        WAN_NEGATIVE,
+        column=1,
+    )
+    latent = g.add("EmptyHunyuanLatentVideo", width=640, height=640, length=81, batch_size=1, column=1)[0]
+    high = g.add("GuidekitAdaptiveGuidance", "Adaptive Guidance (high noise)", model=m.high, column=2)
+    limited = g.add("GuidekitGuidanceInterval", "Guidance Interval (low noise)", model=m.low, column=2, **_LOW_END)
+    low = g.add("GuidekitAdaptiveGuidance", "Adaptive Guidance (low noise)", model=limited[0], column=2)
+    first, _ = _two_stages(g, high[0], low[0], positive[0], negative[0], latent, m.vae, 20, 3.5, "fast_wan")
+    in_app(g, (positive, "text"), (first, "noise_seed"), (high, "threshold"), (low, "threshold"))
+    note(
+        g,
+        f"{_FAST} Wan 2.2 has two networks: each half of the steps is watched by itself.",
+        "the time, and at what the nodes say of the run; then at hands and motion. To compare, bypass the purple nodes "
+        "(Ctrl+B) and queue again: the seed stays.",
+        "`threshold` 0.99 for more speed, 0.999 for less, in each half. There are no published settings for Wan: these "
+        "are ours, to begin with.",
+        "saves one of two evaluations in each step behind a crossing: of videos that take many minutes, some.",
+    )
+
+
+# CFG++ ---------------------------------------------------------------------------------------------------------------
+
+
+def cfgpp_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    positive, negative = prompts(
+        g, m.clip, "a glass teapot with blooming tea on a marble table, steam, soft morning light, photo", SDXL_NEGATIVE
+    )
+    latent = image(g, 1024)
+    plus = g.add("GuidekitCFGPP", model=m.model)
+    k = sampler(g, plus[0], positive[0], negative[0], latent, 40, 7.5, "euler", "normal")
+    save(g, k[0], m.vae, "cfgpp_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "steps"), (plus, "guidance_lambda"))
+    note(
+        g,
+        "CFG++ guides the denoised image and puts the noise back without guidance: steps stay where the model knows "
+        "its way. In the place of the sampler's cfg it has `guidance_lambda`, at most about 1.",
+        f"edges of glass and steam, and at colours. {BYPASS}",
+        "`guidance_lambda` 0.4 to 0.9; 50 steps, as in the paper, for more guidance with the same number. For other "
+        "samplers than euler: the node CFG++ Sampler.",
+        "no further evaluations of the network.",
+    )
+
+
+# Preferences ---------------------------------------------------------------------------------------------------------
+
+
+def preference_lora_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    positive, negative = prompts(
+        g, m.clip, "a hummingbird at an orchid in the rain, macro photo, dark background", SDXL_NEGATIVE
+    )
+    latent = image(g, 1024)
+    tuned = g.add("GuidekitPreferenceLoraLoader", files=(models.SPO_SDXL,), model=m.model, file=models.SPO_SDXL.name)
+    k = sampler(g, tuned[0], positive[0], negative[0], latent, 25, 5.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "preference_lora_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (tuned, "strength"), (tuned, "apply_to"))
+    note(
+        g,
+        "SPO tuned SDXL step by step to images that people prefer. Its LoRA has the names of diffusers, which "
+        "ComfyUI's own loader ignores; this one says what it has applied.",
+        f"detail, light and contrast. {BYPASS}",
+        "`strength` 0.5 to 1.5; your own DPO, KTO or SPO LoRAs, in any program's format.",
+        "no further evaluations of the network.",
+    )
+
+
+def preference_unet_sd15(g: Graph) -> None:
+    m = models.sd15(g)
+    positive, negative = prompts(
+        g, m.clip, "a mountain village at dusk, lights in the windows, snow, detailed", "blurry"
+    )
+    latent = image(g, 512)
+    name = f"diffusion_models/{models.KTO_SD15.name}"
+    tuned = g.add("GuidekitPreferenceLoraLoader", files=(models.KTO_SD15,), model=m.model, file=name)
+    k = sampler(g, tuned[0], positive[0], negative[0], latent, 25, 7.5, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "preference_unet_sd15")
+    in_app(g, (positive, "text"), (k, "seed"), (tuned, "strength"), (tuned, "apply_to"))
+    note(
+        g,
+        "Diffusion-KTO is a whole network of SD1.5, tuned to what people like and do not. Loaded as a change of the "
+        f"checkpoint, it has a strength. The file is called diffusion_pytorch_model.safetensors there; save it as "
+        f"{models.KTO_SD15.name}.",
+        f"composition and detail. {BYPASS}",
+        "`strength` 0.5 to 1.3; Diffusion-DPO's network in the same way (mhdang/dpo-sd1.5-text2image-v1).",
+        "no further evaluations of the network; memory for a second one while it is loaded, less with `rank` 64.",
+    )
+
+
+def npo_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    positive, negative = prompts(
+        g, m.clip, "an attractive library with spiral stairs, an old man reading, warm lamps, photo", SDXL_NEGATIVE
+    )
+    latent = image(g, 1024)
+    inputs = {"file": models.NPO_SDXL.name, "apply_to": "negative only"}
+    tuned = g.add("GuidekitPreferenceLoraLoader", files=(models.NPO_SDXL,), model=m.model, **inputs)
+    k = sampler(g, tuned[0], positive[0], negative[0], latent, 25, 5.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "npo_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (tuned, "strength"), (tuned, "apply_to"))
+    note(
+        g,
+        "Diffusion-NPO tuned a LoRA to what people dislike. It is for the negative prompt's prediction alone: guidance "
+        "leads away from it.",
+        f"faces, light and detail. {BYPASS}",
+        "`strength` 0.5 to 1; the SPO LoRA for both beside it, in a second loader before this one; cfg 4 to 7.",
+        "no further evaluations of the network: the LoRA is added for the rows of the negative.",
+    )
+
+
+# Mistaken for something else -----------------------------------------------------------------------------------------
+
+
+def gfcg_sd15(g: Graph) -> None:
+    m = models.sd15(g)
+    sees = g.add("CLIPVisionLoader", files=(models.CLIP_SEES,), clip_name=models.CLIP_SEES.name)
+    names = {"clip_name": models.CLIP_READS.name, "type": "stable_diffusion", "device": "default"}
+    reads = g.add("CLIPLoader", files=(models.CLIP_READS,), **names)
+    words = "snow leopard\njaguar\ncheetah\nordinary leopard"
+    prompt = "a photo of a {slot} lying on a rock"
+    candidates = g.add("GuidekitCandidates", clip=m.clip, prompt=prompt, words=words, column=1)
+    negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=m.clip, text="blurry, low quality")
+    latent = image(g, 512)
+    classifier = g.add("GuidekitCLIPClassifier", clip_vision=sees[0], clip=reads[0])
+    inputs = {"classifier": classifier[0], "candidates": candidates[0], "vae": m.vae}
+    guided = g.add("GuidekitGFCG", model=m.model, **inputs)
+    k = sampler(g, guided[0], candidates[1], negative[0], latent, 25, 7.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "gfcg_sd15")
+    in_app(g, (candidates, "prompt"), (candidates, "words"), (k, "seed"), (guided, "scale"), (guided, "measure"))
+    note(
+        g,
+        "SD1.5 mixes up what is alike. CLIP looks at what each step is going to be, and where it takes it for another "
+        "word of the list, guidance leads away from that word. The first word is what the image shall be.",
+        f"the fur: rosettes, spots or stripes. {BYPASS}",
+        "your own words, the wanted one first, then three to ten that it is mistaken for; `scale` 2 to 10. Save the "
+        f"file as {models.CLIP_SEES.name} in both folders: it holds what sees and what reads.",
+        "one evaluation more in steps in which CLIP is in doubt, and the decoding of each step.",
+    )
+
+
+_APG = "Less burnt colours at high CFG (APG)"
+_NAMED = {name: f"Better structure and hands ({name})" for name in ("PAG", "SEG", "SLG")}
+_AT_1 = "A negative prompt at CFG 1 (NAG)"
+_UNLIKE = "More variety between seeds (NegToMe)"
+_FASTER = "Same quality in less time (Adaptive Guidance, interval)"
+
+TEMPLATES = (
+    Template("apg_sdxl", f"{_APG} - SDXL", apg_sdxl, "apg"),
+    Template("apg_qwen_image", f"{_APG} - Qwen-Image", apg_qwen_image, "apg"),
+    Template("pag_sdxl", f"{_NAMED['PAG']} - SDXL", pag_sdxl, "pag"),
+    Template("seg_sdxl", f"{_NAMED['SEG']} - SDXL", seg_sdxl),
+    Template("slg_sd35", f"{_NAMED['SLG']} - SD3.5 medium", slg_sd35),
+    Template("pag_flux_dev", f"{_NAMED['PAG']} - Flux dev", pag_flux_dev, "pag"),
+    Template("nag_flux_dev", f"{_AT_1} - Flux dev", nag_flux_dev, "nasa"),
+    Template("nag_flux_schnell", f"{_AT_1} - Flux schnell", nag_flux_schnell, "nasa"),
+    Template("nag_z_image_turbo", f"{_AT_1} - Z-Image-Turbo", nag_z_image_turbo, "nasa"),
+    Template("nag_wan", f"{_AT_1} - Wan 2.2 in 4 steps", nag_wan, "nasa"),
+    Template("negtome_z_image_turbo", f"{_UNLIKE} - Z-Image-Turbo", negtome_z_image_turbo, "negtome"),
+    Template("negtome_qwen_lightning", f"{_UNLIKE} - Qwen-Image-Lightning", negtome_qwen_lightning, "negtome"),
+    Template(
+        "negtome_reference_z_image_turbo",
+        "More variety, one image at a time (NegToMe) - Z-Image-Turbo",
+        negtome_reference_z_image_turbo,
+        "negtome",
+    ),
+    Template("fast_sdxl", f"{_FASTER} - SDXL", fast_sdxl, "adaptive_guidance"),
+    Template("fast_qwen_image", f"{_FASTER} - Qwen-Image", fast_qwen_image, "adaptive_guidance"),
+    Template("fast_chroma", f"{_FASTER} - Chroma", fast_chroma, "adaptive_guidance"),
+    Template("fast_wan", f"{_FASTER} - Wan 2.2", fast_wan, "adaptive_guidance"),
+    Template("cfgpp_sdxl", "Natural colours and clean edges (CFG++) - SDXL", cfgpp_sdxl, "sampler_cfgpp"),
+    Template(
+        "preference_lora_sdxl", "Images that people prefer (SPO LoRA) - SDXL", preference_lora_sdxl, "preference_lora"
+    ),
+    Template(
+        "preference_unet_sd15", "Images that people prefer (KTO) - SD1.5", preference_unet_sd15, "preference_lora"
+    ),
+    Template("npo_sdxl", "Away from what people dislike (Diffusion-NPO) - SDXL", npo_sdxl, "preference_cfg"),
+    Template("gfcg_sd15", "Not mistaken for something else (GFCG with CLIP) - SD1.5", gfcg_sd15, "gfcg"),
+)
