@@ -1,0 +1,154 @@
+"""Templates for real models, run as they are but smaller, on tiny networks under the models' names."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from PIL import Image
+
+from guidekit.demo.server import PACK, Server
+from guidekit.nodes.host.network.families import families_with_second_text
+from guidekit.templates import BLUEPRINTS, edits, models, real
+from guidekit.tests.headless import stand_in_nodes as stand_ins
+from guidekit.tests.schema.blueprint_use import workflow_with
+
+NAMES = [made.name for made in (*real.TEMPLATES, *edits.TEMPLATES)]
+# The host knows the sizes of these beforehand: a tiny network stands in for their loader. All others are loaded by it.
+FAMILIES = {
+    models.SDXL_BASE.name: "unet sdxl",
+    models.SD15_BASE.name: "unet",
+    models.SD35_MEDIUM.name: "sd3",
+    models.Z_IMAGE_TURBO.name: "lumina2",
+    models.QWEN_IMAGE.name: "qwen_image",
+    models.CHROMA_HD.name: "chroma",
+}
+SMALL = {"width": 64, "height": 64, "length": 5, "megapixels": 0.01, "steps": 6, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server(extra_nodes=[Path(__file__).parent / "stand_in_nodes"]) as running:
+        write_files(running.models)
+        photo = running.models.parent / "input" / "example.png"
+        photo.parent.mkdir(exist_ok=True)
+        # Half of it painted over, as the mask editor leaves it.
+        image = Image.linear_gradient("L").convert("RGBA")
+        image.putalpha(Image.linear_gradient("L").point(lambda level: 255 * (level > 127)))
+        image.save(photo)
+        yield running
+
+
+def write_files(folder: Path) -> None:
+    def path(file: models.File) -> Path:
+        found = folder / file.directory / file.name
+        found.parent.mkdir(parents=True, exist_ok=True)
+        return found
+
+    stand_ins.write_diffusion_model(path(models.FLUX_DEV), "flux", guidance_embed=True)
+    stand_ins.write_diffusion_model(path(models.FLUX_SCHNELL), "flux", guidance_embed=False)
+    for noise in ("high", "low"):
+        stand_ins.write_diffusion_model(path(models.WAN22[noise]), "wan")
+        inside = "diffusion_model.blocks.0.self_attn.q"
+        keys = (f"{inside}.lora_down.weight", f"{inside}.lora_up.weight")
+        stand_ins.write_lora(path(models.WAN22_4_STEPS[noise]), "wan", "blocks.0.self_attn.q.weight", *keys)
+    inside = "transformer_blocks.0.attn.to_q"
+    keys = (f"{inside}.lora_down.weight", f"{inside}.lora_up.weight")
+    stand_ins.write_lora(path(models.QWEN_LIGHTNING), "qwen_image", f"{inside}.weight", *keys)
+    inside = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    weight = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    stand_ins.write_lora(
+        path(models.SPO_SDXL), "unet sdxl", weight, f"{inside}.lora.down.weight", f"{inside}.lora.up.weight"
+    )
+    stand_ins.write_lora(
+        path(models.NPO_SDXL), "unet sdxl", weight, f"{inside}.lora_A.weight", f"{inside}.lora_B.weight"
+    )
+    stand_ins.write_whole_network(path(models.KTO_SD15), "unet")
+    for file in (models.FLUX_VAE, models.Z_IMAGE_VAE):
+        stand_ins.write_vae(path(file), of_video=False)
+    for file in (models.QWEN_VAE, models.WAN_VAE):
+        stand_ins.write_vae(path(file), of_video=True)
+
+
+def small(name: str) -> dict[str, dict]:
+    """The template with tiny networks, tiny images and few steps, and with what its samplers give as numbers."""
+    prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    for node_id, node in [*prompt.items()]:
+        node["inputs"] |= {
+            key: value for key, value in SMALL.items() if isinstance(node["inputs"].get(key), (int, float))
+        }
+        if node["class_type"] == "KSamplerAdvanced":
+            middle = SMALL["steps"] // 2
+            first = node["inputs"]["start_at_step"] == 0
+            node["inputs"] |= {"start_at_step": 0 if first else middle, "end_at_step": middle if first else 10000}
+        if node["inputs"].get("blocks", "").startswith("7"):  # of SD3.5 medium's 24
+            node["inputs"]["blocks"] = "1"
+        family = next((FAMILIES[v] for v in node["inputs"].values() if isinstance(v, str) and v in FAMILIES), None)
+        kind = node["class_type"]
+        if kind == "CheckpointLoaderSimple" or kind == "UNETLoader" and family:
+            stand_in = "TestCheckpoint" if kind == "CheckpointLoaderSimple" else "TestDiffusionModel"
+            node |= {"class_type": stand_in, "inputs": {"family": family}}
+        elif kind in ("CLIPLoader", "DualCLIPLoader"):
+            node |= {"class_type": "TestTextEncoder", "inputs": {}}
+        elif kind == "CLIPVisionLoader":
+            node |= {"class_type": "TestVision", "inputs": {}}
+        elif kind == "VAEDecode":
+            prompt[f"numbers {node_id}"] = {
+                "class_type": "TestNumbers",
+                "inputs": {"samples": node["inputs"]["samples"]},
+            }
+    return prompt
+
+
+def bypassed(prompt: dict[str, dict]) -> dict[str, dict]:
+    """Without the nodes that take a model and give one, as Ctrl+B does it."""
+    prompt = copy.deepcopy(prompt)
+    through = {
+        node_id: node["inputs"]["model"]
+        for node_id, node in prompt.items()
+        if node["class_type"].startswith("Guidekit") and "model" in node["inputs"]
+    }
+    for node in prompt.values():
+        for key, value in node["inputs"].items():
+            while isinstance(value, list) and value[0] in through:
+                value = through[value[0]]
+            node["inputs"][key] = value
+    return {node_id: node for node_id, node in prompt.items() if node_id not in through}
+
+
+def numbers(outputs: dict[str, dict]) -> list[str]:
+    return [outputs[key]["text"][0] for key in sorted(outputs) if key.startswith("numbers")]
+
+
+@pytest.mark.parametrize("blueprint", BLUEPRINTS, ids=lambda made: made.title)
+def test_blueprints_run(server, blueprint):
+    info = server.get("/object_info")
+    prompt = convert_ui_to_api(workflow_with(blueprint, info), info)
+    for node in prompt.values():
+        node["inputs"] |= {"steps": 3} if isinstance(node["inputs"].get("steps"), int) else {}
+    outputs = server.run(prompt)
+    assert any(output.get("images") for output in outputs.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_acts(server, name):
+    """To images, without a complaint; and what it is there for changes them."""
+    if name == "nag_wan" and "Wan" not in families_with_second_text():
+        pytest.skip("NAG does not reach Wan")
+    prompt = small(name)
+    outputs = server.run(prompt)
+    saved = [output for output in outputs.values() if output.get("images")]
+    assert len(saved) == sum(node["class_type"].startswith("Save") for node in prompt.values())
+    found = numbers(outputs)
+    assert found
+    assert all(text.startswith("True") for text in found)
+    plain = bypassed(prompt)
+    if plain != prompt:
+        assert numbers(server.run(plain)) != found
+
+
+def test_the_log_is_clean(server):
+    bad = ("Error", "Exception", "Traceback", "lora key not loaded", "missing", "IMPORT FAILED")
+    assert [line for line in server.log.splitlines() if any(word in line for word in bad)] == []
