@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pathspec
 import pytest
+from PIL import Image
 
 PACK = Path(__file__).parents[2]
 FOLDERS = {".git", "__pycache__", ".pytest_cache", ".ruff_cache", "output", "shared"}  # in no commit
@@ -35,6 +36,15 @@ def test_pages_refer_to_what_is_packed(page):
     local = [link for link in links if "://" not in link]
     found = [(folder / link).resolve().relative_to(PACK).as_posix() for link in local]
     assert [link for link in found if link not in PACKED] == []
+
+
+def test_the_registry_has_pictures_of_its_sizes():
+    """An icon of at most 400 x 400, a banner of 21 to 9, at addresses of this repository's files."""
+    wanted = dict(re.findall(r'^(Icon|Banner) = "(.*)"$', (PACK / "pyproject.toml").read_text("utf-8"), re.MULTILINE))
+    base = "https://raw.githubusercontent.com/guidekit/guidekit/main/"
+    sizes = {key: Image.open(PACK / url.removeprefix(base)).size for key, url in wanted.items()}
+    assert max(sizes["Icon"]) <= 400
+    assert sizes["Banner"][0] * 9 == sizes["Banner"][1] * 21
 
 
 def test_code_imports_what_is_packed():
