@@ -45,9 +45,9 @@ def edit(g: Boundary) -> None:
         for title in ("as it is", "edited")
     ]
     unwanted = g.add("CLIPTextEncode", "negative", color=RED, clip=clip, text="")
-    names = ("steps", "denoise")
-    scheduler = {"scheduler": "normal", **{name: g.widget("BasicScheduler", name) for name in names}}
-    sigmas = g.add("BasicScheduler", model=model, column=0, **scheduler)
+    kind = "BasicScheduler"
+    settings = {name: g.widget(kind, name, default=value) for name, value in (("steps", 40), ("denoise", 0.8))}
+    sigmas = g.add(kind, model=model, column=0, scheduler="normal", **settings)
     guiders = [g.add("CFGGuider", model=model, positive=t[0], negative=unwanted[0], cfg=3.0) for t in texts]
     inverted = g.add("GuidekitExactInvert", guider=guiders[0][0], sigmas=sigmas[0], latent=latent[0])
     sampled = g.add("GuidekitExactSample", guider=guiders[1][0], inverted=inverted[0])

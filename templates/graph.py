@@ -109,6 +109,7 @@ class Graph:
     notes: list[Note] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
     app: dict[str, Any] = field(default_factory=dict)
+    view: dict[str, Any] = field(default_factory=dict)
     _row: str | None = None
 
     def add(
@@ -193,7 +194,7 @@ def ui(graph: Graph, name: str, extra: dict[str, Any] | None = None) -> dict[str
         "links": [[i, out.node.id, out.slot, *end, kind] for i, out, end, kind in links],
         "groups": graph.groups,
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [60, 100]}, "frontendVersion": "1.47.12", **(extra or {})},
+        "extra": {"ds": graph.view, "frontendVersion": "1.47.12", **(extra or {})},
         "version": 0.4,
     }
 
@@ -286,7 +287,7 @@ def _ui_note(note: Note, order: int) -> dict[str, Any]:
 
 # Sizes, as the frontend draws them -----------------------------------------------------------------------------------
 
-_SLOT, _WIDGET, _TEXT, _IMAGE = 20, 24, 90, 190
+_SLOT, _WIDGET, _TEXT, _IMAGE = 20, 24, 90, 225
 WIDTH, TEXT_WIDTH = 320, 400
 
 

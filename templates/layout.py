@@ -6,10 +6,11 @@ On the left is what all rows share, on the right one band for each row, and the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .graph import Graph, Node, Note, size
 
-GAP_X, GAP_Y, TITLE = 40, 16, 30
+GAP_X, GAP_Y, TITLE, FOLDED_WIDTH = 40, 16, 30, 160
 _FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 _PAD, _HEAD = 16, 40  # of a frame, at its sides and above its nodes' titles
 # Between a sampler and what is saved there is nothing to set: drawn as titles, above the node that saves.
@@ -32,6 +33,12 @@ def place(graph: Graph) -> None:
         graph.groups.append({"id": len(graph.groups) + 1, "title": title, "bounding": bounding, **_FRAME})
         y = box[3] + TITLE + _HEAD + 2 * _PAD
         right = (x, 0, max(right[2], box[2]), box[3] + _PAD)
+    _put_notes(graph, left, right)
+    graph.view = _view(graph)
+
+
+def _put_notes(graph: Graph, left: Box, right: Box) -> None:
+    """Under what is shared or under the rows, where there is more room."""
     for note in graph.notes:
         below_left, below_right = _under(note, left), _under(note, right)
         both = max(left[3], right[3])
@@ -45,6 +52,20 @@ def place(graph: Graph) -> None:
             right = (right[0], right[1], right[2], spot[3])
 
 
+_SCREEN, _SHARE, _EDGE = (1900, 990), 0.75, 120
+
+
+def _view(graph: Graph) -> dict[str, Any]:
+    """Where the frontend looks at first: all of it, in three quarters of a screen, as it fits its own templates."""
+    boxes = [(*node.position, *((FOLDED_WIDTH, 0) if node.folded else size(node))) for node in graph.nodes]
+    boxes += [(*note.position, *note.size) for note in graph.notes]
+    boxes += [tuple(group["bounding"]) for group in graph.groups]
+    left, top = (min(box[i] for box in boxes) for i in (0, 1))
+    width, height = (max(box[i] + box[i + 2] for box in boxes) - start for i, start in ((0, left), (1, top)))
+    scale = round(min(1.0, *(_SHARE * screen / long for screen, long in zip(_SCREEN, (width, height)))), 2)
+    return {"scale": scale, "offset": [round(_EDGE / scale) - left, round(_EDGE / scale) - top]}
+
+
 def _columns(nodes: list[Node], x: int, y: int) -> Box:
     """Places nodes from (x, y) on; the box around them, without the bar of titles above."""
     columns: dict[int, list[Node]] = {}
@@ -53,9 +74,16 @@ def _columns(nodes: list[Node], x: int, y: int) -> Box:
     bottom = y
     for column in sorted(columns):
         at, wide = y, max(size(node)[0] for node in columns[column])
+        beside = 0
         for node in _with_folded_first(columns[column]):
+            if node.folded:  # those in a line that lead to the same node
+                node.position = (x + beside * FOLDED_WIDTH, at)
+                beside += 1
+                continue
+            at += (TITLE + GAP_Y) * (beside > 0)
+            beside = 0
             node.position = (x, at)
-            at += (0 if node.folded else size(node)[1]) + TITLE + GAP_Y
+            at += size(node)[1] + TITLE + GAP_Y
         bottom = max(bottom, at - TITLE - GAP_Y)
         x += wide + GAP_X
     return (min((n.position[0] for n in nodes), default=x), y, x - GAP_X if nodes else x, bottom)
@@ -92,7 +120,7 @@ def _with_folded_first(nodes: Iterable[Node]) -> list[Node]:
     return found + [node for node in nodes if node not in found]
 
 
-_CHARACTER, _LINE, _PARAGRAPH, _WIDEST = 7.2, 20, 14, 760
+_CHARACTER, _LINE, _PARAGRAPH, _WIDEST = 6.4, 18, 10, 760
 
 
 def _under(note: Note, box: Box) -> Box:

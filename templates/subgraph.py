@@ -34,10 +34,10 @@ class Boundary(Graph):
         """A socket."""
         return self._take(Socket(name, kind, widget=False, optional=False))
 
-    def widget(self, kind: str, name: str, label: str | None = None) -> Output:
-        """A widget of the node: input `name` of an inner node of class `kind`, with its default."""
+    def widget(self, kind: str, name: str, label: str | None = None, default: Any = None) -> Output:
+        """A widget of the node: input `name` of an inner node of class `kind`, with its default or another."""
         inner = next(socket for socket in sockets(self.info[kind]) if socket.name == name)
-        default = inner.default if inner.default is not None else ""
+        default = next((value for value in (default, inner.default) if value is not None), "")
         return self._take(Socket(label or name, inner.type, True, False, default, inner.multiline))
 
     def _take(self, socket: Socket) -> Output:

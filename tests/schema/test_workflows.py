@@ -162,12 +162,12 @@ def test_can_be_read_when_opened(name):
     boxes += [_box(*group["bounding"]) for group in template["groups"]]
     left, top = (min(box[i] for box in boxes) for i in (0, 1))
     right, bottom = (max(box[i] for box in boxes) for i in (2, 3))
-    assert 0.75 * min(1900 / (right - left), 990 / (bottom - top)) >= (0.4 if name in MANY_ROWS else 0.57)
+    assert 0.75 * min(1900 / (right - left), 990 / (bottom - top)) >= (0.55 if name in MANY_ROWS else 0.57)
 
 
 def _node_box(node: dict) -> tuple[float, float, float, float]:
-    width, height = node["size"]
-    return _box(*node["pos"], width, 0 if node["flags"].get("collapsed") else height, TITLE_BAR)
+    width, height = (150, 0) if node["flags"].get("collapsed") else node["size"]
+    return _box(*node["pos"], width, height, TITLE_BAR)
 
 
 def _box(x: float, y: float, width: float, height: float, above: float = 0) -> tuple[float, float, float, float]:
