@@ -10,6 +10,7 @@ from ..samplers.attention.autoguidance import add_noise, drop
 from .host.attention.calls import SelfAttention
 from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import (
     blocks_input,
     random_seed_input,
@@ -94,6 +95,7 @@ class Autoguidance(io.ComfyNode):
                 *range_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with autoguidance.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -121,6 +123,9 @@ class Autoguidance(io.ComfyNode):
         model = model.clone()
         if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
             return io.NodeOutput(model)
+        rest = {} if weakness in DEGRADE else {"blocks": blocks, "random_seed": random_seed}
+        rest |= {"amount": amount} if weakness == "second model" else {"weak_model": weak_model}
+        tell_settings(cls, unused(cls, f"with weakness {weakness}", **rest))
         if weakness in DEGRADE:
             branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
             replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)

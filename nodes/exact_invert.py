@@ -7,12 +7,15 @@ from comfy_api.latest import io
 
 from ..samplers.inversion.reversible import Method, Pair, check_falling, unchanged
 from .host.inputs import checked, fit_latent
+from .host.inputs.settings import tell_settings, unused
 from .host.inversion.exact import ToNoise
 from .host.inversion.exact_state import METHODS, Inverted, method_of
 from .host.inversion.sampler import check_unmasked, sample_schedule
 from .host.run.fingerprint import describe_model
 from .host.run.messages import node_id_of, tell
+from .presets import TYPED, preset_input, resolve
 
+_NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by the method that they are of
 _GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
 
 
@@ -81,6 +84,7 @@ class ExactInvert(io.ComfyNode):
                     default=False,
                     tooltip="Keep the latents of every step, for sampling with a mask: two per step, in float64.",
                 ),
+                preset_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -93,8 +97,16 @@ class ExactInvert(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory) -> io.NodeOutput:
+    def execute(
+        cls, guider, sigmas, latent, method, p, gamma, keep_trajectory, preset=TYPED
+    ) -> io.NodeOutput:
         model = guider.model_patcher
+        numbers = {"p": p, "gamma": gamma}
+        used = {name: value for name, value in numbers.items() if name == _NUMBERS.get(method)}
+        taken, told = resolve(cls, model, preset, **used)
+        p, gamma = (numbers | taken).values()
+        rest = {name: value for name, value in numbers.items() if name not in used}
+        tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
         check_unmasked(latent)
         samples = fit_latent(model, latent["samples"], "latent")
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))

@@ -19,6 +19,7 @@ from .host.classifiers.confusion import Confusion, Verdict, verdict
 from .host.classifiers.decode import Decoder, vae_input
 from .host.classifiers.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.inputs import check_prompt_for, checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import range_inputs, validate_range
 from .host.models.second_model import SecondModel, add_second_model
 from .host.predictions.branches import Branch, add_branch, prediction
@@ -302,6 +303,9 @@ class GFCG(io.ComfyNode):
             use_previous_step,
             Range(start_percent, end_percent),
         )
+        rest = {"scale": scale} if combination == SWAP else {}
+        rest |= {"weak_model": weak_model} if combination != AUTOGUIDANCE else {}
+        tell_settings(cls, unused(cls, f"with combination '{combination}'", **rest))
         load_beside(model, classifier, vae)
         if combination == SWAP:
             watch_negative(model, _Swap(*settings, node_id_of(cls)))

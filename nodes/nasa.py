@@ -9,11 +9,13 @@ from torch import Tensor
 from ..samplers.attention.nasa import nag, nasa
 from .host.attention.second_prompt.attach import steer_with_text
 from .host.inputs import check_prompt_for, checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import blocks_input, range_inputs, validate_range
 from .host.network.block_selection import choose_blocks
 from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 NAG, SUBTRACT = "NAG", "NASA"
 METHODS = [NAG, SUBTRACT]
@@ -121,8 +123,10 @@ class NASA(io.ComfyNode):
                 ),
                 blocks_input(),
                 *range_inputs(),
+                preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -143,13 +147,23 @@ class NASA(io.ComfyNode):
         blocks,
         start_percent,
         end_percent,
+        preset=TYPED,
     ) -> io.NodeOutput:
+        of_nag = {"nag_scale": nag_scale, "nag_tau": nag_tau, "nag_alpha": nag_alpha}
+        of_nasa = {"nasa_alpha": nasa_alpha}
+        used, rest = (of_nag, of_nasa) if method == NAG else (of_nasa, of_nag)
+        taken, told = resolve(cls, model, preset, **used)
         chosen = frozenset(choose_blocks(model, blocks, self_attention_blocks(model)))
         when = Range(start_percent, end_percent)
         check_prompt_for(model, negative, "negative")
+        if method == NAG:
+            scale, tau, alpha = taken.values()
+            steering = _NAG(alpha, chosen, when, scale, tau) if scale != 1 and alpha != 0 else None
+        else:
+            alpha = taken["nasa_alpha"]
+            steering = _NASA(alpha, chosen, when) if alpha != 0 else None
         model = model.clone()
-        if method == NAG and nag_scale != 1 and nag_alpha != 0:
-            steer_with_text(model, _NAG(nag_alpha, chosen, when, nag_scale, nag_tau), negative)
-        if method == SUBTRACT and nasa_alpha != 0:
-            steer_with_text(model, _NASA(nasa_alpha, chosen, when), negative)
+        if steering is not None:
+            tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
+            steer_with_text(model, steering, negative)
         return io.NodeOutput(model)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome_among
 from .host.attention.output import AttentionOutput, change_attention_output
 from .host.inputs import checked, fit_latent
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import blocks_input, range_inputs, validate_range
 from .host.network.block_selection import choose_blocks, usually_merged
 from .host.network.families import family_of
@@ -19,6 +20,7 @@ from .host.run.chunks import Chunk
 from .host.run.messages import node_id_of
 from .host.run.noise_levels import is_flow
 from .host.run.ranges import Range, above
+from .presets import TYPED, preset_input, resolve
 
 GIVEN = "reference latent"
 STEPS = ["usual", "start to end"]
@@ -195,6 +197,7 @@ class NegToMe(io.ComfyNode):
                 io.Mask.Input(
                     "mask", optional=True, tooltip="The part of the reference to keep away from; not connected, all."
                 ),
+                preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with NegToMe.")],
             hidden=[io.Hidden.unique_id],
@@ -221,7 +224,10 @@ class NegToMe(io.ComfyNode):
         end_percent,
         latent=None,
         mask=None,
+        preset=TYPED,
     ) -> io.NodeOutput:
+        taken, told = resolve(cls, model, preset, alpha=alpha, threshold=threshold)
+        alpha, threshold = taken.values()
         model = model.clone()
         chosen = choose_blocks(model, blocks, usually_merged(model))
         if reference == GIVEN and latent is None:
@@ -235,6 +241,8 @@ class NegToMe(io.ComfyNode):
             )
         if alpha == 0 or threshold >= 1:
             return io.NodeOutput(model)
+        ignored = {} if reference == GIVEN else {"latent": latent, "reference_noise": reference_noise}
+        tell_settings(cls, told, unused(cls, f"with reference '{reference}'", **ignored))
         when = _Steps(steps == "usual", Range(start_percent, end_percent))
         positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:

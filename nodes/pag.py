@@ -10,10 +10,12 @@ from ..samplers.attention.pag import identity_attention
 from .host.attention.calls import SelfAttention
 from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings
 from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +50,10 @@ class PAG(io.ComfyNode):
                 blocks_input(),
                 rescale_input(),
                 *range_inputs(),
+                preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with PAG.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -58,10 +62,13 @@ class PAG(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, scale, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
+    def execute(cls, model, scale, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
+        taken, told = resolve(cls, model, preset, scale=scale, blocks=blocks)
+        scale, blocks = taken.values()
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
         model = model.clone()
         if scale != 0:
+            tell_settings(cls, told)
             settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Identity.label, *settings)
             replace_self_attention(model, chosen, _Identity(), branch)

@@ -5,6 +5,7 @@ positive."""
 from comfy_api.latest import io
 
 from .host.inputs import check_prompt_for, checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import range_inputs, validate_range
 from .host.models.model_for_prompt import mix_in, predict_negative_by
 from .host.models.second_model import with_lora_strength
@@ -93,6 +94,10 @@ class PreferenceCFG(io.ComfyNode):
         result, limits = model.clone(), Range(start_percent, end_percent)
         if mode == MIXTURE and model_weight == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
             return io.NodeOutput(result)
+        rest = {"model_weight": model_weight, "source": source} if mode == NEGATIVE else {}
+        of_loras = {"lora_strength": lora_strength} if other_model is not None else {}
+        ignored = unused(cls, f"with mode '{mode}'", **rest), unused(cls, "beside another model", **of_loras)
+        tell_settings(cls, *ignored)
         other = with_lora_strength(model, lora_strength) if other_model is None else other_model
         if source is not None:
             check_prompt_for(other, source, "source")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..samplers.guidance import cfgpp
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings, unused
 from .host.predictions.cfgpp import SeparatePredictions, reporter
 from .host.run.noise_levels import is_flow
 
@@ -122,11 +123,14 @@ class SamplerCFGPP(io.ComfyNode):
                 ),
             ],
             outputs=[io.Sampler.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @checked
     def execute(cls, sampler, guidance_lambda, eta, s_noise) -> io.NodeOutput:
         function, noisy = SAMPLERS[sampler]
+        if not noisy:
+            tell_settings(cls, unused(cls, f"by {sampler}, which adds no noise", eta=eta, s_noise=s_noise))
         options = {"guidance_lambda": guidance_lambda, "eta": eta if noisy else 0.0, "s_noise": s_noise}
         return io.NodeOutput(comfy.samplers.KSAMPLER(function, options))

@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import (
     blocks_input,
     random_seed_input,
@@ -20,6 +21,7 @@ from .host.network.families import Block
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run import Run
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 LABEL = "Skip-Layer Guidance (SLG)"
 
@@ -65,8 +67,10 @@ class SLG(io.ComfyNode):
                 random_seed_input("Of the random blocks; without them it does nothing."),
                 rescale_input(),
                 *range_inputs(),
+                preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with SLG.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -76,8 +80,16 @@ class SLG(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent
+        cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
+        inputs = {"scale": scale}
+        if not random_blocks:  # which are of all blocks, if none are named
+            inputs["blocks"] = blocks
+        if (start_percent, end_percent) == (0, 1):  # one without the other may not be a range
+            inputs |= {"start_percent": start_percent, "end_percent": end_percent}
+        taken, told = resolve(cls, model, preset, **inputs)
+        scale, blocks = taken["scale"], taken.get("blocks", blocks)
+        limits = Range(taken.get("start_percent", start_percent), taken.get("end_percent", end_percent))
         possible = skippable_blocks(model)
         chosen = choose_blocks(model, blocks, possible if random_blocks else usually_skipped(model))
         impossible = [b for b in chosen if b not in possible]
@@ -88,7 +100,9 @@ class SLG(io.ComfyNode):
             )
         model = model.clone()
         if scale != 0:
+            ignored = "" if random_blocks else unused(cls, "without random_blocks", random_seed=random_seed)
+            tell_settings(cls, told, ignored)
             which = _SomeOf(tuple(chosen), random_blocks, random_seed) if random_blocks else Always(frozenset(chosen))
-            branch = add_weak_branch(model, LABEL, scale, rescale, Range(start_percent, end_percent), which)
+            branch = add_weak_branch(model, LABEL, scale, rescale, limits, which)
             skip_blocks(model, branch, which)
         return io.NodeOutput(model)
