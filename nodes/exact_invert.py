@@ -98,9 +98,7 @@ class ExactInvert(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls, guider, sigmas, latent, method, p, gamma, keep_trajectory, preset=TYPED
-    ) -> io.NodeOutput:
+    def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory, preset=TYPED) -> io.NodeOutput:
         model = guider.model_patcher
         numbers = {"p": p, "gamma": gamma}
         used = {name: value for name, value in numbers.items() if name == _NUMBERS.get(method)}

@@ -67,9 +67,7 @@ class SEG(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED
-    ) -> io.NodeOutput:
+    def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, scale=scale, blur=blur, blocks=blocks)
         scale, blur, blocks = taken.values()
         chosen = choose_blocks(model, blocks, usually_perturbed(model))

@@ -141,6 +141,9 @@ class Page:
                 if "error" in answer:
                     raise PageError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
+            if answer.get("method") == "Page.javascriptDialogOpening":  # leave a page with unsaved changes?
+                yes = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+                await self._socket.send_json({"id": 0, **yes})
             self._note(answer)
 
     def _note(self, event: dict) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from guidekit.demo.server import Server
 from guidekit.tests.browser.chromium import Page
 
-READY = "!!(window.app?.isGraphReady && app.extensionManager?.workflow?.activeWorkflow && !document.querySelector('#splash'))"
+READY = "!!(window.app?.isGraphReady && app.extensionManager?.workflow?.activeWorkflow)"
 
 # Files that a new user's server does not have, models that the frontend's own workflow asks a hub for, its own start.
 USUAL = ("404 (Not Found)", "Content Security Policy", "graph accessed before initialization")
@@ -33,6 +33,7 @@ TEXTS = """(() => {
         const top = canvas.top + (node.pos[1] + offset[1] - 30) * scale
         const bottom = canvas.top + (node.pos[1] + node.size[1] + offset[1]) * scale
         const left = canvas.left + (node.pos[0] + offset[0]) * scale
+        const right = left + node.size[0] * scale
         const own = widget.element.closest("[data-node-id]")
         texts[path + node.id] = {
           text: widget.element.textContent,
@@ -41,7 +42,7 @@ TEXTS = """(() => {
           whole: widget.element.scrollHeight <= widget.element.clientHeight + 1,
           inside: own
             ? own.dataset.nodeId === String(node.id)
-            : at.left >= left - 1 && at.right <= left + node.size[0] * scale + 1 && at.top >= top && at.bottom <= bottom + 1,
+            : at.left >= left - 1 && at.right <= right + 1 && at.top >= top && at.bottom <= bottom + 1,
         }
       }
       if (node.subgraph) visit(node.subgraph, `${path}${node.id}:`)

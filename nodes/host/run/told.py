@@ -5,8 +5,8 @@ holds for as long as the host has the result of that execution in its cache, whi
 node executes again, or is another one, or stands behind others.
 
 Relies on: the queue's running items and those in its history, (number, prompt id, nodes, extra_data, ...) with
-`client_id` and the workflow in extra_data (server.py:1117, execution.py:1267); `send_sync`, whose events of any name reach the page; ids of nodes in
-subgraphs (12:5) and of nodes that a node puts in its place (5.0.0.3).
+`client_id` and the workflow in extra_data (server.py:1117, execution.py:1267); `send_sync`, whose events of any name
+reach the page; ids of nodes in subgraphs (12:5) and of nodes that a node puts in its place (5.0.0.3).
 """
 
 import threading
