@@ -13,11 +13,11 @@ READY = "!!(window.app?.isGraphReady && app.extensionManager?.workflow?.activeWo
 # Files that a new user's server does not have, models that the frontend's own workflow asks a hub for, its own start.
 USUAL = ("404 (Not Found)", "Content Security Policy", "graph accessed before initialization")
 
-# Of the prompts that this page has queued, how many have ended; how they ended is for the tests to see.
+# How the prompts that this page has queued have ended.
 COUNTED = """(() => {
-  window.ended = 0
+  window.ended = []
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
-    app.api.addEventListener(end, () => window.ended++)
+    app.api.addEventListener(end, ({ detail }) => window.ended.push(detail.exception_message ?? end))
 })()"""
 
 # By the path of each node of the open workflow: its text, and whether a person sees all of it, inside the node.
@@ -106,7 +106,7 @@ class Frontend:
     def finish(self, limit: float = 120) -> None:
         """Waits until the page has heard that one more prompt has ended."""
         self._ended += 1
-        self.page.until(f"window.ended >= {self._ended}", limit)
+        assert self.page.until(f"window.ended[{self._ended - 1}]", limit) == "execution_success"
         time.sleep(0.5)
 
     def run(self) -> None:
