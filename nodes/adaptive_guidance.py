@@ -142,7 +142,7 @@ class AdaptiveGuidance(io.ComfyNode):
                 *range_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with adaptive guidance.")],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

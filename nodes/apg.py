@@ -140,7 +140,7 @@ class APG(io.ComfyNode):
                 preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with APG."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

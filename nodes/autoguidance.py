@@ -96,7 +96,7 @@ class Autoguidance(io.ComfyNode):
                 *range_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with autoguidance."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

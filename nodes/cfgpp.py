@@ -79,7 +79,7 @@ class CFGPP(io.ComfyNode):
                 preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with CFG++."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -112,7 +112,7 @@ class EluCD(io.ComfyNode):
                 vae_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with EluCD.")],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -93,7 +93,6 @@ class ExactInvert(io.ComfyNode):
                 ),
                 report_output("How it was inverted, and what to change where that went wrong."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod

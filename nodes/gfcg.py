@@ -254,7 +254,7 @@ class GFCG(io.ComfyNode):
                 io.Model.Input("weak_model", optional=True, tooltip="For autoguidance: a worse model of the family."),
             ],
             outputs=[io.Model.Output(tooltip="The model with GFCG."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -115,7 +115,7 @@ class GuidanceInterval(io.ComfyNode):
                 preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with the guidance interval."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

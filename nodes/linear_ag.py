@@ -117,7 +117,7 @@ class LinearAG(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with LinearAG.")],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

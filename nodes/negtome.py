@@ -199,7 +199,7 @@ class NegToMe(io.ComfyNode):
                 preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with NegToMe."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -71,7 +71,7 @@ class PreferenceCFG(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, guided by both."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

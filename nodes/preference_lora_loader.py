@@ -71,7 +71,7 @@ class PreferenceLoraLoader(io.ComfyNode):
                 io.Model.Output(tooltip="The model with the file's weights."),
                 report_output("What the file is and what of it was applied."),
             ],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -35,7 +35,7 @@ class Report(io.ComfyNode):
                 io.MatchType.Output(template=template, display_name="sampled", tooltip="The input, unchanged."),
                 report_output("One line for each thing said, with the node that said it and the sampler's, by id."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.prompt],
             is_output_node=True,
         )
 

@@ -58,7 +58,7 @@ class SEG(io.ComfyNode):
                 preset_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with SEG."), report_output()],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

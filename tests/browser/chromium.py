@@ -27,6 +27,8 @@ import aiohttp
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTH, HEIGHT = 1600, 1000
+# Whether to leave a page with unsaved changes: nobody is there to answer.
+_NO_QUESTIONS = "window.addEventListener('beforeunload', (event) => event.stopImmediatePropagation(), true)"
 
 
 class PageError(RuntimeError):
@@ -128,6 +130,7 @@ class Page:
         self._number = 0
         for domain in ("Page", "Runtime", "Log"):
             await self._command(f"{domain}.enable", {})
+        await self._command("Page.addScriptToEvaluateOnNewDocument", {"source": _NO_QUESTIONS})
 
     async def _command(self, method: str, parameters: dict) -> dict:
         self._number += 1
@@ -141,9 +144,6 @@ class Page:
                 if "error" in answer:
                     raise PageError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
-            if answer.get("method") == "Page.javascriptDialogOpening":  # leave a page with unsaved changes?
-                yes = {"method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
-                await self._socket.send_json({"id": 0, **yes})
             self._note(answer)
 
     def _note(self, event: dict) -> None:

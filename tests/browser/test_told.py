@@ -4,6 +4,7 @@ import copy
 import json
 import time
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from guidekit.demo.server import PACK
@@ -118,17 +119,22 @@ def test_text_is_not_saved(frontend):
     assert [node["widgets_values"] for node in json.loads(saved)["nodes"]] == before
 
 
-def test_text_is_text(frontend, server):
-    """Whatever a file says of itself."""
+@pytest.fixture(scope="module")
+def titled(server) -> str:
+    """The name of a LoRA with a title, which is there before a page is opened."""
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     tensors = load_file(PACK / "demo" / "liked_unet.safetensors")
     save_file(tensors, folder / "titled.safetensors", {"modelspec.title": MARKUP})
-    frontend.open(vue=frontend.page.run("app.ui.settings.getSettingValue('Comfy.VueNodes.Enabled')"))
+    return "titled.safetensors"
+
+
+def test_text_is_text(titled, frontend):
+    """Whatever a file says of itself."""
     workflow = template("preference_lora")
     for node in workflow["nodes"]:
         if node["type"] == "GuidekitPreferenceLoraLoader":
-            node["widgets_values"][0] = "titled.safetensors"
+            node["widgets_values"][0] = titled
     frontend.load(workflow, "mine")
     frontend.run()
     path, text = next((path, text) for path, text in frontend.texts().items() if "Title:" in text)

@@ -83,8 +83,8 @@ def test_a_line_names_its_node_and_the_sampler():
 
 @pytest.mark.parametrize("product", [p for p in PRODUCTS if "unet" in p.families], ids=lambda p: p.name)
 def test_techniques_speak_under_the_node_that_attached_them(product):
-    """The host takes the output of an equal node for a node's own, unless that has its id among its inputs."""
-    assert "unique_id" in [hidden.name for hidden in product.node.GET_SCHEMA().hidden]
+    """The host takes the output of an equal node for a node's own, unless the schema tells it not to."""
+    assert product.node.GET_SCHEMA().not_idempotent
     with CurrentNodeContext("p", "12:5.0.0.3"):
         options = product.apply(tiny.model("unet")).model_options
     techniques = {technique for some in techniques_of(options).values() for technique in some}
@@ -172,6 +172,22 @@ def test_it_holds_while_the_result_is_cached():
     other = graph()
     other["3"]["inputs"]["scale"] = 2
     assert texts(told.behind(at("d", "7"), other)) == ["the LoRA"]
+
+
+def test_it_holds_for_the_same_nodes_under_other_ids():
+    """As when they are put into a subgraph: the host takes them from its cache."""
+    told = Told()
+    told.behind(at("a", "7"), graph())
+    told.add(at("a", "5"), [line("3", "one"), line("4:1", "two")])
+    told.add(at("a", "6.0.0.1"), [line("3", "expanded")])
+    moved = {"1": "9:1", "2": "9:2", "3": "9:3", "4:1": "9:4:1", "5": "9:5", "6": "9:6", "7": "70", "8": "80"}
+    nodes = json.loads(json.dumps({moved[node_id]: node for node_id, node in graph().items()}))
+    for node in nodes.values():
+        node["inputs"] = {k: [moved[v[0]], v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}
+    found = told.behind(at("b", "70"), nodes)
+    assert texts(found) == ["one", "two", "expanded"]
+    assert [entry.source for entry in found] == ["9:5", "9:6.0.0.1"]
+    assert [said.node for entry in found for said in entry.lines] == ["9:3", "9:4:1", "9:3"]
 
 
 def test_a_node_that_executes_replaces_what_it_said():

@@ -61,7 +61,7 @@ def find_run(model_options: dict) -> Run | None:
 
 def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
     """Puts `technique` on a (cloned) model. Its runs get a `Run` from now on; it speaks under the node that executes
-    now, which has unique_id among its hidden inputs, or the host would take the output of an equal node for its own."""
+    now, whose schema says not_idempotent, or the host would take the output of an equal node for its own."""
     # Lists and dicts of model_options are copied by clone(), so each branch of a graph has its own.
     ours, context = model.model_options.setdefault(KEY, {}), get_executing_context()
     ours.setdefault(kind, []).append(technique)

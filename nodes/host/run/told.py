@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -120,14 +120,22 @@ class Told:
         return self._prompts[prompt_id]
 
     def _recall(self, prompt: _Prompt) -> None:
-        """Nodes that have not executed in this prompt say what they said when they last did as part of the same."""
+        """Nodes that have not executed in this prompt say what they, or nodes of other ids, said when they last did
+        with the same before them."""
         spoken = set(map(shown, prompt.entries))
         for other in reversed(self._prompts.values()):
-            silent = {shown(source) for source in other.entries} & prompt.nodes.keys() - spoken
-            same = {node_id for node_id in silent if lineage(other.nodes, node_id) == lineage(prompt.nodes, node_id)}
-            found = [entry for entry in other.entries.values() if shown(entry.source) in same]
-            prompt.entries |= {entry.source: Entry(entry.source, time.time(), entry.lines, True) for entry in found}
-            spoken |= same
+            for entry in list(other.entries.values()):
+                source = shown(entry.source)
+                if entry.cached or source not in other.nodes:
+                    continue
+                then, kind = lineage(other.nodes, source), other.nodes[source]["class_type"]
+                for node_id in prompt.nodes.keys() - spoken:
+                    if prompt.nodes[node_id]["class_type"] == kind:
+                        now = lineage(prompt.nodes, node_id)
+                        if form(now) == form(then):
+                            moved = _moved(entry, node_id, dict(zip(then, now)))
+                            prompt.entries[moved.source] = moved
+            spoken = set(map(shown, prompt.entries))
 
 
 TOLD = Told()
@@ -152,6 +160,22 @@ def _follow(nodes: Nodes, node_id: str, found: dict[str, tuple], seen: set[str])
 
 def _sources(inputs: dict) -> Iterator[str]:
     return (value[0] for value in inputs.values() if is_link(value))
+
+
+def form(found: dict[str, tuple]) -> list[tuple]:
+    """Of a lineage: the same whatever the ids of its nodes are, as for the host's cache."""
+    place = {node_id: i for i, node_id in enumerate(found)}
+
+    def linked(value: Any) -> Any:
+        return ("from", place.get(value[0]), value[1]) if is_link(value) else value
+
+    return [(kind, {name: linked(value) for name, value in inputs.items()}) for kind, inputs in found.values()]
+
+
+def _moved(entry: Entry, node_id: str, ids: dict[str, str]) -> Entry:
+    """To the node `node_id` of a prompt in which nodes have other `ids`."""
+    source = node_id + entry.source.removeprefix(shown(entry.source))
+    return Entry(source, time.time(), [replace(line, node=ids.get(line.node, line.node)) for line in entry.lines], True)
 
 
 def shown(node_id: str) -> str:
