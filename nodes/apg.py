@@ -8,11 +8,14 @@ from torch import Tensor
 from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import range_inputs, validate_range
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 SCOPES = ["cfg", "everything before"]
 UNITS = ["rms", "l2"]
@@ -147,8 +150,10 @@ class APG(io.ComfyNode):
                     advanced=True,
                 ),
                 *range_inputs(),
+                preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with APG.")],
+            outputs=[io.Model.Output(tooltip="The model with APG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -158,10 +163,17 @@ class APG(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent
+        cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
-        model = model.clone()
+        inputs = {"eta": eta, "momentum": momentum}
+        if norm_unit == "rms":  # as the table has it
+            inputs["norm_threshold"] = norm_threshold
+        taken, told = resolve(cls, model, preset, **inputs)
+        eta, momentum, norm_threshold = taken["eta"], taken["momentum"], taken.get("norm_threshold", norm_threshold)
+        model, report = model.clone(), ""
         if (eta, momentum, norm_threshold) != (1, 0, 0):
+            ignored = unused(cls, "without a norm_threshold", norm_unit=norm_unit) if norm_threshold == 0 else ""
+            report = tell_settings(cls, told, ignored)
             settings = (eta, norm_threshold, norm_unit, momentum, scope)
             add_correction(model, _Correction(*settings, Range(start_percent, end_percent)))
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

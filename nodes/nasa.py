@@ -9,11 +9,14 @@ from torch import Tensor
 from ..samplers.attention.nasa import nag, nasa
 from .host.attention.second_prompt.attach import steer_with_text
 from .host.inputs import check_prompt_for, checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import blocks_input, range_inputs, validate_range
 from .host.network.block_selection import choose_blocks
 from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 NAG, SUBTRACT = "NAG", "NASA"
 METHODS = [NAG, SUBTRACT]
@@ -123,8 +126,10 @@ class NASA(io.ComfyNode):
                 ),
                 blocks_input(),
                 *range_inputs(),
+                preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention.")],
+            outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -145,13 +150,23 @@ class NASA(io.ComfyNode):
         blocks,
         start_percent,
         end_percent,
+        preset=TYPED,
     ) -> io.NodeOutput:
+        of_nag = {"nag_scale": nag_scale, "nag_tau": nag_tau, "nag_alpha": nag_alpha}
+        of_nasa = {"nasa_alpha": nasa_alpha}
+        used, rest = (of_nag, of_nasa) if method == NAG else (of_nasa, of_nag)
+        taken, told = resolve(cls, model, preset, **used)
         chosen = frozenset(choose_blocks(model, blocks, self_attention_blocks(model)))
         when = Range(start_percent, end_percent)
         check_prompt_for(model, negative, "negative")
-        model = model.clone()
-        if method == NAG and nag_scale != 1 and nag_alpha != 0:
-            steer_with_text(model, _NAG(nag_alpha, chosen, when, nag_scale, nag_tau), negative)
-        if method == SUBTRACT and nasa_alpha != 0:
-            steer_with_text(model, _NASA(nasa_alpha, chosen, when), negative)
-        return io.NodeOutput(model)
+        if method == NAG:
+            scale, tau, alpha = taken.values()
+            steering = _NAG(alpha, chosen, when, scale, tau) if scale != 1 and alpha != 0 else None
+        else:
+            alpha = taken["nasa_alpha"]
+            steering = _NASA(alpha, chosen, when) if alpha != 0 else None
+        model, report = model.clone(), ""
+        if steering is not None:
+            report = tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
+            steer_with_text(model, steering, negative)
+        return with_report(model, report=report)

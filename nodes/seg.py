@@ -9,10 +9,13 @@ from torch import Tensor
 from ..samplers.attention.seg import blur_queries
 from .host.attention.queries import change_queries
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings
 from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,10 @@ class SEG(io.ComfyNode):
                 blocks_input(),
                 rescale_input(),
                 *range_inputs(),
+                preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with SEG.")],
+            outputs=[io.Model.Output(tooltip="The model with SEG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -70,12 +75,15 @@ class SEG(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent) -> io.NodeOutput:
+    def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
+        taken, told = resolve(cls, model, preset, scale=scale, blur=blur, blocks=blocks)
+        scale, blur, blocks = taken.values()
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
-        model = model.clone()
+        model, report = model.clone(), ""
         if scale != 0 and blur != 0:
+            report = tell_settings(cls, told)
             settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Blurred.label, *settings)
             sigma = math.inf if blur < 0 else blur
             change_queries(model, chosen, _Blurred(sigma), branch)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

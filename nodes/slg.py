@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from .host.inputs import checked
+from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import (
     blocks_input,
     random_seed_input,
@@ -19,7 +20,9 @@ from .host.network.blocks import skip_blocks, skippable_blocks
 from .host.network.families import Block
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run import Run
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
+from .presets import TYPED, preset_input, resolve
 
 LABEL = "Skip-Layer Guidance (SLG)"
 
@@ -65,8 +68,10 @@ class SLG(io.ComfyNode):
                 random_seed_input("Of the random blocks; without them it does nothing."),
                 rescale_input(),
                 *range_inputs(),
+                preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with SLG.")],
+            outputs=[io.Model.Output(tooltip="The model with SLG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -76,8 +81,16 @@ class SLG(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent
+        cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
+        inputs = {"scale": scale}
+        if not random_blocks:  # which are of all blocks, if none are named
+            inputs["blocks"] = blocks
+        if (start_percent, end_percent) == (0, 1):  # one without the other may not be a range
+            inputs |= {"start_percent": start_percent, "end_percent": end_percent}
+        taken, told = resolve(cls, model, preset, **inputs)
+        scale, blocks = taken["scale"], taken.get("blocks", blocks)
+        limits = Range(taken.get("start_percent", start_percent), taken.get("end_percent", end_percent))
         possible = skippable_blocks(model)
         chosen = choose_blocks(model, blocks, possible if random_blocks else usually_skipped(model))
         impossible = [b for b in chosen if b not in possible]
@@ -86,9 +99,11 @@ class SLG(io.ComfyNode):
                 f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI shows "
                 f"what comes out of its blocks, not what goes in. Use blocks from {possible[0].number} on."
             )
-        model = model.clone()
+        model, report = model.clone(), ""
         if scale != 0:
+            ignored = "" if random_blocks else unused(cls, "without random_blocks", random_seed=random_seed)
+            report = tell_settings(cls, told, ignored)
             which = _SomeOf(tuple(chosen), random_blocks, random_seed) if random_blocks else Always(frozenset(chosen))
-            branch = add_weak_branch(model, LABEL, scale, rescale, Range(start_percent, end_percent), which)
+            branch = add_weak_branch(model, LABEL, scale, rescale, limits, which)
             skip_blocks(model, branch, which)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

@@ -20,13 +20,23 @@ class Lockstep:
     """`combine(positive, negative)`: of [rows, tokens, channels]. `where(block)`: in which blocks; in the others the
     picture is the positive's, and so is what stands behind it everywhere. `text_share`: of the negative's, what comes
     from the text. `image` tokens, with `padding` behind them; `refines`: whether there is attention outside the blocks.
-    For runs at cfg 1."""
+    `cross(queries, keys)`: in networks of blocks with cross-attention, whether an attention is to the text, by its
+    tokens, of which `ahead` stand in front of the picture's. For runs at cfg 1."""
 
     def __init__(
-        self, negative, combine, where=lambda block: True, text_share=False, image=16, padding=0, refines=False
+        self,
+        negative,
+        combine,
+        where=lambda block: True,
+        text_share=False,
+        image=16,
+        padding=0,
+        refines=False,
+        cross=None,
+        ahead=0,
     ):
         self.negative, self.combine, self.where, self.text_share = negative, combine, where, text_share
-        self.image, self.padding, self.refines = image, padding, refines
+        self.image, self.padding, self.refines, self.cross, self.ahead = image, padding, refines, cross, ahead
         self.barrier = threading.Barrier(2, timeout=60)
         self.found = {}
 
@@ -61,8 +71,9 @@ class Lockstep:
         image = self._image(options, q, k, kwargs)
         if image is None:
             return out
-        self.found[options[_SIDE]] = out[:, image.start :]
-        if options[_SIDE] and self.text_share and "block" not in options:
+        shared = 0 if self.cross else image.start  # from there on all that is not text
+        self.found[options[_SIDE]] = out[:, shared:]
+        if options[_SIDE] and self.text_share and "block" not in options and self.cross is None:
             v = v.clone()
             v[(slice(None),) * (2 if kwargs.get("skip_reshape") else 1) + (slice(image.start, None),)] = 0
             self.found[1] = backend(q, k, v, heads, mask=mask, **kwargs)[:, image.start :]
@@ -70,10 +81,10 @@ class Lockstep:
         positive, negative = self.found[0], self.found[1]
         self.barrier.wait()
         out = out.clone()
-        out[:, image.start :] = positive
+        out[:, shared:] = positive
         if self.where(tuple(options.get("block") or (options.get("block_type"), options.get("block_index")))):
-            count = slice(None, self.image if image.stop else None)
-            out[:, image] = self.combine(positive[:, count], negative[:, count])
+            own = slice(image.start - shared, image.stop and image.stop - shared)
+            out[:, image] = self.combine(positive[:, own], negative[:, own])
         return out
 
     def _image(self, options, q, k, kwargs):
@@ -81,6 +92,8 @@ class Lockstep:
         tokens = q.shape[2 if kwargs.get("skip_reshape") else 1]
         if "block" in options:  # UNets
             return slice(0, None) if k.shape[1] != tokens else None
+        if self.cross is not None:
+            return slice(self.ahead, None) if self.cross(tokens, k.shape[1]) else None
         if self.refines and "block_index" not in options or tokens == self.image:
             return None
         return slice(tokens - self.padding - self.image, tokens - self.padding)

@@ -74,7 +74,7 @@ class Product:
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
 PICTURES = tuple(f for f, t in tiny.FAMILIES.items() if len(t.latent) == 3 or t.latent[1] == 1)  # not videos
-TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
+TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "wan", "qwen_image", "lumina2")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 WEAKENED = {"corrections", "resumed branches"}
 # One token of the reference may be matched: no choice that rounding could make.

@@ -4,6 +4,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import comfy.samplers
+import comfy.supported_models as supported
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -20,8 +21,16 @@ from guidekit.samplers.attention.nasa import nag
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.lockstep import Lockstep
 
-FAMILIES = ("unet", "sd3", "flux", "chroma", "qwen_image", "lumina2")
-REFINES = {"lumina2": {"refines": True}}
+FAMILIES = ("unet", "sd3", "flux", "chroma", "wan", "qwen_image", "lumina2")
+
+
+def to_text(queries, keys):
+    """Of Wan: not to the video itself, and not to the tokens of an image."""
+    return keys not in (queries, IMAGE_TOKENS)
+
+
+IMAGE_TOKENS = 5
+ABOUT = {"lumina2": {"refines": True}, "wan": {"cross": to_text}}
 # Networks of these families that place or pad their text in another way.
 VARIANTS = {
     "sdxl-like": ("unet", {"transformer_depth": [2, 1], "transformer_depth_output": [2, 1, 1, 2]}, {}),
@@ -35,7 +44,7 @@ VARIANTS = {
 def lockstep(family, tokens=7, **about):
     """What `steered` should be, of two calls side by side."""
     prompt = tiny.conditioning(family, 33, tokens)
-    return Lockstep(prompt, lambda p, n: p - 0.4 * n, text_share=True, **{**REFINES.get(family, {}), **about})
+    return Lockstep(prompt, lambda p, n: p - 0.4 * n, text_share=True, **{**ABOUT.get(family, {}), **about})
 
 
 def steered(model, family, tokens=7, **settings):
@@ -71,11 +80,65 @@ def test_is_two_texts_under_one_picture_in_relatives(name, tokens):
     assert probes.distance(found, one_step(model, family)) > 1e-4
 
 
+def with_image(prompt, tokens=IMAGE_TOKENS):
+    """As Wan's nodes for image to video make it of a CLIP vision output."""
+    seen = SimpleNamespace(penultimate_hidden_states=torch.randn(1, tokens, 1280, generator=generator(71)))
+    return [[text, {**options, "clip_vision_output": seen}] for text, options in prompt]
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def wan(config, **settings):
+    return tiny.build({**tiny.FAMILIES["wan"].network, **settings}, "wan", config=config)
+
+
+@pytest.mark.parametrize("tokens", [4, 12])
+@pytest.mark.parametrize("image", [True, False])
+def test_wan_from_an_image(image, tokens):
+    """Image tokens have an attention of their own, which is left alone; where there are none, it is to the text."""
+    model = wan(supported.WAN21_I2V, model_type="i2v", in_dim=36)
+    positive = tiny.conditioning("wan", 11)
+    positive = with_image(positive) if image else positive
+    found = one_step(steered(model, "wan", tokens), "wan", positive=positive)
+    assert probes.distance(found, one_step(lockstep("wan", tokens).on(model), "wan", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(model, "wan", positive=positive)) > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [4, 12])
+def test_wan_s_blocks_of_a_control_video_have_it_too(tokens):
+    model = wan(supported.WAN21_Vace, model_type="vace", vace_layers=2, vace_in_dim=96)
+    found = one_step(steered(model, "wan", tokens), "wan")
+    assert probes.distance(found, one_step(lockstep("wan", tokens).on(model), "wan")) < 2e-6
+    assert probes.distance(found, one_step(model, "wan")) > 1e-4
+
+
+def test_wan_s_reference_picture_keeps_its_own_attention():
+    model = wan(supported.WAN21_T2V, in_dim_ref_conv=16)
+    positive = tiny.conditioning("wan", 11)
+    positive[0][1]["reference_latents"] = [tiny.noise("wan", seed=70)[:, :, :1]]
+    outs = [one_step(m, "wan", positive=positive) for m in (steered(model, "wan", 6), model)]
+    assert probes.distance(*outs) > 1e-4
+    behind = lockstep("wan", 6, ahead=16)
+    assert probes.distance(outs[0], one_step(behind.on(model), "wan", positive=positive)) < 2e-6
+
+
+def test_wan_with_a_text_that_another_node_makes_longer_inside():
+    def longer(args, extra):
+        return extra["original_block"]({**args, "txt": torch.cat([args["txt"], args["txt"][:, :2]], 1)})
+
+    model = steered(tiny.model("wan"), "wan")
+    model.set_model_patch_replace(longer, "dit", "double_block", 1)
+    with pytest.raises(ValueError, match="finds 16 text tokens .* where it has given it 14"):
+        one_step(model, "wan")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_method_nag(family):
     settings = {"method": "NAG", "nag_scale": 4.0, "nag_tau": 1.5, "nag_alpha": 0.5}
     found = one_step(steered(tiny.model(family), family, **settings), family)
-    lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: nag(p, n, 4.0, 1.5, 0.5), **REFINES.get(family, {}))
+    lockstep = Lockstep(tiny.conditioning(family, 33), lambda p, n: nag(p, n, 4.0, 1.5, 0.5), **ABOUT.get(family, {}))
     assert probes.distance(found, one_step(lockstep.on(tiny.model(family)), family)) < 1e-5
     # The same text on both sides pushes nowhere.
     same = steered(tiny.model(family), family, negative=tiny.conditioning(family, 11), **settings)
@@ -204,7 +267,7 @@ def test_two_of_them_add_up():
         assert probes.distance(one_step(twice, family), one_step(steered(tiny.model(family), family), family)) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
+@pytest.mark.parametrize("family", ["unet", "flux", "wan", "lumina2"])
 @pytest.mark.parametrize("node", [PAG, Autoguidance])
 def test_weak_branches_have_it_too(family, node):
     """Or their guidance would push along it. The order of the nodes does not matter."""

@@ -216,11 +216,12 @@ def build(
     model_type: ModelType | None = None,
     dtype: torch.dtype = torch.float32,
     kind: Kind | None = None,
+    config: type | None = None,
 ) -> ModelPatcher:
     """A MODEL of a family with other network settings; its weights in `dtype`, what is computed in float32 at least; or
-    of a kind."""
+    of a kind. `config`: another class of the host's."""
     kind = kind or Kind(dtype, dtype if dtype.itemsize >= 4 else torch.float32)
-    config = of(family).config(dict(network))
+    config = (config or of(family).config)(dict(network))
     if family.startswith("unet"):
         config.unet_config |= {"num_heads": 4, "num_head_channels": -1}
     config.set_inference_dtype(kind.weights, None if kind.weights == kind.computes else kind.computes)

@@ -120,6 +120,14 @@ def test_ranges_come_last(node_id):
 
 
 @every_node
+def test_the_preset_comes_last_and_may_be_left_out(node_id):
+    """Widgets are saved by position, and a client need not know of it."""
+    if "preset" in (names := [*inputs(INFO[node_id])]):
+        assert names[-1] == "preset"
+        assert "preset" in INFO[node_id]["input"]["optional"]
+
+
+@every_node
 def test_help_page(node_id):
     """The frontend looks for it under this name. Its inputs table has a row for every input, and for nothing else."""
     page = PACK / "js" / "docs" / f"{node_id}.md"

@@ -275,6 +275,15 @@ def test_the_host_accepts_it(name, host, named_files):
     assert set(outputs) == {node_id for node_id, kind in classes.items() if getattr(kind, "OUTPUT_NODE", False)}
 
 
+def test_the_host_accepts_prompts_without_a_preset(host):
+    for path in TWINS.values():
+        prompt = read(path)
+        for node in prompt.values():
+            node["inputs"].pop("preset", None)
+        valid, error, _, node_errors = validate(prompt)
+        assert (valid, node_errors) == (True, {}), (path, error)
+
+
 @pytest.mark.parametrize(
     ("changed", "kind", "text"),
     [

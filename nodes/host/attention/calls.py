@@ -16,7 +16,8 @@ from ..run import Part, Run
 from ..run.branch_chunks import chunks_of
 from ..run.chunks import Chunk, chunks
 
-_BELOW, _APART = "guidekit_below_techniques", "guidekit_apart_from_network"  # in the options
+# In the options.
+_BELOW, _APART, _CROSS = "guidekit_below_techniques", "guidekit_apart_from_network", "guidekit_cross_attention"
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,27 @@ def with_below(transformer_options: dict, below: Below | None) -> dict:
 
 def below_techniques(transformer_options: dict) -> Below | None:
     return transformer_options.get(_BELOW)
+
+
+class Cross(Protocol):
+    """What takes the place of the attention to the text in the blocks of a network call."""
+
+    label: str
+
+    def looks(self, forward: Forward, call: int) -> bool:
+        """Whether the call-th attention of a block is meant."""
+
+    def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """[rows, heads, tokens, dim], by `call.host`."""
+
+
+def with_cross(transformer_options: dict, cross: Cross | None) -> dict:
+    """The options of a network call that has it."""
+    return {**transformer_options, _CROSS: cross}
+
+
+def cross_attention(transformer_options: dict) -> Cross | None:
+    return transformer_options.get(_CROSS)
 
 
 class Apart(Protocol):

@@ -21,7 +21,17 @@ from ..network.blocks import reach_blocks
 from ..network.families import Block, Counts, family_of, network_of
 from ..network.forward import check_rows, current_forward, find_forward, watch_forward
 from ..run import Run, attach, attach_hook, current_run
-from .calls import Call, Heads, Placed, Technique, apart_from_network, below_techniques, placed_in, through
+from .calls import (
+    Call,
+    Heads,
+    Placed,
+    Technique,
+    apart_from_network,
+    below_techniques,
+    cross_attention,
+    placed_in,
+    through,
+)
 from .unet import hook_into_unet
 
 _OVERRIDE = "optimized_attention_override"
@@ -104,14 +114,19 @@ class _Override:
         call = forward.attention_calls.get(place, 0)
         forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
-        placed = placed_in(run, block)
-        below = below_techniques(options)
-        if call not in forward.family.self_attentions or not (placed or below):
+        placed, below, cross = [], None, cross_attention(options)
+        if call in forward.family.self_attentions:
+            placed, below, cross = placed_in(run, block), below_techniques(options), None
+        elif cross is not None and not cross.looks(forward, call):
+            cross = None
+        if not (placed or below or cross):
             return host(q, k, v, mask, **kwargs)
         check_rows(options, len(q))
         apart = Heads(q, k, v, heads, kwargs)
         q, k, v = apart.qkv
         scale = kwargs.get("scale") or q.shape[-1] ** -0.5
-        layout = forward.layout(q.shape[2], options, (placed[0] if placed else below).label)
+        layout = forward.layout(q.shape[2], options, (placed[0] if placed else below or cross).label)
         here = Call(forward, run, options, block, scale, layout, mask, apart.attention(host))
+        if cross is not None:
+            return apart.back(cross.attend(here, q, k, v))
         return apart.back(through(here, placed, q, k, v, list(range(len(here.chunks)))))

@@ -20,7 +20,7 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
-from comfy.ldm.wan.model import WanModel
+from comfy.ldm.wan.model import WanI2VCrossAttention, WanModel
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 
@@ -62,8 +62,9 @@ class Family:
     the image tokens are, by how the family builds its sequence; `options` hold the `Counts` as SEQUENCE where the
     network says what it is. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
     `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
-    first, by "cross" attention, as more tokens of "joint" attention, through the network's own "layers", or not at
-    all."""
+    first, by "cross" attention of a UNet or of "blocks", as more tokens of "joint" attention, through the network's own
+    "layers", or not at all. `looks_at_text(network, call, image)`: whether the call-th attention of a block looks at
+    the text alone; `image`: whether the prompts have tokens of an image as well."""
 
     name: str
     blocks: Callable[[torch.nn.Module], list[Block]]
@@ -71,6 +72,7 @@ class Family:
     self_attentions: tuple[int, ...] = (0,)
     replaceable: bool = True
     second_text: str | None = None
+    looks_at_text: Callable[[torch.nn.Module, int, bool], bool] | None = None
 
     def current_block(self, options: dict) -> tuple[Block, int] | None:
         """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
@@ -152,6 +154,14 @@ def _wan_layout(network, latent_shape, tokens, options) -> Layout:
     return Layout(slice(start, start + count), grid)
 
 
+def _wan_looks_at_text(network, call, image) -> bool:
+    """After self-attention, or after that to the image tokens, which is to the text where there are none. In VACE the
+    blocks of the control video count on in those of the video."""
+    if isinstance(network.blocks[0].cross_attn, WanI2VCrossAttention):
+        return call == 2 or call == 1 and not image
+    return call % 2 == 1 if hasattr(network, "vace_blocks") else call == 1
+
+
 def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, (1, network.patch_size, network.patch_size))
     return _last(tokens, grid, _behind(grid, options))
@@ -183,7 +193,9 @@ _FAMILIES = {
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
-    WanModel: Family("Wan", _numbered("blocks"), _wan_layout),
+    WanModel: Family(
+        "Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text
+    ),
     QwenImageTransformer2DModel: Family(
         "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
     ),

@@ -1,8 +1,8 @@
 """A second text in the attention of the rows that are not the negative's: the same queries look at it, in the same
 network call.
 
-UNets take it in cross-attention (cross_text.py), SD3, Flux, Chroma and Qwen-Image as more tokens of their joint
-attention (joint_text.py), Lumina2 and Z-Image through their own layers (layered_text.py).
+UNets and Wan take it in cross-attention (cross.py, blocks.py), SD3, Flux, Chroma and Qwen-Image as more tokens of their
+joint attention (joint.py), Lumina2 and Z-Image through their own layers (layered.py).
 
 Relies on: `extra_conds` of the model for what a prompt becomes (comfy/samplers.py:937); APPLY_MODEL wrappers
 (comfy/model_base.py:191); `patches["post_input"]` with the places of the text tokens (comfy/ldm/flux/model.py:184,
@@ -23,8 +23,9 @@ from torch import Tensor
 from ...network.families import families_with_second_text, family_of, network_of
 from ...network.forward import watch_forward
 from ...run import KEY, Part, Run, attach, current_run
-from ..calls import with_below
+from ..calls import with_below, with_cross
 from ..self_attention import reach_attention
+from .blocks import InCrossAttention
 from .context import BesideText, SecondText, Steering, by_row, second_texts, with_texts
 from .cross import split_cross_attention
 from .joint import split_attention
@@ -32,6 +33,8 @@ from .layered import see_refiner, steer_layer, with_layers
 
 _KIND = "second text"
 _BELOW = {"joint": split_attention, "layers": steer_layer}  # by the family's way
+# Models of these families that place pictures by the length of the text, or keep its keys and values for other steps.
+_UNFIT = ("LongCatImage", "WAN21_CausalAR")
 _NOT_TEXT = {
     "area": "an area",
     "mask": "a mask",
@@ -100,7 +103,7 @@ def steer_with_text(model: ModelPatcher, steering: Steering, conditioning: list)
         ValueError: a model whose attention cannot take it, or a prompt that is more than text.
     """
     family, name = family_of(model), type(model.model).__name__
-    if family.second_text is None or name == "LongCatImage":  # which places pictures by the length of the text
+    if family.second_text is None or name in _UNFIT:
         raise ValueError(
             f"{steering.label} cannot put a second text into {name}. It works on "
             f"{', '.join(families_with_second_text())} and Z-Image."
@@ -144,6 +147,9 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
         options = with_layers(options)
     if way in _BELOW:
         options = with_below(options, BesideText(texts, _BELOW[way]) if texts else None)
+    if way == "blocks":
+        own, image = c_crossattn.shape[1], kwargs.get("clip_fea") is not None
+        options = with_cross(options, InCrossAttention(texts, own, image) if texts else None)
     if not texts:
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     if way == "layers" and kwargs.get("ref_latents"):
@@ -156,6 +162,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
         if own is None or _is_of_tokens(own, c_crossattn):
             masks = [(t.mask if t.mask is None else by_row(t.mask, len(x), options), t.count) for t in texts]
             kwargs["attention_mask"] = _side_by_side([*masks, (own, c_crossattn.shape[1])], len(x))
+    if way in ("joint", "blocks"):
         c_crossattn = torch.cat([*(text.by_row(c_crossattn, options) for text in texts), c_crossattn], 1)
     return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
