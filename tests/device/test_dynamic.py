@@ -17,7 +17,7 @@ LONGEST = 60  # seconds
 @pytest.mark.skipif(not GPU or DYNAMIC, reason="comfy-aimdo wants a card")
 def test_weights_that_come_when_they_are_wanted():
     pytest.importorskip("comfy_aimdo")
-    options = ["-q", "-p", "no:cacheprovider", "--tb=line"]
+    options = ["-q", "-p", "no:cacheprovider", "--tb=line", "-rN"]
     command = [sys.executable, "-m", "pytest", *options, str(HERE / "test_weights.py")]
     environment = {**os.environ, "GUIDEKIT_DYNAMIC_VRAM": "1"}
     try:
