@@ -128,6 +128,39 @@ def test_wan_s_reference_picture_keeps_its_own_attention():
     assert probes.distance(outs[0], one_step(behind.on(model), "wan", positive=positive)) < 2e-6
 
 
+class Flux2(supported.Flux2):
+    """With the latents of the first one."""
+
+    latent_format = supported.Flux.latent_format
+    network = {
+        "image_model": "flux2",
+        "patch_size": 1,
+        "axes_dim": [4, 4, 4, 4],
+        "theta": 2000,
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "qkv_bias": False,
+        "ops_bias": False,
+        "default_ref_method": "index",
+        "ref_index_scale": 10.0,
+        "txt_ids_dims": [3],
+        "vec_in_dim": None,
+    }
+
+
+@pytest.mark.parametrize("references", [0, 1])
+@pytest.mark.parametrize("tokens", [4, 600])
+def test_flux_2(tokens, references):
+    """Texts are padded in front; reference pictures stand behind the image."""
+    model = tiny.build({**tiny.FAMILIES["flux"].network, **Flux2.network}, "flux", config=Flux2)
+    positive = tiny.conditioning("flux", 11)
+    positive[0][1]["reference_latents"] = [tiny.noise("flux", seed=70)] * references
+    found = one_step(steered(model, "flux", tokens), "flux", positive=positive)
+    wanted = lockstep("flux", tokens, image=64, padding=64 * references).on(model)
+    assert probes.distance(found, one_step(wanted, "flux", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(model, "flux", positive=positive)) > 1e-4
+
+
 class Hunyuan15(supported.HunyuanVideo15):
     """With the latents of the first one."""
 
