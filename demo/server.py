@@ -26,19 +26,25 @@ class Server(Client):
 
     It has a base directory of its own, removed at the end: only this pack and the folders in `extra_nodes` are custom
     nodes, there are no models, and what it saves is fetched with `view`. `start_limit` is in seconds; `port` is a free
-    one, if none is given.
+    one, if none is given; `options`: more of ComfyUI's own.
     """
 
-    def __init__(self, extra_nodes: Sequence[Path] = (), start_limit: float = 180, port: int | None = None) -> None:
+    def __init__(
+        self,
+        extra_nodes: Sequence[Path] = (),
+        start_limit: float = 180,
+        port: int | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         if "GUIDEKIT_COMFYUI" not in os.environ:
             raise ServerError("GUIDEKIT_COMFYUI is not set; run this through `python dev.py python`, which sets it")
         self._nodes = {"guidekit": PACK, **{folder.name: folder for folder in extra_nodes}}
-        self._start_limit, self._port = start_limit, port
+        self._start_limit, self._port, self._options = start_limit, port, options
 
     def __enter__(self) -> Server:
         self._temporary = tempfile.TemporaryDirectory(prefix="guidekit-", ignore_cleanup_errors=True)
         self._base = Path(self._temporary.name).resolve()
-        arguments = ["--disable-api-nodes"]
+        arguments = ["--disable-api-nodes", *self._options]
         # An extra_model_paths.yaml in the checkout may name folders of further ones.
         arguments += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *self._nodes]
         if not _has_gpu():

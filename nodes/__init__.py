@@ -16,6 +16,7 @@ from .exact_invert import ExactInvert
 from .exact_sample import ExactSample
 from .gfcg import GFCG
 from .guidance_interval import GuidanceInterval
+from .host.run import told
 from .image_classifier import ImageClassifier
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
@@ -25,6 +26,7 @@ from .negtome import NegToMe
 from .pag import PAG
 from .preference_cfg import PreferenceCFG
 from .preference_lora_loader import PreferenceLoraLoader
+from .report import Report
 from .sampler_cfgpp import SamplerCFGPP
 from .save_inversion import SaveInversion
 from .seg import SEG
@@ -61,10 +63,14 @@ NODES: list[type[io.ComfyNode]] = [
     LoadInversion,
     PreferenceLoraLoader,
     PreferenceCFG,
+    Report,
     DemoModel,
 ]
 
 
 class GuidekitExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        told.serve()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

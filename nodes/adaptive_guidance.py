@@ -14,7 +14,6 @@ from .host.predictions.corrections import observe
 from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
 from .host.run.guiders import has_one_scale, why_not_one_scale
-from .host.run.messages import node_id_of
 from .host.run.ranges import Range
 from .host.run.raw_predictions import raw_direction
 
@@ -43,7 +42,6 @@ class _Latch(ScaleChange):
     threshold: float
     warm_up: int
     range: Range
-    node_id: str | None
 
     label = "Adaptive guidance"
     idle_reason = "the sampler never asked for a guided prediction."
@@ -98,7 +96,7 @@ class _Latch(ScaleChange):
             f"{saved(run, self)} evaluations saved. {self._told(run)}"
         )
         if crossed == 0 and self.space == "raw":
-            told += " If this is an eps model: its outputs agree from the start, use space x0."
+            return f"If this is an eps model, its outputs agree from the start: use space x0. It {told}"
         return told
 
 
@@ -144,7 +142,7 @@ class AdaptiveGuidance(io.ComfyNode):
                 *range_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The model with adaptive guidance.")],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -156,7 +154,7 @@ class AdaptiveGuidance(io.ComfyNode):
     def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         if threshold <= 1:  # no cosine is above
-            latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent), node_id_of(cls))
+            latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent))
             limit_scale(model, latch)
             observe(model, latch.look)
         return io.NodeOutput(model)

@@ -13,6 +13,7 @@ from .host.inputs.shared import range_inputs, validate_range
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -138,8 +139,8 @@ class APG(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with APG.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with APG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -156,10 +157,10 @@ class APG(io.ComfyNode):
             inputs["norm_threshold"] = norm_threshold
         taken, told = resolve(cls, model, preset, **inputs)
         eta, momentum, norm_threshold = taken["eta"], taken["momentum"], taken.get("norm_threshold", norm_threshold)
-        model = model.clone()
+        model, report = model.clone(), ""
         if (eta, momentum, norm_threshold) != (1, 0, 0):
             ignored = unused(cls, "without a norm_threshold", norm_unit=norm_unit) if norm_threshold == 0 else ""
-            tell_settings(cls, told, ignored)
+            report = tell_settings(cls, told, ignored)
             settings = (eta, norm_threshold, norm_unit, momentum, scope)
             add_correction(model, _Correction(*settings, Range(start_percent, end_percent)))
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

@@ -24,6 +24,7 @@ from .host.models.weak_model import add_weak_model
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.network.families import order_of
 from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 
 LABEL = "Autoguidance"
@@ -94,8 +95,8 @@ class Autoguidance(io.ComfyNode):
                 rescale_input(),
                 *range_inputs(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with autoguidance.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with autoguidance."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -122,17 +123,17 @@ class Autoguidance(io.ComfyNode):
         chosen = choose_blocks(model, blocks, usually_perturbed(model)) if weakness in DEGRADE else []
         model = model.clone()
         if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
-            return io.NodeOutput(model)
+            return with_report(model, report="")
         rest = {} if weakness in DEGRADE else {"blocks": blocks, "random_seed": random_seed}
         rest |= {"amount": amount} if weakness == "second model" else {"weak_model": weak_model}
-        tell_settings(cls, unused(cls, f"with weakness {weakness}", **rest))
+        report = tell_settings(cls, unused(cls, f"with weakness {weakness}", **rest))
         if weakness in DEGRADE:
             branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
             replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
         else:
             weak = weak_model if weakness == "second model" else with_lora_strength(model, amount)
             add_weak_model(model, weak, *settings)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)
 
 
 def _check(weakness: str, amount: float, weak_model) -> None:

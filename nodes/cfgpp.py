@@ -11,8 +11,8 @@ from .host.inputs.shared import range_inputs, validate_range
 from .host.predictions.scales import set_scale
 from .host.run import Run
 from .host.run.guiders import has_one_scale, why_not_one_scale
-from .host.run.messages import node_id_of
 from .host.run.noise_levels import is_flow
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -21,7 +21,6 @@ from .presets import TYPED, preset_input, resolve
 class _Schedule:
     guidance_lambda: float
     range: Range
-    node_id: str | None
 
     label = "CFG++"
     idle_reason = "the sampler never asked for a guided prediction."
@@ -79,8 +78,8 @@ class CFGPP(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with CFG++.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with CFG++."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -92,7 +91,7 @@ class CFGPP(io.ComfyNode):
     def execute(cls, model, guidance_lambda, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, guidance_lambda=guidance_lambda)
         guidance_lambda = taken["guidance_lambda"]
-        tell_settings(cls, told)
+        report = tell_settings(cls, told)
         model = model.clone()
-        set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent), node_id_of(cls)))
-        return io.NodeOutput(model)
+        set_scale(model, _Schedule(guidance_lambda, Range(start_percent, end_percent)))
+        return with_report(model, report=report)

@@ -31,7 +31,7 @@ class _EluCD:
     beta: float | None
     range: Range
 
-    label, node_id = LABEL, None
+    label = LABEL
     idle_reason = "the sampler never asked for a guided prediction."
 
     def begin(self, run: Run, guider) -> None:
@@ -112,6 +112,7 @@ class EluCD(io.ComfyNode):
                 vae_input(),
             ],
             outputs=[io.Model.Output(tooltip="The model with EluCD.")],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from .host.inversion.exact import ToNoise
 from .host.inversion.exact_state import METHODS, Inverted, method_of
 from .host.inversion.sampler import check_unmasked, sample_schedule
 from .host.run.fingerprint import describe_model
-from .host.run.messages import node_id_of, tell
+from .host.run.outputs import report_output, with_report
 from .presets import TYPED, preset_input, resolve
 
 _NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by the method that they are of
@@ -90,23 +90,20 @@ class ExactInvert(io.ComfyNode):
                 io.Latent.Output(
                     display_name="inverted",
                     tooltip="The noise, with what Exact Inversion Sampling needs. Connect it directly.",
-                )
+                ),
+                report_output("How it was inverted, and what to change where that went wrong."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     @checked
-    def execute(
-        cls, guider, sigmas, latent, method, p, gamma, keep_trajectory, preset=TYPED
-    ) -> io.NodeOutput:
+    def execute(cls, guider, sigmas, latent, method, p, gamma, keep_trajectory, preset=TYPED) -> io.NodeOutput:
         model = guider.model_patcher
         numbers = {"p": p, "gamma": gamma}
         used = {name: value for name, value in numbers.items() if name == _NUMBERS.get(method)}
         taken, told = resolve(cls, model, preset, **used)
         p, gamma = (numbers | taken).values()
         rest = {name: value for name, value in numbers.items() if name not in used}
-        tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
         check_unmasked(latent)
         samples = fit_latent(model, latent["samples"], "latent")
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
@@ -116,8 +113,8 @@ class ExactInvert(io.ComfyNode):
         shown = model.model.process_latent_out(pair.x).float()
         trajectory = kept.stacked() if kept else None
         state = Inverted(sigmas, describe_model(model), samples, shown, pair, method, p, gamma, trajectory)
-        tell(node_id_of(cls), _report(inverter, state))
-        return io.NodeOutput(state.latent())
+        report = tell_settings(cls, _report(inverter, state), told, unused(cls, f"with method {method}", **rest))
+        return with_report(state.latent(), report=report)
 
 
 class _Trajectory:
@@ -161,5 +158,5 @@ def _report(inverter: Method, state: Inverted) -> str:
     )
     p = getattr(inverter, "p", 1.0)
     if p ** (-2 * steps) * torch.finfo(state.pair.x.dtype).eps > _GROWTH:
-        text += f" With p {p:g} and so many steps rounding grows too much; use p 0."
+        return f"With p {p:g} and so many steps rounding grows too much; use p 0. {text}"
     return text

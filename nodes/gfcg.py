@@ -27,7 +27,8 @@ from .host.predictions.corrections import add_correction
 from .host.predictions.negative import Negative, watch_negative
 from .host.predictions.per_sample_prompts import References
 from .host.run import Run
-from .host.run.messages import cut, node_id_of, quoted
+from .host.run.messages import cut, quoted
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 
 LABEL = "Gradient-Free Classifier Guidance (GFCG)"
@@ -53,7 +54,6 @@ class _GFCG:
     threshold: float
     use_previous_step: bool
     range: Range
-    node_id: str | None
 
     label = LABEL
     idle_reason = "the classifier was never in doubt."
@@ -253,8 +253,8 @@ class GFCG(io.ComfyNode):
                 vae_input(),
                 io.Model.Input("weak_model", optional=True, tooltip="For autoguidance: a worse model of the family."),
             ],
-            outputs=[io.Model.Output(tooltip="The model with GFCG.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with GFCG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -291,7 +291,7 @@ class GFCG(io.ComfyNode):
         logits = classifier.among(candidates.labels)
         model = model.clone()
         if scale == 0 and combination != SWAP:
-            return io.NodeOutput(model)
+            return with_report(model, report="")
         references = References(candidates.conditionings[1:], "positive" if combination == AUTOGUIDANCE else "negative")
         asked = Confusion(logits, Decoder(vae), measure, temperature, classifier_interval)
         settings = (
@@ -305,15 +305,15 @@ class GFCG(io.ComfyNode):
         )
         rest = {"scale": scale} if combination == SWAP else {}
         rest |= {"weak_model": weak_model} if combination != AUTOGUIDANCE else {}
-        tell_settings(cls, unused(cls, f"with combination '{combination}'", **rest))
+        report = tell_settings(cls, unused(cls, f"with combination '{combination}'", **rest))
         load_beside(model, classifier, vae)
         if combination == SWAP:
-            watch_negative(model, _Swap(*settings, node_id_of(cls)))
+            watch_negative(model, _Swap(*settings))
         elif combination == AUTOGUIDANCE:
             second = add_second_model(model, weak_model, references)
-            add_correction(model, _Auto(*settings, node_id_of(cls), second))
+            add_correction(model, _Auto(*settings, second))
         else:
-            technique = _Add(*settings, node_id_of(cls))
+            technique = _Add(*settings)
             add_branch(model, technique)
             add_correction(model, technique)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

@@ -10,8 +10,9 @@ from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import range_inputs, validate_range
 from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
-from .host.run.messages import node_id_of, quoted
+from .host.run.messages import quoted
 from .host.run.noise_levels import from_ratio
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range, above
 from .presets import TYPED, preset_input, resolve
 
@@ -29,7 +30,6 @@ class _Interval(ScaleChange):
     ratios: bool
     ramp: Callable[[float], float] | None
     percent: Range
-    node_id: str | None
 
     label = "Guidance interval"
     idle_reason = "all steps of this run lie inside the interval, and are guided as without the node."
@@ -114,8 +114,8 @@ class GuidanceInterval(io.ComfyNode):
                 ),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the guidance interval.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with the guidance interval."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -136,16 +136,16 @@ class GuidanceInterval(io.ComfyNode):
     ) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, limits=limits)
         limits = taken["limits"]
-        model = model.clone()
+        model, report = model.clone(), ""
         if limits == "sigma":
             _check_sigmas(sigma_high, sigma_low)
         bounds = (sigma_low, sigma_high) if limits == "sigma" else PRESETS.get(limits)
         if bounds is not None or ramp is not None or (start_percent, end_percent) != (0, 1):
             sigmas = {} if limits == "sigma" else {"sigma_high": sigma_high, "sigma_low": sigma_low}
-            tell_settings(cls, told, unused(cls, f"with limits {limits}", **sigmas))
-            settings = (bounds, limits in PRESETS, ramp, Range(start_percent, end_percent), node_id_of(cls))
+            report = tell_settings(cls, told, unused(cls, f"with limits {limits}", **sigmas))
+            settings = (bounds, limits in PRESETS, ramp, Range(start_percent, end_percent))
             limit_scale(model, _Interval(*settings))
-        return io.NodeOutput(model)
+        return with_report(model, report=report)
 
 
 def _check_sigmas(high: float, low: float) -> None:

@@ -13,7 +13,7 @@ from .host.predictions.scales import limit_scale, saved
 from .host.run import Run
 from .host.run.fingerprint import check_description, describe, difference
 from .host.run.guiders import has_one_scale, why_not_one_scale
-from .host.run.messages import cut, node_id_of, plain
+from .host.run.messages import cut, plain
 from .host.run.raw_predictions import from_raw, to_raw
 
 MISMATCH = ["error", "use CFG"]
@@ -32,7 +32,6 @@ class _LinearAG(Negative):
     coefficients: Coefficients
     fitted: dict
     on_mismatch: str
-    node_id: str | None
 
     label = "LinearAG"
     idle_reason = "the sampler never asked for a guided prediction."
@@ -118,7 +117,7 @@ class LinearAG(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with LinearAG.")],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -139,7 +138,7 @@ class LinearAG(io.ComfyNode):
         except ValueError as error:
             raise ValueError(f"{file} is not a file of LinearAG Fit: {error}. Fit it again.") from error
         model = model.clone()
-        technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch, node_id_of(cls))
+        technique = _LinearAG(Coefficients(**tensors), fitted, on_mismatch)
         limit_scale(model, technique)
         watch_negative(model, technique)
         return io.NodeOutput(model)

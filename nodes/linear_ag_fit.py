@@ -18,7 +18,10 @@ from .host.predictions.negative import Negative, watch_negative
 from .host.run import Run
 from .host.run.fingerprint import describe
 from .host.run.messages import tell
+from .host.run.outputs import report_output, with_report
 from .host.run.raw_predictions import to_raw
+
+LABEL = "LinearAG Fit"
 
 
 @dataclass(eq=False)
@@ -29,7 +32,7 @@ class _Recorder(Negative):
     uncond: list[Tensor] = field(default_factory=list)
     description: dict = field(default_factory=dict)
 
-    label, idle_reason = "LinearAG Fit", ""
+    label, idle_reason = LABEL, ""
 
     def begin(self, run: Run, guider) -> None:
         run.acted.add(self)
@@ -71,7 +74,7 @@ class LinearAGFit(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidekitLinearAGFit",
-            display_name="LinearAG Fit",
+            display_name=LABEL,
             category="guidekit/guidance",
             description="Learns, from a few runs with full CFG, how the negative prediction follows from what is "
             "already known, and saves it in models/guidekit for the LinearAG node. Once per model, schedule, cfg and "
@@ -128,9 +131,7 @@ class LinearAGFit(io.ComfyNode):
             ],
             outputs=[
                 io.Combo.Output(display_name="file", tooltip="For the LinearAG node's input of that name."),
-                io.String.Output(
-                    display_name="report", tooltip="How much of the guidance the estimate misses in each step, 0 to 1."
-                ),
+                report_output("How much of the guidance the estimate misses in each step, 0 to 1."),
             ],
         )
 
@@ -189,5 +190,4 @@ class LinearAGFit(io.ComfyNode):
             f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. What the estimate leaves, by step, of "
             f"what lies between the positive and the negative prediction: {steps}."
         )
-        tell(None, report)
-        return io.NodeOutput(file, report)
+        return with_report(file, report=tell(LABEL, report))

@@ -14,6 +14,7 @@ from .host.inputs.shared import blocks_input, range_inputs, validate_range
 from .host.network.block_selection import choose_blocks
 from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -132,8 +133,8 @@ class NASA(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with the negative prompt in its attention."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -169,8 +170,8 @@ class NASA(io.ComfyNode):
         else:
             alpha = taken["nasa_alpha"]
             steering = _NASA(alpha, chosen, when) if alpha != 0 else None
-        model = model.clone()
+        model, report = model.clone(), ""
         if steering is not None:
-            tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
+            report = tell_settings(cls, told, unused(cls, f"with method {method}", **rest))
             steer_with_text(model, steering, negative)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

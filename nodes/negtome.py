@@ -17,8 +17,8 @@ from .host.network.families import family_of
 from .host.network.reference_row import NOISE, ReferenceRow, add_reference_row
 from .host.run import Run
 from .host.run.chunks import Chunk
-from .host.run.messages import node_id_of
 from .host.run.noise_levels import is_flow
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range, above
 from .presets import TYPED, preset_input, resolve
 
@@ -56,7 +56,6 @@ class _Merged:
     fine_only: bool
     steps: _Steps
     rider: ReferenceRow | None
-    node_id: str | None
 
     label = "Negative Token Merging (NegToMe)"
     idle_reason = "another node has replaced the attention of its blocks, or the blocks themselves."
@@ -199,8 +198,8 @@ class NegToMe(io.ComfyNode):
                 ),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with NegToMe.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with NegToMe."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -240,9 +239,9 @@ class NegToMe(io.ComfyNode):
                 "Choose the first or the previous image or a latent as reference, or matching 'source'."
             )
         if alpha == 0 or threshold >= 1:
-            return io.NodeOutput(model)
+            return with_report(model, report="")
         ignored = {} if reference == GIVEN else {"latent": latent, "reference_noise": reference_noise}
-        tell_settings(cls, told, unused(cls, f"with reference '{reference}'", **ignored))
+        report = tell_settings(cls, told, unused(cls, f"with reference '{reference}'", **ignored))
         when = _Steps(steps == "usual", Range(start_percent, end_percent))
         positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:
@@ -251,5 +250,5 @@ class NegToMe(io.ComfyNode):
             add_reference_row(model, rider)
         fine_only = not blocks.strip() and family_of(model).name == "UNet"
         settings = (reference, alpha, threshold, matching, mask, positive_only, fine_only, when, rider)
-        change_attention_output(model, chosen, _Merged(*settings, node_id_of(cls)))
-        return io.NodeOutput(model)
+        change_attention_output(model, chosen, _Merged(*settings))
+        return with_report(model, report=report)

@@ -14,6 +14,7 @@ from .host.inputs.settings import tell_settings
 from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -52,8 +53,8 @@ class PAG(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with PAG.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with PAG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -66,10 +67,10 @@ class PAG(io.ComfyNode):
         taken, told = resolve(cls, model, preset, scale=scale, blocks=blocks)
         scale, blocks = taken.values()
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
-        model = model.clone()
+        model, report = model.clone(), ""
         if scale != 0:
-            tell_settings(cls, told)
+            report = tell_settings(cls, told)
             settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Identity.label, *settings)
             replace_self_attention(model, chosen, _Identity(), branch)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

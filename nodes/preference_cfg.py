@@ -9,7 +9,7 @@ from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import range_inputs, validate_range
 from .host.models.model_for_prompt import mix_in, predict_negative_by
 from .host.models.second_model import with_lora_strength
-from .host.run.messages import node_id_of, tell
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 
 LABEL = "Preference CFG"
@@ -70,8 +70,8 @@ class PreferenceCFG(io.ComfyNode):
                     "positive.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model, guided by both.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model, guided by both."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -93,11 +93,11 @@ class PreferenceCFG(io.ComfyNode):
     ) -> io.NodeOutput:
         result, limits = model.clone(), Range(start_percent, end_percent)
         if mode == MIXTURE and model_weight == 1 or mode == NEGATIVE and other_model is None and lora_strength == 1:
-            return io.NodeOutput(result)
+            what = "mixture at model_weight 1" if mode == MIXTURE else "the model with its own LoRAs (lora_strength 1)"
+            return with_report(result, report=tell_settings(cls, f"nothing is changed: this is {what}."))
         rest = {"model_weight": model_weight, "source": source} if mode == NEGATIVE else {}
         of_loras = {"lora_strength": lora_strength} if other_model is not None else {}
         ignored = unused(cls, f"with mode '{mode}'", **rest), unused(cls, "beside another model", **of_loras)
-        tell_settings(cls, *ignored)
         other = with_lora_strength(model, lora_strength) if other_model is None else other_model
         if source is not None:
             check_prompt_for(other, source, "source")
@@ -106,5 +106,5 @@ class PreferenceCFG(io.ComfyNode):
         else:
             how = mix_in(result, other, LABEL, limits, model_weight, source)
         what = "where a negative is evaluated (not at cfg 1), the other model predicts it"
-        tell(node_id_of(cls), f"{LABEL}: {what if mode == NEGATIVE else 'the other model predicts'} {how}.")
-        return io.NodeOutput(result)
+        how = f"{what if mode == NEGATIVE else 'the other model predicts'} {how}."
+        return with_report(result, report=tell_settings(cls, how, *ignored))

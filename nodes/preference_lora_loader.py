@@ -10,7 +10,8 @@ from ..demo.models import family_of_model
 from .host.files import tuned as tuned_files
 from .host.inputs import checked
 from .host.models.model_for_prompt import predict_negative_by
-from .host.run.messages import cut, node_id_of, plain, tell
+from .host.run.messages import cut, plain, tell
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .host.weights.read import read_tuned
 
@@ -68,9 +69,9 @@ class PreferenceLoraLoader(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the file's weights."),
-                io.String.Output(display_name="report", tooltip="What the file is and what of it was applied."),
+                report_output("What the file is and what of it was applied."),
             ],
-            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -83,7 +84,7 @@ class PreferenceLoraLoader(io.ComfyNode):
     def execute(cls, model, file, strength, apply_to, rank) -> io.NodeOutput:
         path = _demo_file(model, _DEMO[file]) if file in _DEMO else tuned_files.path_of(file)
         if strength == 0:
-            return io.NodeOutput(model.clone(), f"{path.name}: strength 0, nothing is applied.")
+            return with_report(model.clone(), report=tell(LABEL, f"{path.name}: strength 0, nothing is applied."))
         found = read_tuned(model, path, rank)
         report = found.report
         if not -1 <= strength <= 2:
@@ -95,9 +96,8 @@ class PreferenceLoraLoader(io.ComfyNode):
             how = predict_negative_by(result, other, f"{LABEL} ({apply_to})", Range())
             report.append(f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}.")
             changed = result
-        text = "\n".join(cut(plain(sentence), _LONGEST) for sentence in report)
-        tell(node_id_of(cls), text)
-        return io.NodeOutput(changed, text)
+        report = tell(LABEL, "\n".join(cut(plain(sentence), _LONGEST) for sentence in report))
+        return with_report(changed, report=report)
 
 
 def _demo_file(model, say: str) -> Path:

@@ -148,7 +148,8 @@ def resolve(node: type[io.ComfyNode], model: ModelPatcher, preset: str, **values
 
 
 def _row(node: type[io.ComfyNode], kinds: tuple[str, ...], name: str) -> Row | None:
-    own = {row.model: row for row in TABLE if f"Guidekit{row.node}" == node.GET_SCHEMA().node_id and row.input == name}
+    name_of_node = node.define_schema().node_id.removeprefix("Guidekit")
+    own = {row.model: row for row in TABLE if row.node == name_of_node and row.input == name}
     return next((own[kind] for kind in (*kinds, ANY) if kind in own), None)
 
 

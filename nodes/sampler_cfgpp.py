@@ -12,6 +12,7 @@ from .host.inputs import checked
 from .host.inputs.settings import tell_settings, unused
 from .host.predictions.cfgpp import SeparatePredictions, reporter
 from .host.run.noise_levels import is_flow
+from .host.run.outputs import report_output, with_report
 
 
 def sample_cfgpp_euler(model, x: Tensor, sigmas: Tensor, **options) -> Tensor:
@@ -122,15 +123,15 @@ class SamplerCFGPP(io.ComfyNode):
                     advanced=True,
                 ),
             ],
-            outputs=[io.Sampler.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
     @checked
     def execute(cls, sampler, guidance_lambda, eta, s_noise) -> io.NodeOutput:
         function, noisy = SAMPLERS[sampler]
-        if not noisy:
-            tell_settings(cls, unused(cls, f"by {sampler}, which adds no noise", eta=eta, s_noise=s_noise))
+        ignored = {} if noisy else {"eta": eta, "s_noise": s_noise}
+        report = tell_settings(cls, unused(cls, f"by {sampler}, which adds no noise", **ignored))
         options = {"guidance_lambda": guidance_lambda, "eta": eta if noisy else 0.0, "s_noise": s_noise}
-        return io.NodeOutput(comfy.samplers.KSAMPLER(function, options))
+        return with_report(comfy.samplers.KSAMPLER(function, options), report=report)

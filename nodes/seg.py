@@ -13,6 +13,7 @@ from .host.inputs.settings import tell_settings
 from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -56,8 +57,8 @@ class SEG(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with SEG.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with SEG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -66,17 +67,15 @@ class SEG(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED
-    ) -> io.NodeOutput:
+    def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, scale=scale, blur=blur, blocks=blocks)
         scale, blur, blocks = taken.values()
         chosen = choose_blocks(model, blocks, usually_perturbed(model))
-        model = model.clone()
+        model, report = model.clone(), ""
         if scale != 0 and blur != 0:
-            tell_settings(cls, told)
+            report = tell_settings(cls, told)
             settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
             branch = add_weak_branch(model, _Blurred.label, *settings)
             sigma = math.inf if blur < 0 else blur
             change_queries(model, chosen, _Blurred(sigma), branch)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

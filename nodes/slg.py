@@ -20,6 +20,7 @@ from .host.network.blocks import skip_blocks, skippable_blocks
 from .host.network.families import Block
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run import Run
+from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
 from .presets import TYPED, preset_input, resolve
 
@@ -69,8 +70,8 @@ class SLG(io.ComfyNode):
                 *range_inputs(),
                 preset_input(),
             ],
-            outputs=[io.Model.Output(tooltip="The model with SLG.")],
-            hidden=[io.Hidden.unique_id],
+            outputs=[io.Model.Output(tooltip="The model with SLG."), report_output()],
+            not_idempotent=True,
         )
 
     @classmethod
@@ -98,11 +99,11 @@ class SLG(io.ComfyNode):
                 f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI shows "
                 f"what comes out of its blocks, not what goes in. Use blocks from {possible[0].number} on."
             )
-        model = model.clone()
+        model, report = model.clone(), ""
         if scale != 0:
             ignored = "" if random_blocks else unused(cls, "without random_blocks", random_seed=random_seed)
-            tell_settings(cls, told, ignored)
+            report = tell_settings(cls, told, ignored)
             which = _SomeOf(tuple(chosen), random_blocks, random_seed) if random_blocks else Always(frozenset(chosen))
             branch = add_weak_branch(model, LABEL, scale, rescale, limits, which)
             skip_blocks(model, branch, which)
-        return io.NodeOutput(model)
+        return with_report(model, report=report)

@@ -23,6 +23,7 @@ from .text import cut, plain, quoted
 from .workflow import Prompt
 
 _TEXT_EVENT = 3  # the host's protocol.py, BinaryEventTypes.TEXT
+_TOLD = "guidekit.told"  # of the pack's nodes, nodes/host/run/told.py
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 _HEARTBEAT = 30  # seconds between signs of life on the websocket
 
@@ -114,8 +115,9 @@ class Link:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     if event := _told(message.data):
                         yield event
-                elif message.type is aiohttp.WSMsgType.TEXT and (event := _event(message.data)):
-                    yield event
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    for event in _events(message.data):
+                        yield event
         raise Lost(f"{self.name} has closed the connection")
 
     async def submit(self, prompt: Prompt, prompt_id: str) -> None:
@@ -230,23 +232,28 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _event(text: str) -> Event | None:
+def _events(text: str) -> list[Event]:
     message = _parsed(text)
     if not isinstance(message, dict) or not isinstance(data := message.get("data"), dict):
-        return None
+        return []
     kind, prompt_id, node_id = message.get("type"), data.get("prompt_id"), data.get("node")
     if kind == "execution_start":
-        return Event("started", prompt_id)
+        return [Event("started", prompt_id)]
     if kind == "executing":  # without a node it is sent when the history has been written
-        return Event("ended", prompt_id) if node_id is None else Event("node", prompt_id, node_id)
+        return [Event("ended", prompt_id) if node_id is None else Event("node", prompt_id, node_id)]
     if kind == "progress":
-        return Event("progress", prompt_id, node_id, int(data.get("value", 0)), int(data.get("max", 0)))
-    return None
+        return [Event("progress", prompt_id, node_id, int(data.get("value", 0)), int(data.get("max", 0)))]
+    if kind == _TOLD:
+        said: dict[str, list[str]] = {}
+        for line in data["lines"]:
+            said.setdefault(line["node"], []).append(line["text"])
+        return [Event("told", prompt_id, node, text="\n".join(texts)) for node, texts in said.items()]
+    return []
 
 
 def _told(message: bytes) -> Event | None:
-    """The text that a node shows under itself, if the message is one (the host's server.py, send_progress_text); others
-    are preview pictures. It does not say of which prompt."""
+    """The text that a node of another pack shows under itself, if the message is one (the host's server.py,
+    send_progress_text); others are preview pictures. It does not say of which prompt."""
     if len(message) < 8:
         return None
     kind, length = struct.unpack(">II", message[:8])

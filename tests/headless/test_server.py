@@ -37,7 +37,7 @@ def workflow(name: str = "apg", **changes) -> dict:
 
 def pictures(server: Server, prompt: dict) -> dict[str, np.ndarray]:
     """The saved pictures of a run by file name."""
-    images = [image for output in server.run(prompt).values() for image in output["images"]]
+    images = [image for output in server.run(prompt).values() for image in output.get("images", [])]
     return {i["filename"]: np.asarray(Image.open(io.BytesIO(server.view(i)))) for i in images}
 
 
@@ -78,7 +78,7 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
         (
             "guidance_interval",
             "GuidekitGuidanceInterval",
-            r"Guidance interval \(sampler node \d+\): \d+ of 12 steps guided, \d+ evaluations",
+            r"\d+ of 12 steps guided, \d+ evaluations",
         ),
         (
             "adaptive_guidance",
@@ -93,13 +93,40 @@ def test_apg_and_cfg_differ_from_the_same_seed(server):
     ],
 )
 def test_nodes_tell_what_they_did(server, name, node, text):
-    """Under the node, over the websocket, and in the log."""
+    """Under the node, over the websocket, and in the log, where it has the names of the nodes."""
     steps = {"KSampler": {"steps": 12}, "BasicScheduler": {"steps": 12}}
     prompt = workflow(name, GuidekitAdaptiveGuidance={"threshold": 0.9}, **steps)
     server.run(prompt)
     [node_id] = [key for key, n in prompt.items() if n["class_type"] == node]
-    assert re.search(text, server.told[node_id])
-    assert server.told[node_id] in server.log
+    assert re.match(text, server.told[node_id])
+    assert re.search(rf"\(node {node_id}, sampler node \d+\): {re.escape(server.told[node_id])}", server.log)
+
+
+def test_the_report_is_in_the_history_of_every_run(server):
+    """Of patched models and of nodes that speak as they execute, in the graph's order; again where all is cached."""
+    prompt = workflow("adaptive_guidance", KSampler={"steps": 12})
+    for sampler in [key for key, node in prompt.items() if node["class_type"] == "KSampler"]:
+        prompt[f"report {sampler}"] = {"class_type": "GuidekitReport", "inputs": {"sampled": [sampler, 0]}}
+    first, again = (report_of(server.run(prompt)) for _ in range(2))
+    [adaptive] = [key for key, node in prompt.items() if node["class_type"] == "GuidekitAdaptiveGuidance"]
+    assert first == again
+    assert sum(f"Adaptive guidance (node {adaptive}, sampler node " in text for text in first.values()) == 1
+    prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [next(iter(first)), 1]}}
+    assert report_of(server.run(prompt)) == first | {"shown": next(iter(first.values()))}
+
+
+def report_of(outputs: dict) -> dict[str, str]:
+    """The texts among the outputs of a run, by node."""
+    return {node_id: "".join(output["text"]) for node_id, output in outputs.items() if "text" in output}
+
+
+def test_the_page_asks_what_holds(server):
+    server.run(prompt := workflow("adaptive_guidance", KSampler={"steps": 6}))
+    [adaptive] = [key for key, node in prompt.items() if node["class_type"] == "GuidekitAdaptiveGuidance"]
+    lines = [line for entry in server.get("/guidekit/told")["entries"] for line in entry["lines"]]
+    assert server.told[adaptive] in [line["text"] for line in lines if line["node"] == adaptive]
+    page = urllib.request.urlopen(f"{server.url}/extensions/guidekit/guidekit.js").read().decode()
+    assert "/guidekit/told" in page
 
 
 def test_help_templates_and_translations_are_served(server):
@@ -224,6 +251,7 @@ def test_every_type_of_input(server):
                 else:
                     assert how.startswith("literally"), (kind, how, sentence[:500])
     allowed = {(kind, f"literally {what}") for kind in TAKES_ANYTHING for what in LITERAL}
+    allowed |= {(kind, how) for kind, how in taken if kind == "COMFY_MATCHTYPE_V3"}  # passed on
     allowed |= {(kind, f"{how} null") for kind in ("VAE", "MASK", "CURVE") for how in ("literally", "linked")}
     assert set(taken) <= allowed | {("STRING", "linked digits")}
     assert pictures(server, workflow(KSampler={"steps": 2, "seed": 77}))

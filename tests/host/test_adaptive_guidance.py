@@ -262,28 +262,6 @@ def test_it_tells_where_it_crossed_and_what_it_saved(caplog):
     assert "had no effect in this run: the predictions agreed too late to save anything (warm_up 8)." in caplog.text
 
 
-def test_text_goes_to_the_node_in_the_graph(monkeypatch):
-    """The host sets the hidden input on a copy of the class; the server shows text under the node."""
-    import server
-
-    sent = []
-
-    class Instance:
-        def send_progress_text(self, text, node_id):
-            sent.append((node_id, text))
-
-    monkeypatch.setattr(server.PromptServer, "instance", Instance(), raising=False)
-
-    class InGraph(AdaptiveGuidance):
-        class hidden:  # noqa: N801
-            unique_id = "7"
-
-    toy.sample(run_node(InGraph, model=meeting(), threshold=-1.0, space="raw"), steps=4)
-    [(node_id, text)] = sent
-    assert node_id == "7"
-    assert "crossed -1 (raw) in step 1 of 4; 3 evaluations saved" in text
-
-
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_saves_on_every_family(family):
     model = adaptive(tiny.model(family), threshold=-1.0)

@@ -286,7 +286,7 @@ def test_another_run_is_refused_or_plain(case, caplog):
         toy_sample(applied(toy.model()), **options)
     plain = applied(toy.model(), on_mismatch="use CFG")
     assert torch.equal(toy_sample(plain, **options), toy_sample(toy.model(), **options))
-    assert "LinearAG had no effect in this run: plain CFG was used. They were fitted for" in caplog.text
+    assert "LinearAG: had no effect in this run: plain CFG was used. They were fitted for" in caplog.text
     assert sentence in caplog.text
 
 

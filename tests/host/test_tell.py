@@ -72,11 +72,11 @@ def test_cut():
 
 def test_what_is_told_is_one_line_of_the_log(caplog):
     caplog.set_level(logging.INFO)
-    tell(None, "First.\nSecond: \x1b[2J<b>.\n" + wrong.CONTROLS + "x" * 20_000)
+    tell("A node", "First.\nSecond: \x1b[2J<b>.\n" + wrong.CONTROLS + "x" * 20_000)
     [record] = caplog.records
-    assert record.getMessage().startswith("First. Second: \\x1b[2J‹b›. a\\x00b")
+    assert record.getMessage().startswith("A node: First. Second: \\x1b[2J‹b›. a\\x00b")
     assert "\n" not in record.getMessage()
-    assert len(record.getMessage()) == 10_000
+    assert len(record.getMessage()) == len("A node: ") + 10_000
 
 
 def test_a_title_in_a_file_is_text(monkeypatch, tmp_path, caplog):

@@ -128,6 +128,7 @@ _WRONG = {
     io.Mask.io_type: _mask,
     io.Conditioning.io_type: _conditioning,
     io.Curve.io_type: _curve,
+    io.MatchType.io_type: lambda wanted: {},  # passed on, whatever it is
 }
 _RANGES = {"long range": "0-99999999999", "long list": "all," * 2000, "digits to digits": f"{DIGITS}-{DIGITS}"}
 _ODD = {
@@ -137,4 +138,5 @@ _ODD = {
     io.Float.io_type: {"a whole number": 1, "numpy's": np.float64(0.5)},
     io.Int.io_type: {"a float": 1.0, "numpy's": np.int64(1)},
     io.Boolean.io_type: {"numpy's": np.bool_(True)},
+    io.MatchType.io_type: NOT_AN_OBJECT,
 }

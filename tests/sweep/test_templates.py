@@ -57,7 +57,7 @@ def test_what_nodes_report_is_a_column(server, tmp_path):
     template = PACK / "workflows" / "guidance_interval.json"
     sweep = Sweep(template, tmp_path, settings("guidance_interval"), servers=[server.url])
     sweep.run()
-    assert all("Guidance interval" in text for row in sweep.rows() for _, text in row.told)
+    assert all("steps guided" in text for row in sweep.rows() for _, text in row.told)
     assert all(row.told for row in sweep.rows())
     assert "steps guided" in (tmp_path / "results.csv").read_text("utf-8-sig")
 

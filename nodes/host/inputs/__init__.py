@@ -3,7 +3,8 @@
 The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check what
 comes through a link, or null and {} in place of one, and NaN passes its min and max. `checked` looks at every input of
 a node by its type. What is right for a type is said once: number.py (there NaN and infinity are stopped), text.py
-(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py, connected.py (MODEL, GUIDER and other objects).
+(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py, connected.py (MODEL, GUIDER and other objects,
+and what may be of any type).
 
 Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
 """
@@ -18,7 +19,7 @@ from comfy_api.latest import io
 from ..classifiers.labels import CandidatesType, ClassifierType
 from ..run.messages import cut, plain
 from .conditioning import check_prompt_for, conditioning
-from .connected import OBJECTS, candidates, connected, curve
+from .connected import OBJECTS, anything, candidates, connected, curve
 from .number import number, switch, whole_number
 from .tensors import fit_latent, latent, mask, sigmas
 from .text import option, text
@@ -43,6 +44,7 @@ CHECKS: dict[str, Check] = {
     ClassifierType.io_type: connected,
     CandidatesType.io_type: candidates,
     **dict.fromkeys(OBJECTS, connected),
+    io.MatchType.io_type: anything,
 }
 
 _LONGEST = 2000  # characters of an error

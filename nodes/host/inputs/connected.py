@@ -30,6 +30,11 @@ def connected(name: str, value: Any, wanted: io.Input) -> Any:
     return value
 
 
+def anything(name: str, value: Any, wanted: io.Input) -> Any:
+    """What a node passes on without a look."""
+    return value
+
+
 def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
     if not isinstance(value, Candidates):
         raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")

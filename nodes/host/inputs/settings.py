@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..run.messages import node_id_of, tell
+from ..run.messages import tell
 
 
 def typed(node: type[io.ComfyNode], values: dict[str, Any]) -> set[str]:
@@ -23,8 +23,7 @@ def unused(node: type[io.ComfyNode], why: str, **values: Any) -> str:
     return f"{listed} {'are' if names[1:] else 'is'} not used {why}."
 
 
-def tell_settings(node: type[io.ComfyNode], *sentences: str) -> None:
-    """Under the node, as it runs in a graph; nothing if all sentences are empty."""
+def tell_settings(node: type[io.ComfyNode], *sentences: str) -> str:
+    """Under the node, as it runs in a graph; nothing if all sentences are empty. Returns what is told."""
     text = " ".join(filter(None, sentences))
-    if text:
-        tell(node_id_of(node), f"{node.define_schema().display_name}: {text}")
+    return tell(node.define_schema().display_name, text) if text else ""

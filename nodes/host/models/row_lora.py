@@ -121,7 +121,8 @@ def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
     compiled = _COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
         return nullcontext()
-    run.say("A LoRA is on one prediction only, which torch.compile does not see: the network runs as it is.")
+    for technique in run.techniques[_KIND]:
+        run.remark(technique, "Its LoRA is on some predictions only, so that the network runs without torch.compile.")
     return torch.compiler.set_stance("force_eager")
 
 

@@ -54,9 +54,10 @@ def prediction(run: Run, args: dict, branch: Branch) -> Tensor | None:
         entries = branch.conds(run, [args["cond"], args["uncond"]])
         if entries is not None:
             [known[branch]] = evaluate_alone(args, _marked(run, {branch: entries}))
-            run.say(
-                f"{branch.label}: a whole network evaluation of its own in every step, as {type(run.guider).__name__} "
-                "evaluates its prompts by itself."
+            run.remark(
+                branch,
+                f"It takes a whole network evaluation in every step, as {type(run.guider).__name__} evaluates its "
+                "prompts by itself.",
             )
     return known[branch]
 
@@ -95,14 +96,16 @@ def _resumed(
             # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
             # all predictions are cached or none is.
             run.of(Branches).shares_blocks = False
-            run.say("Weak branches are computed whole from here on: the blocks of the positive could not be seen.")
+            for branch in first:
+                run.remark(branch, "Its prediction is computed whole: the blocks of the positive could not be seen.")
             return None
         prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
         extra = evaluate_alone(args, _marked(run, later))
     finally:
         sharing.prefix = None
     if prefix.unusable:
-        run.say(f"Weak branches are computed whole: {prefix.unusable}.")
+        for branch in first:
+            run.remark(branch, f"Its prediction is computed whole: {prefix.unusable}.")
     return out, found | dict(zip(later, extra))
 
 

@@ -55,9 +55,7 @@ class WeakBranch(WeakGuidance, Branch):
 
     def first_block(self, run: Run) -> Block | None:
         if not self.resumes:
-            run.say(
-                f"{self.label}: the weak prediction is computed whole; here blocks of this network cannot be replaced."
-            )
+            run.remark(self, "Its weak prediction is computed whole: the blocks of this network cannot be replaced.")
             return None
         return min(self.blocks(run), key=order_of(run).get)
 

@@ -14,14 +14,16 @@ import comfy.model_patcher
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from .report import all_techniques, report
 from .run import Run
+from .told import TOLD, shown
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
-_HOOKS, _AROUND = "hooks", "around"  # what serves techniques, beside them
+_HOOKS, _AROUND, _NODES = "hooks", "around", "nodes"  # what serves techniques, beside them
 
 Hook = Callable[[Run, Any], None]
 Around = Callable[[Run, Any, Callable[[], Tensor], tuple, list], Tensor]
@@ -58,9 +60,12 @@ def find_run(model_options: dict) -> Run | None:
 
 
 def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
-    """Puts `technique` on a (cloned) model. Its runs get a `Run` from now on."""
+    """Puts `technique` on a (cloned) model. Its runs get a `Run` from now on; it speaks under the node that executes
+    now, whose schema says not_idempotent, or the host would take the output of an equal node for its own."""
     # Lists and dicts of model_options are copied by clone(), so each branch of a graph has its own.
-    model.model_options.setdefault(KEY, {}).setdefault(kind, []).append(technique)
+    ours, context = model.model_options.setdefault(KEY, {}), get_executing_context()
+    ours.setdefault(kind, []).append(technique)
+    ours.setdefault(_NODES, {})[technique] = context and shown(context.node_id)
     if not model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _sample)
 
@@ -81,7 +86,7 @@ def attach_around(model: ModelPatcher, around: Around) -> None:
 
 def techniques_of(model_options: dict) -> dict[str, list]:
     """The techniques on a model, by kind."""
-    return {kind: each for kind, each in model_options.get(KEY, {}).items() if kind not in (_HOOKS, _AROUND)}
+    return {kind: each for kind, each in model_options.get(KEY, {}).items() if kind not in (_HOOKS, _AROUND, _NODES)}
 
 
 def wrap_run(guider, kind: str, wrapper: Callable, *, outermost: bool) -> None:
@@ -99,7 +104,9 @@ def _sample(executor, *args, **kwargs):
     options = guider.model_options
     # The host's guiders do so for every run; one of another pack might not.
     guider.model_options = comfy.model_patcher.create_model_options_clone(options)
-    run = Run(guider, sampler, sigmas, latent_shapes, techniques_of(options))
+    run = Run(guider, sampler, sigmas, latent_shapes, techniques_of(options), options[KEY].get(_NODES, {}))
+    if run.context is not None:
+        TOLD.begin(run.context)
     if callback is not None:
         run.step_callbacks.append(callback)
 

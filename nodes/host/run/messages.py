@@ -1,16 +1,17 @@
-"""Text for the user: in the log, under the node in the graph, and over the websocket for headless clients.
+"""Text for the user: in the log, under the node in the graph, in the node's output and in that of GuidekitReport.
 
-What is told quotes files and workflows: a LoRA's title, a label, a file's name. Frontend 1.41 (of ComfyUI 0.18) puts
-the text under a node into the page as HTML, and it and its successors make links of `[[label|url]]`. So text leaves
-through here, where it is made to be nothing but text; what nodes raise leaves through `inputs.checked`.
-
-Relies on: PromptServer.send_progress_text (server.py:1469), with which core's nodes show text under themselves.
+What is told quotes files and workflows: a LoRA's title, a label, a file's name. Our page shows it as text, but others
+may not: core's nodes that show text make Markdown or links of it. So text leaves through here, where it is made to be
+nothing but text; what nodes raise leaves through `inputs.checked`.
 """
 
 import logging
 import re
 
+from comfy_execution.utils import ExecutionContext, get_executing_context
 from torch import Tensor
+
+from .told import TOLD, Line, shown
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +24,35 @@ _LINK = re.compile(r"\[(?=\[)|_(?=_LNK)")
 _JOINERS = "\u200c\u200d"  # inside emoji and Persian words
 
 
-def node_id_of(node: type) -> str | None:
-    """Of a node class as it runs in a graph, with unique_id among its hidden inputs; None outside one."""
-    return node.hidden.unique_id if node.hidden else None
+def tell(label: str, text: str, level: int = logging.INFO) -> str:
+    """Of the node that executes, by its name `label`; `level`: in the log. Returns the text as it is shown."""
+    context = get_executing_context()
+    line = said(context and shown(context.node_id), label, text)
+    keep(context, {line: level})
+    return line.text
 
 
-def tell(node_id: str | None, text: str, level: int = logging.INFO) -> None:
-    """`node_id` of `node_id_of`; `level`: in the log."""
-    text = cut("\n".join(map(plain, text.splitlines())), _LONGEST)
-    log.log(level, " ".join(text.split("\n")))
-    if node_id is not None:
-        from server import PromptServer  # not at the top: the tests load nodes without a server
+def show(text: str) -> str:
+    """Under the node that executes: what nodes have told already. Returns it as it is shown."""
+    context = get_executing_context()
+    line = said(context and shown(context.node_id), "", text)
+    if context is not None:
+        TOLD.add(context, [line])
+    return line.text
 
-        if (server := getattr(PromptServer, "instance", None)) is not None:
-            server.send_progress_text(text, node_id)
+
+def said(node_id: str | None, label: str, text: str) -> Line:
+    """A line of the node `node_id`, whatever the text quotes."""
+    return Line(node_id or "", label, cut("\n".join(map(plain, text.splitlines())), _LONGEST))
+
+
+def keep(context: ExecutionContext | None, lines: dict[Line, int]) -> None:
+    """Logs `lines` at their levels. `context`: what executes, None outside a graph."""
+    source = context and context.node_id
+    for line, level in lines.items():
+        log.log(level, " ".join(line.named(source).split("\n")))
+    if context is not None:
+        TOLD.add(context, [line for line in lines if line.node])
 
 
 def plain(text: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from .messages import tell
+from .messages import keep, said
 from .run import Run
 
 
@@ -12,20 +12,21 @@ def all_techniques(run: Run) -> list:
 
 
 def report(run: Run) -> None:
-    """Tells the node of each technique what it found, or its one reason for having had no effect."""
-    techniques, said = [t for t in all_techniques(run) if getattr(t, "reports", True)], set()
+    """Each technique says what it found, or its one reason for having had no effect, under its node."""
+    techniques = [t for t in all_techniques(run) if getattr(t, "reports", True)]
     idle = {technique for technique in techniques if technique not in run.acted}
-    # A graph may have several samplers.
-    where = f" (sampler node {run.sampler_node})" if run.sampler_node else ""
+    lines = {}
     for technique in techniques:
         if technique not in idle:
-            if text := getattr(technique, "summary", lambda run: None)(run):
-                tell(technique.node_id, f"{technique.label}{where}: {text}")
+            summary = getattr(technique, "summary", lambda run: None)(run)
+            text, level = " ".join(filter(None, (*run.remarks.get(technique, ()), summary))), logging.INFO
         elif getattr(technique, "owner", None) not in idle:  # which says it for both
-            message = f"{technique.label}{where} had no effect in this run: {why_idle(run, technique)}"
-            if message not in said:
-                said.add(message)
-                tell(getattr(technique, "node_id", None), message, logging.WARNING)
+            text, level = f"had no effect in this run: {why_idle(run, technique)}", logging.WARNING
+        else:
+            text = ""
+        if text:
+            lines.setdefault(said(run.node_of(technique), technique.label, text), level)
+    keep(run.context, lines)
 
 
 def why_idle(run: Run, technique: Any) -> str:

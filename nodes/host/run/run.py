@@ -1,7 +1,6 @@
 """The state of one sampling run. attach.py makes it when the run starts, and drops it when it ends."""
 
 import hashlib
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from .clock import clock_of
 from .memory import StepMemory
 from .prompts import Prompts
 
-log = logging.getLogger(__name__)
 Subsystem = TypeVar("Subsystem")
 
 
@@ -24,10 +22,19 @@ class Run:
 
     `began`: by outer step so far, the sigma at which it began. `evaluations`: how many so far, with the current one.
     `techniques`: by kind. `acted`: those that have changed something. `notes`: what a technique writes down for its
-    report. `prompts`: the guider's. `step_callbacks`: called as the sampler calls its own, with the step that is over.
+    report. `remarks`: sentences for it. `prompts`: the guider's. `step_callbacks`: called as the sampler calls its
+    own, with the step that is over. `context`: what the host executes, None outside a graph.
     """
 
-    def __init__(self, guider, sampler, sigmas: Tensor, latent_shapes: list, techniques: dict[str, list]):
+    def __init__(
+        self,
+        guider,
+        sampler,
+        sigmas: Tensor,
+        latent_shapes: list,
+        techniques: dict[str, list],
+        nodes: dict[Any, str | None],
+    ):
         self.model: ModelPatcher = guider.model_patcher
         self.guider = guider
         self.prompts = Prompts(guider)
@@ -41,7 +48,8 @@ class Run:
         self.step_callbacks: list[Callable[..., None]] = []
         self._subsystems: dict[type, Any] = {}
         self._at_end: list[Callable[[Run], None]] = []
-        self._said: set[str] = set()
+        self.remarks: dict[Any, list[str]] = {}
+        self._nodes = nodes
         self._memories: dict[Any, StepMemory] = {}
         self._levels: dict[float, float] = {}
         self.began: dict[int, float] = {}
@@ -49,8 +57,7 @@ class Run:
         self.clock = clock_of(self.sampler_name, getattr(sampler, "extra_options", {}), self.sigmas)
         self._tells_steps = False  # the sampler says itself where it is
         self._undone = getattr(sampler, "undoes", False)
-        context = get_executing_context()
-        self.sampler_node: str | None = context and context.node_id
+        self.context = get_executing_context()
 
     def of(self, kind: Callable[["Run"], Subsystem]) -> Subsystem:
         """What a subsystem keeps in this run: `kind(run)`, made when it is first asked for."""
@@ -150,11 +157,15 @@ class Run:
             )
         return self._memories.setdefault(owner, StepMemory(self))
 
-    def say(self, message: str) -> None:
-        """Logs a message once per run."""
-        if message not in self._said:
-            self._said.add(message)
-            log.info(message)
+    def remark(self, technique: Any, sentence: str) -> None:
+        """Something to say of a technique at the end of the run, once, if it has acted."""
+        remarks = self.remarks.setdefault(technique, [])
+        if sentence not in remarks:
+            remarks.append(sentence)
+
+    def node_of(self, technique: Any) -> str | None:
+        """The id of the node that has put it on the model."""
+        return self._nodes.get(technique)
 
     def unpack(self, latent: Tensor) -> list[Tensor]:
         """The streams of a latent: one, or several (audio and video) that the host has packed into [B, 1, N]."""
