@@ -2,7 +2,7 @@
 
 Weak branches, on UNets of the size of SD1.5 and SDXL without weights: what is evaluated from the middle block on. That
 a weak prediction takes this much and no more is for tests/host/test_weak_branch.py. Negative prompts in attention,
-through the host, on networks of the shape of SD1.5 and Flux with a fifth and a quarter of their channels and tokens:
+through the host, on networks of the shape of SD1.5, Flux and Wan with a fifth to an eighth of channels and tokens:
 the shares of layers (channels squared times tokens) and attention (channels times tokens squared) are as in the large
 ones.
 """
@@ -36,6 +36,15 @@ FLUX = {
     "depth_single_blocks": 2,
     "context_in_dim": 4096 // 4,
     "vec_in_dim": 768 // 4,
+}
+
+WAN = {
+    **_networks.WAN_14B,
+    "dim": 5120 // 8,
+    "ffn_dim": 13824 // 8,
+    "num_heads": 40 // 8,
+    "num_layers": 2,
+    "text_dim": 4096 // 8,
 }
 
 
@@ -105,6 +114,10 @@ def text_cost_rows() -> None:
         latent, tokens = torch.zeros(1, 16, 2 * side, 2 * side), torch.zeros(1, text // 4, FLUX["context_in_dim"])
         nasa, nag = text_costs(flux(), latent, tokens)
         print_row(f"| Flux | {image} | {text} | {nasa:.2f} | {nag:.2f} |")
+    # Text is padded to 512 tokens; 81 frames of 832 x 480.
+    model = without_weights(comfy.supported_models.WAN21_T2V(dict(WAN)))
+    nasa, nag = text_costs(model, torch.zeros(1, 16, 21, 30, 26), torch.zeros(1, 512 // 8, WAN["text_dim"]))
+    print_row(f"| Wan 14B | 21 x 30 x 52 | 512 | {nasa:.2f} | {nag:.2f} |")
 
 
 def riding_predictions(demo: Demo, **settings) -> str:

@@ -59,21 +59,26 @@ class NASA(io.ComfyNode):
             node_id="GuidekitNASA",
             display_name="Negative Prompt at CFG 1 (NAG, NASA)",
             category="guidekit/attention",
-            description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD): inside "
-            "attention, in the same network call.",
+            description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD, video "
+            "in 4 steps): inside attention, in the same network call.",
             search_aliases=[
-                "NASA",
                 "NAG",
-                "negative-away steer attention",
-                "normalized attention guidance",
+                "NASA",
                 "negative prompt at cfg 1",
-                "SNOOPI",
                 "negative prompt flux",
+                "negative prompt wan",
+                "negative prompt z-image",
                 "negative prompt turbo",
+                "negative prompt lightning",
+                "normalized attention guidance",
+                "negative-away steer attention",
+                "SNOOPI",
             ],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A UNet (SD1, SD2, SDXL), or SD3, Flux, Chroma, Qwen-Image, Lumina2 or Z-Image."
+                    "model",
+                    tooltip="A UNet (SD1, SD2, SDXL), or SD3, Flux, Chroma, HunyuanVideo, Wan, Qwen-Image, Lumina2 or "
+                    "Z-Image.",
                 ),
                 io.Conditioning.Input(
                     "negative", tooltip="What shall not be in the picture, from a CLIP Text Encode node."
@@ -92,8 +97,8 @@ class NASA(io.ComfyNode):
                     max=50.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="NAG: how far to extrapolate; 1 is off. Published: 5 for Flux and SD3.5, 3 for SDXL and "
-                    "SD1.5.",
+                    tooltip="NAG: how far to extrapolate; 1 is off. Published: 3 for SDXL and SD1.5, 5 for Flux and "
+                    "SD3.5, 9 for HunyuanVideo, 5 to 11 for Wan.",
                 ),
                 io.Float.Input(
                     "nag_tau",
@@ -111,8 +116,8 @@ class NASA(io.ComfyNode):
                     max=1.0,
                     step=0.005,
                     round=0.001,
-                    tooltip="NAG: share of the result; 0 is off. Published: 0.25 for Flux, 0.125 for SD3.5, 0.5 for "
-                    "SDXL, 0.375 for SD1.5.",
+                    tooltip="NAG: share of the result; 0 is off. Published: 0.125 for SD3.5 and HunyuanVideo, 0.25 for "
+                    "Flux, 0.375 for SD1.5, 0.5 for SDXL, 0.25 to 0.5 for Wan.",
                 ),
                 io.Float.Input(
                     "nasa_alpha",

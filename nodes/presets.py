@@ -158,16 +158,17 @@ def _told(kinds: tuple[str, ...], rows: dict[str, Row], kept: dict[str, Any]) ->
         return ""
     by_source: dict[str, list[str]] = {}
     for name, row in rows.items():
-        by_source.setdefault(row.source, []).append(_shown(name, row.value))
+        by_source.setdefault(row.source, []).append(shown(name, row.value))
     taken = "; ".join(f"{', '.join(named)} ({source})" for source, named in by_source.items())
     if any(row.model != ANY for row in rows.values()):
         text = f"auto for {kinds[0]}: {taken}."
     else:
         text = f"auto: nothing is known for {kinds[0]}. The general values: {taken}."
-    return text + (f" As typed: {', '.join(_shown(*each) for each in kept.items())}." if kept else "")
+    return text + (f" As typed: {', '.join(shown(*each) for each in kept.items())}." if kept else "")
 
 
-def _shown(name: str, value: Any) -> str:
+def shown(name: str, value: Any) -> str:
+    """An input and its value, as they are told."""
     if value == "":
         return f"{name} as usual"
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

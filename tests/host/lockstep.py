@@ -18,10 +18,12 @@ _SIDE = "lockstep_side"
 
 class Lockstep:
     """`combine(positive, negative)`: of [rows, tokens, channels]. `where(block)`: in which blocks; in the others the
-    picture is the positive's, and so is what stands behind it everywhere. `text_share`: of the negative's, what comes
-    from the text. `image` tokens, with `padding` behind them; `refines`: whether there is attention outside the blocks.
-    `cross(queries, keys)`: in networks of blocks with cross-attention, whether an attention is to the text, by its
-    tokens, of which `ahead` stand in front of the picture's. For runs at cfg 1."""
+    image is the positive's, and so is everywhere what is neither image nor text. `text_share`: of the negative's, what
+    comes from the text.
+
+    A sequence of joint attention is `front`, the text, `between`, `image` and `padding` tokens; `refines`: whether
+    there is attention outside the blocks. `cross(queries, keys)`: in networks of blocks with cross-attention, whether
+    an attention is to the text, by its tokens; the image's queries have `front` ones before them. For runs at cfg 1."""
 
     def __init__(
         self,
@@ -29,14 +31,16 @@ class Lockstep:
         combine,
         where=lambda block: True,
         text_share=False,
+        front=0,
+        between=0,
         image=16,
         padding=0,
         refines=False,
         cross=None,
-        ahead=0,
     ):
         self.negative, self.combine, self.where, self.text_share = negative, combine, where, text_share
-        self.image, self.padding, self.refines, self.cross, self.ahead = image, padding, refines, cross, ahead
+        self.front, self.between, self.image, self.padding = front, between, image, padding
+        self.refines, self.cross = refines, cross
         self.barrier = threading.Barrier(2, timeout=60)
         self.found = {}
 
@@ -52,7 +56,7 @@ class Lockstep:
         entries = comfy.samplers.encode_model_conds(base.extra_conds, entries, x, x.device, "negative", latent_image=x)
         conds = {k: c.process_cond(batch_size=len(x), area=None).cond for k, c in entries[0]["model_conds"].items()}
         # What is not text is the positive's.
-        mine = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "num_tokens")}
+        mine = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "num_tokens", "txt_byt5")}
         mine |= {k: conds[k] for k in ("attention_mask", "num_tokens") if k in conds}
 
         def call(side, text, rest):
@@ -67,33 +71,34 @@ class Lockstep:
 
     def _attention(self, backend, q, k, v, heads, mask=None, **kwargs):
         out = backend(q, k, v, heads, mask=mask, **kwargs)
-        options = kwargs["transformer_options"]
-        image = self._image(options, q, k, kwargs)
-        if image is None:
+        options, dim = kwargs["transformer_options"], 2 if kwargs.get("skip_reshape") else 1
+        found = self._places(options, q.shape[dim], k.shape[dim])
+        if found is None:
             return out
-        shared = 0 if self.cross else image.start  # from there on all that is not text
-        self.found[options[_SIDE]] = out[:, shared:]
-        if options[_SIDE] and self.text_share and "block" not in options and self.cross is None:
+        text, image = found
+        others = [i for i in range(out.shape[1]) if i not in text]
+        self.found[options[_SIDE]] = out[:, others]
+        if options[_SIDE] and self.text_share and text:
             v = v.clone()
-            v[(slice(None),) * (2 if kwargs.get("skip_reshape") else 1) + (slice(image.start, None),)] = 0
-            self.found[1] = backend(q, k, v, heads, mask=mask, **kwargs)[:, image.start :]
+            v[(slice(None),) * dim + (others,)] = 0
+            self.found[1] = backend(q, k, v, heads, mask=mask, **kwargs)[:, others]
         self.barrier.wait()
         positive, negative = self.found[0], self.found[1]
         self.barrier.wait()
         out = out.clone()
-        out[:, shared:] = positive
+        out[:, others] = positive
         if self.where(tuple(options.get("block") or (options.get("block_type"), options.get("block_index")))):
-            own = slice(image.start - shared, image.stop and image.stop - shared)
-            out[:, image] = self.combine(positive[:, own], negative[:, own])
+            of_image = [i for i, token in enumerate(others) if token in image]
+            out[:, list(image)] = self.combine(positive[:, of_image], negative[:, of_image])
         return out
 
-    def _image(self, options, q, k, kwargs):
-        """The image tokens of a sequence [text, image, padding]; None where no text takes part."""
-        tokens = q.shape[2 if kwargs.get("skip_reshape") else 1]
+    def _places(self, options, queries, keys):
+        """The tokens of the text and of the image among the queries; None where no text takes part."""
         if "block" in options:  # UNets
-            return slice(0, None) if k.shape[1] != tokens else None
+            return (range(0), range(queries)) if keys != queries else None
         if self.cross is not None:
-            return slice(self.ahead, None) if self.cross(tokens, k.shape[1]) else None
-        if self.refines and "block_index" not in options or tokens == self.image:
+            return (range(0), range(self.front, queries)) if self.cross(queries, keys) else None
+        if self.refines and "block_index" not in options or queries == self.image:
             return None
-        return slice(tokens - self.padding - self.image, tokens - self.padding)
+        image = range(queries - self.padding - self.image, queries - self.padding)
+        return range(self.front, image.start - self.between), image

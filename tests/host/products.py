@@ -74,7 +74,6 @@ class Product:
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
 PICTURES = tuple(f for f, t in tiny.FAMILIES.items() if len(t.latent) == 3 or t.latent[1] == 1)  # not videos
-TEXT_IN_ATTENTION = ("unet", "sd3", "flux", "chroma", "wan", "qwen_image", "lumina2")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 WEAKENED = {"corrections", "resumed branches"}
 # One token of the reference may be matched: no choice that rounding could make.
@@ -177,7 +176,6 @@ PRODUCTS = [
         {"method": "NASA", "nasa_alpha": 0.4},
         {"method": "NASA", "nasa_alpha": 0.0},
         {"second text"},
-        families=TEXT_IN_ATTENTION,
         guides_at_cfg_1=True,
         needs_negative=True,
         corrects=False,
@@ -188,7 +186,6 @@ PRODUCTS = [
         {"method": "NAG"},
         {"method": "NAG", "nag_alpha": 0.0},
         {"second text"},
-        families=TEXT_IN_ATTENTION,
         guides_at_cfg_1=True,
         needs_negative=True,
         corrects=False,

@@ -57,6 +57,7 @@ def _inverted() -> dict:
 
 _BY_TYPE: dict[str, Callable[[], Any]] = {
     "MODEL": _model,
+    "COMFY_MATCHTYPE_V3": _model,  # anything
     "CLIP": lambda: demo()[1],
     "VAE": lambda: demo()[2],
     "CONDITIONING": lambda: encode("a small blue square"),

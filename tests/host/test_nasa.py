@@ -21,7 +21,7 @@ from guidekit.samplers.attention.nasa import nag
 from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.lockstep import Lockstep
 
-FAMILIES = ("unet", "sd3", "flux", "chroma", "wan", "qwen_image", "lumina2")
+FAMILIES = ("unet", "sd3", "flux", "chroma", "hunyuan_video", "wan", "qwen_image", "lumina2")
 
 
 def to_text(queries, keys):
@@ -30,7 +30,11 @@ def to_text(queries, keys):
 
 
 IMAGE_TOKENS = 5
-ABOUT = {"lumina2": {"refines": True}, "wan": {"cross": to_text}}
+ABOUT = {
+    "lumina2": {"refines": True},
+    "hunyuan_video": {"refines": True, "image": 32},
+    "wan": {"cross": to_text},
+}
 # Networks of these families that place or pad their text in another way.
 VARIANTS = {
     "sdxl-like": ("unet", {"transformer_depth": [2, 1], "transformer_depth_output": [2, 1, 1, 2]}, {}),
@@ -120,8 +124,113 @@ def test_wan_s_reference_picture_keeps_its_own_attention():
     positive[0][1]["reference_latents"] = [tiny.noise("wan", seed=70)[:, :, :1]]
     outs = [one_step(m, "wan", positive=positive) for m in (steered(model, "wan", 6), model)]
     assert probes.distance(*outs) > 1e-4
-    behind = lockstep("wan", 6, ahead=16)
+    behind = lockstep("wan", 6, front=16)
     assert probes.distance(outs[0], one_step(behind.on(model), "wan", positive=positive)) < 2e-6
+
+
+class Flux2(supported.Flux2):
+    """With the latents of the first one."""
+
+    latent_format = supported.Flux.latent_format
+    network = {
+        "image_model": "flux2",
+        "patch_size": 1,
+        "axes_dim": [4, 4, 4, 4],
+        "theta": 2000,
+        "global_modulation": True,
+        "mlp_silu_act": True,
+        "qkv_bias": False,
+        "ops_bias": False,
+        "default_ref_method": "index",
+        "ref_index_scale": 10.0,
+        "txt_ids_dims": [3],
+        "vec_in_dim": None,
+    }
+
+
+@pytest.mark.parametrize("references", [0, 1])
+@pytest.mark.parametrize("tokens", [4, 600])
+def test_flux_2(tokens, references):
+    """Texts are padded in front; reference pictures stand behind the image."""
+    model = tiny.build({**tiny.FAMILIES["flux"].network, **Flux2.network}, "flux", config=Flux2)
+    positive = tiny.conditioning("flux", 11)
+    positive[0][1]["reference_latents"] = [tiny.noise("flux", seed=70)] * references
+    found = one_step(steered(model, "flux", tokens), "flux", positive=positive)
+    wanted = lockstep("flux", tokens, image=64, padding=64 * references).on(model)
+    assert probes.distance(found, one_step(wanted, "flux", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(model, "flux", positive=positive)) > 1e-4
+
+
+class Hunyuan15(supported.HunyuanVideo15):
+    """With the latents of the first one."""
+
+    latent_format = supported.HunyuanVideo.latent_format
+    network = {"in_channels": 33, "vision_in_dim": 9, "use_cond_type_embedding": True, "byt5": True}
+
+
+def hunyuan(config=supported.HunyuanVideo, **settings):
+    return tiny.build({**tiny.FAMILIES["hunyuan_video"].network, **settings}, "hunyuan_video", config=config)
+
+
+@pytest.mark.parametrize("tokens", [4, 12])
+@pytest.mark.parametrize("vision", [0, 5])
+@pytest.mark.parametrize("quoted", [0, 3])
+def test_hunyuan_video_1_5(tokens, vision, quoted):
+    """Image tokens and those of quoted text before the prompt's own, which a kind marks."""
+    model = hunyuan(Hunyuan15, **Hunyuan15.network)
+    positive = tiny.conditioning("hunyuan_video", 11)
+    if vision:
+        seen = torch.randn(1, vision, 9, generator=generator(72))
+        positive[0][1]["clip_vision_output"] = SimpleNamespace(last_hidden_state=seen)
+    if quoted:
+        positive[0][1]["conditioning_byt5small"] = torch.randn(1, quoted, 1472, generator=generator(73))
+    found = one_step(steered(model, "hunyuan_video", tokens), "hunyuan_video", positive=positive)
+    wanted = lockstep("hunyuan_video", tokens, front=vision).on(model)
+    assert probes.distance(found, one_step(wanted, "hunyuan_video", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(model, "hunyuan_video", positive=positive)) > 1e-4
+
+
+@pytest.mark.parametrize("tokens", [4, 12])
+def test_hunyuan_video_with_a_reference_frame(tokens):
+    """Between text and video: both texts see it, and it sees the positive's."""
+    model, positive = hunyuan(), tiny.conditioning("hunyuan_video", 11)
+    positive[0][1]["ref_latent"] = tiny.noise("hunyuan_video", seed=70)[:, :, :1]
+    found = one_step(steered(model, "hunyuan_video", tokens), "hunyuan_video", positive=positive)
+    wanted = lockstep("hunyuan_video", tokens, between=16).on(model)
+    assert probes.distance(found, one_step(wanted, "hunyuan_video", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(model, "hunyuan_video", positive=positive)) > 1e-4
+
+
+def test_hunyuan_video_from_a_first_frame():
+    """Whose tokens are modulated by another time, counted from the beginning of the sequence in single blocks."""
+    model, positive = hunyuan(), tiny.conditioning("hunyuan_video", 11)
+    positive[0][1]["guiding_frame_index"] = 0
+    found = one_step(steered(model, "hunyuan_video"), "hunyuan_video", positive=positive)
+    wanted = lockstep("hunyuan_video").on(model)
+    assert probes.distance(found, one_step(wanted, "hunyuan_video", positive=positive)) < 2e-6
+    assert probes.distance(found, one_step(steered(model, "hunyuan_video"), "hunyuan_video")) > 1e-4
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.float])
+@pytest.mark.parametrize(("positive", "negative"), [(True, False), (False, True), (True, True)])
+def test_masks_of_hunyuan_video_s_prompts(positive, negative, kind):
+    """The mask of a prompt is for its own tokens, in the refiner too. Padding makes the mean of the tokens another one
+    all the same."""
+    prompts = [tiny.conditioning("hunyuan_video", seed) for seed in (11, 33)]
+    padded = [masked(p, 7) if wanted else p for p, wanted in zip(prompts, (positive, negative))]
+    if kind == torch.float:
+        for prompt in padded:
+            if "attention_mask" in prompt[0][1]:
+                prompt[0][1]["attention_mask"] = (prompt[0][1]["attention_mask"] - 1) * 1e4
+    plain = [[[prompt[0][0], {**prompt[0][1], "attention_mask": None}]] for prompt in padded]
+    steps = []
+    for pos, neg in (padded, plain):
+        wanted = Lockstep(neg, lambda p, n: p - 0.4 * n, text_share=True, **ABOUT["hunyuan_video"])
+        model = steered(tiny.model("hunyuan_video"), "hunyuan_video", negative=neg)
+        steps.append(one_step(model, "hunyuan_video", positive=pos))
+        expected = one_step(wanted.on(tiny.model("hunyuan_video")), "hunyuan_video", positive=pos)
+        assert probes.distance(steps[-1], expected) < 2e-6
+    assert probes.distance(*steps) > 1e-5
 
 
 def test_wan_with_a_text_that_another_node_makes_longer_inside():
@@ -267,7 +376,7 @@ def test_two_of_them_add_up():
         assert probes.distance(one_step(twice, family), one_step(steered(tiny.model(family), family), family)) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["unet", "flux", "wan", "lumina2"])
+@pytest.mark.parametrize("family", ["unet", "flux", "hunyuan_video", "wan", "lumina2"])
 @pytest.mark.parametrize("node", [PAG, Autoguidance])
 def test_weak_branches_have_it_too(family, node):
     """Or their guidance would push along it. The order of the nodes does not matter."""
@@ -437,10 +546,26 @@ def test_a_prompt_of_another_text_encoder(family):
         one_step(model, family)
 
 
-@pytest.mark.parametrize("family", sorted(set(tiny.FAMILIES) - set(FAMILIES)))
-def test_models_that_it_cannot_work_on(family):
-    with pytest.raises(ValueError, match="It works on UNet, SD3, Chroma, Flux, Qwen-Image, Lumina2 and Z-Image"):
-        steered(tiny.model(family), family)
+def test_the_families_are_all_that_there_are():
+    assert set(FAMILIES) == set(tiny.FAMILIES)
+
+
+def test_models_that_it_cannot_work_on():
+    model = tiny.build(
+        {**tiny.FAMILIES["flux"].network, "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2]},
+        "flux",
+        config=supported.LongCatImage,
+    )
+    known = "UNet, SD3, Chroma, Flux, HunyuanVideo, Wan, Qwen-Image, Lumina2 and Z-Image"
+    with pytest.raises(ValueError, match=f"cannot put a second text into LongCatImage. It works on {known}"):
+        steered(model, "flux")
+
+
+@pytest.mark.skipif(not hasattr(supported, "WAN21_CausalAR_T2V"), reason="newer hosts have it")
+def test_wan_that_keeps_the_text_for_other_steps():
+    model = wan(supported.WAN21_CausalAR_T2V, causal_ar=True)
+    with pytest.raises(ValueError, match="cannot put a second text into WAN21_CausalAR"):
+        steered(model, "wan")
 
 
 def test_reference_pictures_of_z_image():

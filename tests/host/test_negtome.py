@@ -356,7 +356,7 @@ def test_the_usual_blocks_of_a_unet_are_the_fine_output_blocks():
     ],
 )
 def test_blocks_of_at_least_32_by_32_tokens(side, grid, counts):
-    technique = _Merged("first image", 0.9, 0.7, "source", None, False, True, lambda run: True, None, None)
+    technique = _Merged("first image", 0.9, 0.7, "source", None, False, True, lambda run: True, None)
     run = SimpleNamespace(latent_shapes=[(2, 4, side, side)], notes={})
     tokens = torch.randn(2, 2, 4, 8, generator=torch.Generator().manual_seed(0))
     out = technique(AttentionOutput(tokens, (grid, grid), None, run, chunks((False, True), {})))

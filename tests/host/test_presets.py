@@ -92,7 +92,10 @@ def test_the_demo_models_are_not_what_they_are_made_of(config):
 
 
 def test_other_packs_models_have_the_name_of_their_class():
-    assert kinds_of(toy.model()) == ("Config",)
+    model = toy.model()
+    assert kinds_of(model) == ("Config",)
+    del model.model.model_config
+    assert kinds_of(model) == ("BaseModel",)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.node}-{row.model}-{row.input}")
@@ -110,6 +113,18 @@ def test_a_row(row):
     assert resolve(node, model, TYPED, **{row.input: wanted.default}) == ({row.input: wanted.default}, "")
     if row.model == ANY:
         assert row.value == wanted.default
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("Flux schnell", "auto for Flux schnell: nag_alpha 0.25 (the paper)."),
+        ("SD3.5 large", "auto for SD3.5 large: nag_alpha 0.125 (the paper, for SD3.5 large)."),
+        ("Flux.2", "auto: nothing is known for Flux.2. The general values: nag_alpha 0.25 (the paper, for Flux)."),
+    ],
+)
+def test_the_row_of_a_wider_kind_is_taken_before_the_general_one(kind, told):
+    assert resolve(NASA, checkpoint(kind), AUTO, nag_alpha=0.25)[1] == told
 
 
 def test_the_table_has_no_row_twice_and_a_general_value_for_each():

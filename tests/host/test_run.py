@@ -239,7 +239,7 @@ def make_run(sigmas) -> Run:
         model_patcher = tiny.model("flux")
         model_options = {}
 
-    return Run(Guider, None, torch.tensor(sigmas), [(1, 16, 8, 8)], {})
+    return Run(Guider, None, torch.tensor(sigmas), [(1, 16, 8, 8)], {}, {})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from guidekit.nodes import NODES
+from guidekit.nodes.presets import ANY, TABLE, shown
 
 PACK = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("nodes.json")
@@ -58,6 +59,16 @@ def english() -> dict[str, dict]:
         }
         for node_id, info in object_info().items()
     }
+
+
+def published(node_id: str) -> list[str]:
+    """What a node takes from the table of presets, as rows of its help page."""
+    values: dict[tuple[str, str], list[str]] = {}
+    for row in TABLE:
+        if node_id == f"Guidekit{row.node}":
+            model = "others" if row.model == ANY else row.model
+            values.setdefault((model, row.source), []).append(shown(row.input, row.value))
+    return [f"| {model} | {', '.join(taken)} | {source} |" for (model, source), taken in values.items()]
 
 
 def read(path: Path) -> dict:

@@ -15,6 +15,7 @@ from guidekit.tests.schema.catalogue import (
     english,
     inputs,
     object_info,
+    published,
     read,
     schemas,
 )
@@ -134,6 +135,15 @@ def test_help_page(node_id):
     assert page.is_file(), f"{page.relative_to(PACK)} is missing"
     named = [word for cell in first_column(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
     assert sorted(named) == sorted(inputs(INFO[node_id]))
+
+
+@every_node
+def test_published_values_are_those_that_the_node_takes(node_id):
+    page = (PACK / "js" / "docs" / f"{node_id}.md").read_text("utf-8")
+    _, found, rest = page.partition("| model | auto takes | from |\n|---|---|---|\n")
+    rows = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines())
+    assert [*rows] == published(node_id), "\n".join(published(node_id))
+    assert bool(found) == bool(published(node_id))
 
 
 @every_node

@@ -10,11 +10,7 @@ from ..run.messages import tell
 def typed(node: type[io.ComfyNode], values: dict[str, Any]) -> set[str]:
     """The names of those of `values` that differ from the schema's defaults; of sockets, those that are connected."""
     defaults = {wanted.id: getattr(wanted, "default", None) for wanted in node.define_schema().inputs}
-    return {
-        name
-        for name, value in values.items()
-        if (value is not None if defaults[name] is None else value != defaults[name])
-    }
+    return {name for name, value in values.items() if value != defaults[name]}
 
 
 def unused(node: type[io.ComfyNode], why: str, **values: Any) -> str:

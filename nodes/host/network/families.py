@@ -62,9 +62,10 @@ class Family:
     the image tokens are, by how the family builds its sequence; `options` hold the `Counts` as SEQUENCE where the
     network says what it is. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
     `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
-    first, by "cross" attention of a UNet or of "blocks", as more tokens of "joint" attention, through the network's own
-    "layers", or not at all. `looks_at_text(network, call, image)`: whether the call-th attention of a block looks at
-    the text alone; `image`: whether the prompts have tokens of an image as well."""
+    first, by "cross" attention of a UNet or of "blocks", as more tokens of "joint" attention, which may have to be
+    "refined", through the network's own "layers", or not at all. `looks_at_text(network, call, image)`: whether the
+    call-th attention of a block looks at the text alone; `image`: whether the prompts have tokens of an image as well.
+    """
 
     name: str
     blocks: Callable[[torch.nn.Module], list[Block]]
@@ -192,7 +193,7 @@ _FAMILIES = {
     MMDiT: Family("SD3", _numbered("joint_blocks"), _sd3_layout, self_attentions=(0, 1), second_text="joint"),
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
-    HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout),
+    HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout, second_text="refined"),
     WanModel: Family(
         "Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text
     ),

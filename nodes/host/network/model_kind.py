@@ -5,10 +5,10 @@ checkpoint, with the network's settings in `unet_config` (comfy/model_base.py:16
 tuned to, its weights do not tell: SDXL Lightning is SDXL.
 """
 
-import comfy.supported_models
 from comfy.model_patcher import ModelPatcher
 
-# By the host's class: from the closest name to the widest.
+# By the host's class: from the closest name to the widest. Classes that are made of these, as those of our demo models,
+# are kinds of their own.
 _KINDS: dict[str, tuple[str, ...]] = {
     "SD15": ("SD1.5",),
     "SD15_instructpix2pix": ("SD1.5",),
@@ -46,11 +46,8 @@ _BLOCKS_OF_MEDIUM = 24
 
 def kinds_of(model: ModelPatcher) -> tuple[str, ...]:
     """The names of a MODEL's kind, from the closest to the widest; never empty."""
-    config = getattr(model.model, "model_config", None)
-    name = type(config or model.model).__name__
-    if type(config) is not getattr(comfy.supported_models, name, None):
-        return (name,)  # another pack's, or our demo models, which look like one of these
-    settings = config.unet_config
+    config = getattr(model.model, "model_config", model.model)  # other packs' models may have none
+    name, settings = type(config).__name__, getattr(config, "unet_config", {})
     if name == "SD3":
         return _kinds_of_sd3(settings)
     if name == "WAN21_T2V" and settings.get("in_dim") == 36:

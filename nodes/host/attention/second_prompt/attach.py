@@ -2,7 +2,8 @@
 network call.
 
 UNets and Wan take it in cross-attention (cross.py, blocks.py), SD3, Flux, Chroma and Qwen-Image as more tokens of their
-joint attention (joint.py), Lumina2 and Z-Image through their own layers (layered.py).
+joint attention (joint.py), HunyuanVideo too, once they are refined (refined.py), Lumina2 and Z-Image through their own
+layers (layered.py).
 
 Relies on: `extra_conds` of the model for what a prompt becomes (comfy/samplers.py:937); APPLY_MODEL wrappers
 (comfy/model_base.py:191); `patches["post_input"]` with the places of the text tokens (comfy/ldm/flux/model.py:184,
@@ -20,7 +21,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...network.families import families_with_second_text, family_of, network_of
+from .....samplers.sending import sent
+from ...network.families import families_with_second_text, family_of, network_of, self_attention_blocks
 from ...network.forward import watch_forward
 from ...run import KEY, Part, Run, attach, current_run
 from ..calls import with_below, with_cross
@@ -30,9 +32,10 @@ from .context import BesideText, SecondText, Steering, by_row, second_texts, wit
 from .cross import split_cross_attention
 from .joint import split_attention
 from .layered import see_refiner, steer_layer, with_layers
+from .refined import join_refined_texts, split_refined, with_refined
 
 _KIND = "second text"
-_BELOW = {"joint": split_attention, "layers": steer_layer}  # by the family's way
+_BELOW = {"joint": split_attention, "refined": split_refined, "layers": steer_layer}  # by the family's way
 # Models of these families that place pictures by the length of the text, or keep its keys and values for other steps.
 _UNFIT = ("LongCatImage", "WAN21_CausalAR")
 _NOT_TEXT = {
@@ -52,8 +55,12 @@ class _Prompt(Part):
 
     def begin(self, run: Run, guider) -> None:
         # The last to hook in, so that the order of nodes does not matter; once, for all texts.
-        if self is run.techniques[_KIND][0] and family_of(guider.model_patcher).second_text == "cross":
-            split_cross_attention(guider.model_options["transformer_options"], network_of(guider.model_patcher))
+        model, options = guider.model_patcher, guider.model_options["transformer_options"]
+        way = family_of(model).second_text if self is run.techniques[_KIND][0] else None
+        if way == "cross":
+            split_cross_attention(options, network_of(model))
+        if way == "refined":
+            join_refined_texts(options, self_attention_blocks(model))
 
     def for_call(self, run: Run, base: BaseModel, x: Tensor, width: int) -> SecondText:
         known = run.notes.setdefault(self, {})
@@ -145,6 +152,8 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
     options = with_texts(transformer_options, texts)
     if way == "layers":
         options = with_layers(options)
+    if way == "refined":
+        options = with_refined(options, base, t, kwargs.get("clip_fea"))
     if way in _BELOW:
         options = with_below(options, BesideText(texts, _BELOW[way]) if texts else None)
     if way == "blocks":
@@ -158,6 +167,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
             "the reference latents off the positive prompt, or the node off the model."
         )
     if way == "joint":
+        c_crossattn = sent(c_crossattn, x.device)  # where the host leaves it until the network wants it
         own = kwargs.get("attention_mask")
         if own is None or _is_of_tokens(own, c_crossattn):
             masks = [(t.mask if t.mask is None else by_row(t.mask, len(x), options), t.count) for t in texts]

@@ -11,8 +11,18 @@ from .context import TextAttention
 
 
 def split_attention(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[rows, heads, tokens, dim] of the whole sequence."""
+    """[rows, heads, tokens, dim] of the whole sequence, in which the rows' own text ends where the image begins."""
+    return split_around(call, q, k, v, mask, slice(sum(text.count for text in call.texts), call.image.start))
+
+
+def split_around(
+    call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, text_of_row: slice
+) -> Tensor:
+    """[rows, heads, tokens, dim] of the whole sequence. `text_of_row`: the tokens of the rows' own text; all that is no
+    text is seen by the second texts too."""
     ahead = sum(text.count for text in call.texts)
+    others = [slice(ahead, text_of_row.start), slice(text_of_row.stop, None)]
+    others = [place for place in others if place.start != place.stop]
     mask = _with_texts(mask, ahead, k.shape[2])
     rest = [slice(ahead, None)]
     first = call.attend(q[:, :, ahead:], k[:, :, ahead:], v[:, :, ahead:], _cut(mask, rest, rest))
@@ -25,7 +35,7 @@ def split_attention(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: 
         for text in call.texts:
             own = slice(begin, begin + text.count)
             begin = own.stop
-            places = [own, slice(call.image.start, None)]
+            places = [own, *others]
             keys, values = _tokens(k[part], places), _tokens(v[part], places)
             rows_mask = mask if mask is None or len(mask) == 1 else mask[part]
             out[part, :, own] = call.attend(q[part, :, own], keys, values, _cut(rows_mask, [own], places))
