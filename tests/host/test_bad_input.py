@@ -29,11 +29,13 @@ from guidekit.nodes.gfcg import GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.inputs import CHECKS, check_prompt_for
 from guidekit.nodes.host.inversion.latent_state import KEY as INVERSION
+from guidekit.nodes.host.network.blocks import reaches_unet_layers
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.nodes.nasa import NASA
 from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.preference_cfg import PreferenceCFG
+from guidekit.nodes.slg import SLG
 from guidekit.nodes.trajectory_record import TrajectoryRecord
 from guidekit.tests.host import tiny, wrong
 from guidekit.tests.host.products import PRODUCTS
@@ -100,6 +102,8 @@ def complaint(error: ValueError) -> str | None:
 def test_every_input(node):
     """All that `wrong` has for it is refused in a sentence of ours; what `odd` has is taken, or refused so, in little
     memory; and the node works afterwards."""
+    if node is SLG and not reaches_unet_layers():
+        pytest.skip("SLG needs a newer host for UNets, and says so")
     given, failures = right(node), []
     assert answer(node, given) is None
     for wanted in node.define_schema().inputs:

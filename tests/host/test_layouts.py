@@ -44,6 +44,7 @@ FLUX2 = tiny.Tiny(
     },
     (128, 4, 4),
     12,
+    8,  # which it does not use; hosts before 0.26 want it all the same
 )
 TEXT2 = 512  # the host fills Flux 2's text up to this
 

@@ -534,8 +534,9 @@ BAD = [
 
 @pytest.mark.parametrize(("prompt", "words"), BAD, ids=[words for _, words in BAD])
 def test_prompts_that_are_not_text(prompt, words):
+    pooled = tiny.conditioning("flux", 33)[0][1]
     with pytest.raises(ValueError, match=words):
-        steered(tiny.model("flux"), "flux", negative=prompt)
+        steered(tiny.model("flux"), "flux", negative=[[tokens, {**pooled, **extra}] for tokens, extra in prompt])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
