@@ -58,14 +58,14 @@ def journal(tmp_path):
 
 
 def test_a_server_keeps_to_its_models_and_leaves_others_theirs(journal):
-    journal.enter(plan("Save.seed=1..3", "Load.file=a,b"), retry=False)  # a, b, a, b, a, b
+    journal.enter(plan("Load.file=a,b", "Save.seed=1..3"), retry=False)  # a, a, a, b, b, b
     taken = [journal.take("x", None)]
     x = taken[0].model
     taken.append(journal.take("y", None, [x]))
     y = taken[1].model
     assert x != y
     taken += [journal.take("x", x, [y]) for _ in range(3)]
-    assert [task.number for task in taken] == [1, 2, 3, 5, 4]  # the last one has no choice left
+    assert [task.number for task in taken] == [1, 4, 2, 3, 5]  # the last one has no choice left
     assert journal.take("y", y, [x]).number == 6
     assert journal.take("y", y, [x]) is None
 
@@ -113,6 +113,18 @@ def test_inputs_that_a_choice_brings():
         plan("Chooses.kind.depth=3", prompt=prompt)
     with pytest.raises(SweepError, match="'mode' of 'Save' takes a link, not a value"):
         plan("Save.mode=1")
+
+
+def test_an_id_comes_before_a_title_and_a_title_before_a_class():
+    prompt = {
+        "1": {"class_type": "Load", "inputs": {"file": "a"}, "_meta": {"title": "Save"}},
+        "2": {"class_type": "Save", "inputs": {"model": ["1", 0], "seed": 0}, "_meta": {"title": "1"}},
+        "3": {"class_type": "Save", "inputs": {"model": ["1", 0], "seed": 0}, "_meta": {"title": "1"}},
+    }
+    assert plan("1.file=b", prompt=prompt).axes[0].target.node_ids == ("1",)
+    assert plan("Save.file=b", prompt=prompt).axes[0].target.node_ids == ("1",)
+    prompt["1"]["_meta"]["title"] = "Loads"
+    assert plan("Save.seed=1", prompt=prompt).axes[0].target.node_ids == ("2", "3")
 
 
 def test_every_server_must_have_the_nodes(tmp_path):
@@ -172,6 +184,7 @@ def test_names_of_files_lead_nowhere(name, value, filename):
 def test_what_a_workflow_calls_a_file():
     assert names.stem("cfg_00012_.png") == "cfg"
     assert names.stem("sub\\a b_00001.latent") == "a_b"
+    assert names.safe("a...b__c/..") == "a_b_c"
     assert names.extension("page.HTML") == "html.txt"
     assert names.extension("none") == "bin"
 
