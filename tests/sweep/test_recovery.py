@@ -124,6 +124,23 @@ def test_ctrl_c_takes_back_what_is_ours(server, sweep, tmp_path):
     check(folder)
 
 
+def test_ctrl_c_leaves_alone_what_runs_for_others(server, tmp_path):
+    outputs = []
+    other = counted(tmp_path, value=COUNT + 1, free=0)
+    foreign = threading.Thread(target=lambda: outputs.append(server.run(other)))
+    foreign.start()
+    wait_for(lambda: made(tmp_path) == [COUNT + 1])
+    first = subprocess.Popen(command(tmp_path, server), stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(server.get("/queue")["queue_pending"]) == 2)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130
+    assert server.get("/queue")["queue_pending"] == []
+    (tmp_path / "gate").touch()
+    foreign.join(30)
+    assert len(outputs[0]["2"]["images"]) == 1
+    assert made(tmp_path) == [COUNT + 1]
+
+
 def test_only_one_at_a_time_in_a_folder(server, sweep, tmp_path):
     first = subprocess.Popen(command(tmp_path, server))
     wait_for(lambda: finished(tmp_path / "out") > 0)
