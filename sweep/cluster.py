@@ -37,7 +37,7 @@ from .text import plain, quoted
 from .workflow import Prompt
 
 PLUGIN = "guidekit-sweep"
-PACK = Path(__file__).resolve().parent.parent
+PACK = Path(__file__).resolve().parent.parent  # with nodes in it, unless only this program has been installed
 _THREADS = 4  # of a local worker: prompts in its ComfyUI at once
 _FEW, _MANY = 2, 8  # jobs at a worker; many where they are so quick that what lies between them counts
 _SILENCE = 15  # seconds without a sign of the end, after which ComfyUI is asked
@@ -139,7 +139,9 @@ class Owner(WorkerPlugin):
                 self._session = new_session()
             if self._link is None:
                 if self._comfyui:
-                    own = ComfyUI(Path(self._comfyui), self._arguments_here(), pack=PACK)
+                    own = ComfyUI(
+                        Path(self._comfyui), self._arguments_here(), pack=PACK if (PACK / "nodes").is_dir() else None
+                    )
                     await asyncio.to_thread(own.__enter__)
                     self._own = own
                 url = self._own.url if self._own else self._urls[self._index % len(self._urls)]
