@@ -64,6 +64,19 @@ def test_a_worker_is_killed(arguments, tmp_path):
     assert len({row.server for row in rows}) >= 2
 
 
+def test_a_job_under_which_comfyui_dies_fails_and_the_others_go_on(arguments, tmp_path):
+    host = os.environ["GUIDEKIT_COMFYUI"]
+    settings = {"TestCounted.value": range(1, 6)}
+    sweep = Sweep(
+        counted(tmp_path, dies_at=2), tmp_path / "out", settings, dask="local:1", comfyui=host, arguments=arguments
+    )
+    summary = sweep.run()
+    assert (summary.done, summary.failed) == (4, 1)
+    assert [row.error for row in sweep.rows() if row.error] == ["The server died while it ran this job, 3 times."]
+    assert sorted(shown(tmp_path / "out").values()) == [1, 3, 4, 5]
+    assert made(tmp_path).count(2) == 3
+
+
 def test_workers_use_servers_and_keep_to_their_models(server, tmp_path):
     """Two workers, two models, jobs that alternate: each worker stays with one."""
     workflow = {

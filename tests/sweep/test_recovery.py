@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -73,6 +74,10 @@ def test_a_server_is_killed_and_started_again(server, sweep, tmp_path):
             again_did = len(again.get("/history"))
     check(out)
     assert 0 < again_did < COUNT
+    with sqlite3.connect(out / "journal.sqlite") as journal:
+        deaths = journal.execute("select settings, deaths from jobs where deaths > 0").fetchall()
+    assert len(deaths) == 1  # only the job that ran then may be the reason
+    assert deaths[0][1] == 1
     twice = [value for value, times in Counter(made(tmp_path)).items() if times > 1]
     assert len(twice) <= 1  # the one that ran when its server died
     assert set(made(tmp_path)) == set(VALUES)
