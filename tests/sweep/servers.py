@@ -48,7 +48,7 @@ def made(folder: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def wait_for(condition: Callable[[], bool], limit: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], limit: float = 300) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "it did not happen"
