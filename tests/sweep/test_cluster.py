@@ -72,9 +72,11 @@ def test_a_job_under_which_comfyui_dies_fails_and_the_others_go_on(arguments, tm
     )
     summary = sweep.run()
     assert (summary.done, summary.failed) == (4, 1)
-    assert [row.error for row in sweep.rows() if row.error] == ["The server died while it ran this job, 3 times."]
+    [failed] = [row for row in sweep.rows() if row.error]
+    assert failed.settings == {"TestCounted.value": 2}
+    assert failed.error == "The server died while it ran this job, 3 times."
     assert sorted(shown(tmp_path / "out").values()) == [1, 3, 4, 5]
-    assert made(tmp_path).count(2) == 3
+    assert made(tmp_path).count(2) >= 3
 
 
 def test_workers_use_servers_and_keep_to_their_models(server, tmp_path):
