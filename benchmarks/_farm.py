@@ -20,7 +20,7 @@ from . import KNOWN_FAMILIES
 
 def by_model(name: str) -> bool:
     """Whether a benchmark takes the models to measure as arguments."""
-    return "FAMILIES" in (Path(__file__).parent / f"{name}.py").read_text("utf-8")
+    return "for family in FAMILIES:" in (Path(__file__).parent / f"{name}.py").read_text("utf-8")
 
 
 def commands(name: str) -> list[list[str]]:

@@ -27,7 +27,16 @@ NODES = PACK / "tests" / "sweep" / "sweep_nodes"
 
 
 def workflow(folder: Path) -> dict:
-    given = {"value": 0, "free": 50_000, "fails_at": -1, "strength": 1.0, "kind": "plain", "loud": False, "note": ""}
+    given = {
+        "value": 0,
+        "free": 50_000,
+        "fails_at": -1,
+        "dies_at": -1,
+        "strength": 1.0,
+        "kind": "plain",
+        "loud": False,
+        "note": "",
+    }
     given |= {"log": "", "gate": str(folder / "gate")}
     image = {"class_type": "TestCounted", "inputs": given}
     return {"1": image, "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "bench", "images": ["1", 0]}}}

@@ -27,7 +27,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from .collect import collect
 from .comfyui import ComfyUI
 from .errors import ServerError, StoppedError, SweepError
-from .journal import Journal, Task
+from .journal import MOST_DEATHS, Journal, Task
 from .link import File, Link, Lost, Refused, new_session
 from .outcome import Outcome, outcome
 from .plan import Plan
@@ -37,11 +37,12 @@ from .text import plain, quoted
 from .workflow import Prompt
 
 PLUGIN = "guidekit-sweep"
-PACK = Path(__file__).resolve().parent.parent
+PACK = Path(__file__).resolve().parent.parent  # with nodes in it, unless only this program has been installed
 _THREADS = 4  # of a local worker: prompts in its ComfyUI at once
 _FEW, _MANY = 2, 8  # jobs at a worker; many where they are so quick that what lies between them counts
 _SILENCE = 15  # seconds without a sign of the end, after which ComfyUI is asked
-_TRIES = 3  # on one worker, whose ComfyUI dies or does not answer
+_TRIES = 3  # on one worker, whose ComfyUI does not answer
+_TAKEN_BACK = "taken back"
 _CONNECTING = 10  # seconds to reach the scheduler
 _LOOKING = 2  # seconds between looks at who is there
 
@@ -76,7 +77,9 @@ class Owner(WorkerPlugin):
         self._room = asyncio.Semaphore(_THREADS)
         self._ends: dict[str, asyncio.Future[None]] = {}
         self._told: dict[str, dict[str, str]] = {}
-        self._current: str | None = None
+        self._current: str | None = None  # the prompt of ours that runs
+        self._suspect: str | None = None  # the one that ran when the connection was lost
+        self._taken_back = 0  # how often
 
     async def teardown(self, worker: Worker) -> None:
         if self._listening:
@@ -92,17 +95,27 @@ class Owner(WorkerPlugin):
         return await link.object_info(named)
 
     async def do(self, prompt: Prompt, prompt_id: str) -> Done:
+        calls = self._taken_back
         async with self._room:
-            for attempt in range(_TRIES):
+            deaths = misses = 0
+            while calls == self._taken_back:
                 try:
-                    return await self._do(await self._ready(), prompt, prompt_id, first=not attempt)
+                    return await self._do(await self._ready(), prompt, prompt_id, first=not deaths + misses)
                 except Refused as refused:
                     kind = prompt.get(refused.node_id or "", {}).get("class_type")
                     return Done(Outcome(error=refused.sentence, node_id=refused.node_id, node_class=kind))
                 except Lost as lost:
-                    reason = lost
-                    await asyncio.sleep(1)
-            raise ServerError(f"the ComfyUI of worker {self._address} does not answer: {reason}")
+                    own, reason = self._own, lost
+                await asyncio.sleep(1)  # in which it is seen that a process has ended
+                if own and not own.running:
+                    deaths += prompt_id == self._suspect
+                else:
+                    misses += 1
+                if deaths == MOST_DEATHS:
+                    return Done(Outcome(error=f"The server died while it ran this job, {deaths} times."))
+                if misses == _TRIES:
+                    raise ServerError(f"the ComfyUI of worker {self._address} does not answer: {reason}")
+            return Done(Outcome(error=_TAKEN_BACK))
 
     async def _do(self, link: Link, prompt: Prompt, prompt_id: str, first: bool) -> Done:
         end = self._ends[prompt_id] = asyncio.get_running_loop().create_future()
@@ -112,7 +125,7 @@ class Owner(WorkerPlugin):
                 await asyncio.wait([end], timeout=_SILENCE)
             while (entry := await link.history(prompt_id)) is None:
                 if end.done():
-                    end.result()  # raises Lost, if it was
+                    end.result()  # raises Lost or Refused, if it was that
                     raise Lost("somebody has emptied the history")
                 if prompt_id not in await link.queue() and await link.history(prompt_id) is None:
                     await link.submit(prompt, prompt_id)
@@ -122,24 +135,34 @@ class Owner(WorkerPlugin):
             return Done(found, files, self._told.pop(prompt_id, {}))
         finally:
             del self._ends[prompt_id]
-            end.cancel()
+            if not end.cancel() and not end.cancelled():
+                end.exception()  # has been seen
 
-    async def cancel(self) -> None:
-        """Take what is ours from ComfyUI's queue."""
+    async def take_back(self) -> None:
+        """What is ours from ComfyUI's queue; what waits for its turn here does not go there any more."""
+        self._taken_back += 1
         if self._link:
             with suppress(Lost):
                 await self._link.cancel(self._ends)
+        for end in self._ends.values():
+            if not end.done():
+                end.set_exception(Refused(None, _TAKEN_BACK))
 
     async def _ready(self) -> Link:
         async with self._starting:
             if self._own and not self._own.running:
                 self._own.stop()
                 self._own = self._link = None
+                if self._listening:
+                    self._listening.cancel()
+                    self._listening = None
             if self._session is None:
                 self._session = new_session()
             if self._link is None:
                 if self._comfyui:
-                    own = ComfyUI(Path(self._comfyui), self._arguments_here(), pack=PACK)
+                    own = ComfyUI(
+                        Path(self._comfyui), self._arguments_here(), pack=PACK if (PACK / "nodes").is_dir() else None
+                    )
                     await asyncio.to_thread(own.__enter__)
                     self._own = own
                 url = self._own.url if self._own else self._urls[self._index % len(self._urls)]
@@ -178,6 +201,9 @@ class Owner(WorkerPlugin):
             if not connected.is_set():
                 raise
         finally:
+            # A process that dies at once has not said what it began; it takes prompts in their order.
+            waiting = (prompt_id for prompt_id, end in self._ends.items() if not end.done())
+            self._suspect, self._current = self._current or next(waiting, None), None
             for end in self._ends.values():
                 if not end.done():
                     end.set_exception(reason or Lost("the worker ends"))
@@ -200,8 +226,8 @@ async def _describe(named: set[str], dask_worker: Worker) -> dict[str, Any] | st
         return str(error)
 
 
-async def _cancel(dask_worker: Worker) -> None:
-    await dask_worker.plugins[PLUGIN].cancel()
+async def _take_back(dask_worker: Worker) -> None:
+    await dask_worker.plugins[PLUGIN].take_back()
 
 
 class Cluster:
@@ -250,7 +276,7 @@ class Cluster:
         await self._client.register_plugin(self._owner, name=PLUGIN)
         try:
             await self._client.wait_for_workers(1, timeout=self._patience)
-        except asyncio.TimeoutError:
+        except (TimeoutError, asyncio.TimeoutError):
             raise SweepError(f"The scheduler at {quoted(self._address)} has no workers.") from None
         found = await self._client.run(_describe, named)
         for worker, info in found.items():
@@ -296,7 +322,7 @@ class ClusterRun:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if not over and self._client.status == "running":
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._client.run(_cancel, on_error="ignore"), 10)
+                    await asyncio.wait_for(self._client.run(_take_back, on_error="ignore"), 10)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

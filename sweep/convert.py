@@ -20,8 +20,8 @@ def convert(workflow: dict[str, Any], info: Mapping[str, Any]) -> dict[str, Any]
         from comfy_cli.workflow_to_api import WorkflowConversionError, convert_ui_to_api
     except ImportError:
         raise SweepError(
-            "This is a workflow as the editor saves it, and its converter is missing: install comfy-cli "
-            "(pip install 'guidekit[sweep]'), or save the workflow with Export (API)."
+            "This is a workflow as the editor saves it, and its converter is missing: pip install comfy-cli "
+            "(it is in the extra guidekit[sweep]), or save the workflow with Export (API)."
         ) from None
     # It draws the words of {dynamic|prompts}: the same ones in every call for the same file.
     state = random.getstate()

@@ -76,8 +76,8 @@ def public(url: str) -> str:
 
 def valid_url(text: str) -> str:
     """The URL of a server, http where it says nothing else."""
-    given = text.strip().rstrip("/")
-    url = given if "://" in given else f"http://{given}"
+    given = text.strip()
+    url = (given if "://" in given else f"http://{given}").rstrip("/")
     try:
         parts = urlsplit(url)
         port = parts.port

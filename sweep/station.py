@@ -38,6 +38,7 @@ class Station:
     told: dict[str, dict[str, str]] = field(default_factory=dict)
     model: str | None = None
     current: str | None = None  # the prompt of ours that runs
+    suspect: str | None = None  # the one that ran when the server was lost
     doing: str = ""  # for the user
     away: float | None = None  # since when
     pace: float | None = None  # seconds between the ends of jobs
@@ -53,12 +54,17 @@ class Station:
                 async with self.link.events() as events:
                     await self.link.cancel(self.given_back)
                     self.given_back.clear()
-                    self.away, self._heard, tries = None, time.monotonic(), 0
+                    self._heard, tries = time.monotonic(), 0
                     await self._ask()
+                    self.away = self.suspect = None
                     self.wake.set()
                     await _first_of(self._listen(events), self._feed(), self._watch())
             except Lost as lost:
-                self.away = self.away or time.monotonic()
+                if self.away is None:
+                    self.away = time.monotonic()
+                    # A process that dies at once has not said what it began; it takes prompts in their order.
+                    waiting = (prompt_id for prompt_id in self.waiting if prompt_id not in self.collecting)
+                    self.suspect, self.current = self.current or next(waiting, None), None
                 self.doing = f"away: {lost}"
                 for task in self.collecting.values():
                     task.cancel()
@@ -138,7 +144,7 @@ class Station:
             if await self.link.history(prompt_id) is not None:
                 self._collect(prompt_id)
             elif prompt_id in self.waiting:  # the server has been started anew, or somebody has emptied its queue
-                self._give_back(task, died=False)
+                self._give_back(task, died=prompt_id == self.suspect)
 
     def _collect(self, prompt_id: str) -> None:
         if prompt_id not in self.collecting:
@@ -184,8 +190,8 @@ class Station:
     def _give_all_back(self, died: bool) -> None:
         for prompt_id, task in list(self.waiting.items()):
             self.given_back.add(prompt_id)
-            self._give_back(task, died and prompt_id == self.current)
-        self.current = self.model = None
+            self._give_back(task, died and prompt_id == self.suspect)
+        self.model = None
 
     def _forget(self, task: Task) -> None:
         self.waiting.pop(task.prompt_id, None)

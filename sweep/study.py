@@ -139,7 +139,8 @@ class Sweep:
             from .cluster import Cluster
         except ImportError as error:
             raise SweepError(
-                f"dask.distributed cannot be used ({plain(str(error))}): pip install 'guidekit[sweep]'."
+                f"dask.distributed cannot be used ({plain(str(error))}): pip install distributed (it is in the extra "
+                "guidekit[sweep])."
             ) from None
         return Cluster(self._dask, self._comfyui, self._arguments, self._urls, self._patience)
 

@@ -21,7 +21,16 @@ def new_server(port: int | None = None) -> Server:
 
 def counted(folder: Path, **inputs: Any) -> dict[str, Any]:
     """Makes one picture; what is made is logged in `folder`, where the gate is as well."""
-    given = {"value": 0, "free": 100_000, "fails_at": -1, "strength": 1.0, "kind": "plain", "loud": False, "note": ""}
+    given = {
+        "value": 0,
+        "free": 100_000,
+        "fails_at": -1,
+        "dies_at": -1,
+        "strength": 1.0,
+        "kind": "plain",
+        "loud": False,
+        "note": "",
+    }
     given |= {"log": str(folder / "made"), "gate": str(folder / "gate")} | inputs
     return {
         "1": {"class_type": "TestCounted", "inputs": given, "_meta": {"title": "Count v1.5"}},
@@ -39,7 +48,7 @@ def made(folder: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def wait_for(condition: Callable[[], bool], limit: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], limit: float = 300) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "it did not happen"

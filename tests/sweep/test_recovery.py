@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from guidekit.sweep import Sweep
@@ -18,6 +20,16 @@ from guidekit.tests.sweep.servers import counted, finished, made, new_server, sh
 
 COUNT = 200
 VALUES = range(1, COUNT + 1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path):
+    """The server is shared: what a test that fails has left there must not hold up the next one."""
+    yield
+    for child in psutil.Process().children():
+        if "guidekit.sweep" in child.cmdline():
+            child.kill()
+    (tmp_path / "gate").touch()
 
 
 @pytest.fixture
@@ -68,11 +80,15 @@ def test_a_server_is_killed_and_started_again(server, sweep, tmp_path):
         with new_server(port) as again:
             wait_for(lambda: again.get("/queue")["queue_running"])
             gate.touch()
-            running.join(60)
+            running.join(300)
             assert not running.is_alive()
             again_did = len(again.get("/history"))
     check(out)
     assert 0 < again_did < COUNT
+    with sqlite3.connect(out / "journal.sqlite") as journal:
+        deaths = journal.execute("select settings, deaths from jobs where deaths > 0").fetchall()
+    assert len(deaths) == 1  # only the job that ran then may be the reason
+    assert deaths[0][1] == 1
     twice = [value for value, times in Counter(made(tmp_path)).items() if times > 1]
     assert len(twice) <= 1  # the one that ran when its server died
     assert set(made(tmp_path)) == set(VALUES)
@@ -109,19 +125,36 @@ def test_ctrl_c_takes_back_what_is_ours(server, sweep, tmp_path):
     foreign.start()
     wait_for(lambda: any(item[2] == other for item in server.get("/queue")["queue_pending"]))
     first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=30)[1]
+    said = first.communicate(timeout=300)[1]
     assert first.returncode == 130
     assert "goes on from here" in said
     assert "Traceback" not in said
     # The running one ends at the next step of its node; the other one is somebody else's.
     (tmp_path / "gate").touch()
-    foreign.join(30)
+    foreign.join(300)
     queue = server.get("/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
     assert made(tmp_path).count(COUNT + 1) == 1
     assert max(set(made(tmp_path)) - {COUNT + 1}) == COUNT // 2 + 1  # what else was queued was not made
     sweep(server).run()
     check(folder)
+
+
+def test_ctrl_c_leaves_alone_what_runs_for_others(server, tmp_path):
+    outputs = []
+    other = counted(tmp_path, value=COUNT + 1, free=0)
+    foreign = threading.Thread(target=lambda: outputs.append(server.run(other)))
+    foreign.start()
+    wait_for(lambda: made(tmp_path) == [COUNT + 1])
+    first = subprocess.Popen(command(tmp_path, server), stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(server.get("/queue")["queue_pending"]) == 2)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(300) == 130
+    assert server.get("/queue")["queue_pending"] == []
+    (tmp_path / "gate").touch()
+    foreign.join(300)
+    assert len(outputs[0]["2"]["images"]) == 1
+    assert made(tmp_path) == [COUNT + 1]
 
 
 def test_only_one_at_a_time_in_a_folder(server, sweep, tmp_path):
@@ -131,5 +164,5 @@ def test_only_one_at_a_time_in_a_folder(server, sweep, tmp_path):
     (tmp_path / "gate").touch()
     assert second.returncode == 2
     assert "Another sweep is at work" in second.stderr
-    assert first.wait(60) == 0
+    assert first.wait(300) == 0
     check(tmp_path / "out")

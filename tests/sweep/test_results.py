@@ -16,7 +16,7 @@ from PIL import Image
 
 from guidekit.sweep import StoppedError, Sweep
 from guidekit.sweep.command import main
-from guidekit.tests.sweep.servers import counted, made, new_server, shown, wait_for
+from guidekit.tests.sweep.servers import counted, finished, made, new_server, shown, wait_for
 
 
 def table(out: Path) -> list[dict[str, str]]:
@@ -229,8 +229,8 @@ def test_no_server_answers_any_more(server, tmp_path):
 
         running = threading.Thread(target=run)
         running.start()
-        wait_for(lambda: 6 in made(tmp_path))
+        wait_for(lambda: 6 in made(tmp_path) and finished(tmp_path / "out") == 6)
         killed.process.process.kill()
-        running.join(60)
+        running.join(300)
     assert "No server has answered for 0:01" in raised[0]
     assert "3 jobs are left" in raised[0]

@@ -73,7 +73,7 @@ def test_the_converter_is_missing(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(
-        SweepError, match=r"converter is missing: install comfy-cli .* or save the workflow with Export"
+        SweepError, match=r"converter is missing: pip install comfy-cli .* or save the workflow with Export"
     ):
         Sweep(TEMPLATES["apg"], tmp_path, servers=[server.url]).run()
 

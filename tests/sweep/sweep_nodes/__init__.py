@@ -1,5 +1,6 @@
 """Stand-ins of a millisecond, for the tests of the sweep only."""
 
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class Counted(io.ComfyNode):
             io.Int.Input("value", default=0, min=0, max=100_000),
             io.Int.Input("free", default=100_000),
             io.Int.Input("fails_at", default=-1),
+            io.Int.Input("dies_at", default=-1),
             io.Float.Input("strength", default=1.0, min=0.0, max=2.0),
             io.Combo.Input("kind", options=["plain", "fancy, really", "3"]),
             io.Boolean.Input("loud", default=False),
@@ -27,12 +29,15 @@ class Counted(io.ComfyNode):
         return io.Schema("TestCounted", category="tests", inputs=inputs, outputs=[io.Image.Output()])
 
     @classmethod
-    def execute(cls, value, free, fails_at, strength, kind, loud, log, gate, note):
+    def execute(cls, value, free, fails_at, dies_at, strength, kind, loud, log, gate, note):
         if log:
             with open(log, "a") as file:
                 file.write(f"{value}\n")
         while value > free and not Path(gate).exists():
             time.sleep(0.02)
+        if value == dies_at:
+            time.sleep(2)  # as a network would that takes all memory; by then it is known what runs
+            os._exit(1)
         if value == fails_at:
             raise ValueError(f"{value} is not\nto be had <b>")
         return io.NodeOutput(torch.full((1, 8, 8, 3), (value % 256) / 255))
