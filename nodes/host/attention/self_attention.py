@@ -21,7 +21,7 @@ from ..network.blocks import reach_blocks
 from ..network.families import Block, Counts, family_of, network_of
 from ..network.forward import check_rows, current_forward, find_forward, watch_forward
 from ..run import Run, attach, attach_hook, current_run
-from .calls import Call, Heads, Placed, Technique, apart_from_network, below_techniques, placed_in, through
+from .calls import Call, Heads, Placed, PlacedByBlock, Technique, apart_from_network, below_techniques, through
 from .unet import hook_into_unet
 
 _OVERRIDE = "optimized_attention_override"
@@ -65,7 +65,7 @@ def _hook(run: Run, guider) -> None:
     options, family = guider.model_options["transformer_options"], family_of(guider.model_patcher)
     options[_OVERRIDE] = _Override(options.get(_OVERRIDE))
     if family.name == "UNet":
-        hook_into_unet(options, network_of(run.model))
+        hook_into_unet(options, run)
     else:
         patches = options.setdefault("patches", {})
         patches["post_input"] = [*patches.get("post_input", ()), _note_sequence]
@@ -94,7 +94,7 @@ class _Override:
                 return self.inner(backend, q, k, v, heads, mask=mask, **kwargs)
             return backend(q, k, v, heads, mask=mask, **kwargs)
 
-        forward = find_forward(options)
+        forward, below = find_forward(options), below_techniques(options)
         place = forward.family.current_block(options) if forward is not None else None
         if forward is None or place is None:
             return host(q, k, v, mask, **kwargs)
@@ -104,8 +104,7 @@ class _Override:
         call = forward.attention_calls.get(place, 0)
         forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
-        placed = placed_in(run, block)
-        below = below_techniques(options)
+        placed = run.of(PlacedByBlock).on(block)
         if call not in forward.family.self_attentions or not (placed or below):
             return host(q, k, v, mask, **kwargs)
         check_rows(options, len(q))
