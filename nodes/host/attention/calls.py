@@ -72,10 +72,18 @@ class Placed(Part):
         return set(range(len(options["uuids"])) if self.branch is None else chunks_of(run, self.branch, options))
 
 
-def placed_in(run: Run, block: Block) -> list[Placed]:
-    """The techniques on a block, the outermost at the end."""
-    placed = [p for p in run.techniques.get("attention", ()) if block in p.blocks]
-    return sorted(placed, key=lambda p: p.last)
+class PlacedByBlock:
+    """Of one run: the techniques on each block."""
+
+    def __init__(self, run: Run):
+        self._by_block: dict[Block, list[Placed]] = {}
+        for placed in sorted(run.techniques.get("attention", ()), key=lambda p: p.last):
+            for block in placed.blocks:
+                self._by_block.setdefault(block, []).append(placed)
+
+    def on(self, block: Block) -> list[Placed]:
+        """Those on `block`, the outermost at the end."""
+        return self._by_block.get(block, [])
 
 
 class Heads:

@@ -25,11 +25,11 @@ from .calls import (
     Call,
     Heads,
     Placed,
+    PlacedByBlock,
     Technique,
     apart_from_network,
     below_techniques,
     cross_attention,
-    placed_in,
     through,
 )
 from .unet import hook_into_unet
@@ -75,7 +75,7 @@ def _hook(run: Run, guider) -> None:
     options, family = guider.model_options["transformer_options"], family_of(guider.model_patcher)
     options[_OVERRIDE] = _Override(options.get(_OVERRIDE))
     if family.name == "UNet":
-        hook_into_unet(options, network_of(run.model))
+        hook_into_unet(options, run)
     else:
         patches = options.setdefault("patches", {})
         patches["post_input"] = [*patches.get("post_input", ()), _note_sequence]
@@ -116,7 +116,7 @@ class _Override:
         run, block = current_run(options), place[0]
         placed, below, cross = [], None, cross_attention(options)
         if call in forward.family.self_attentions:
-            placed, below, cross = placed_in(run, block), below_techniques(options), None
+            placed, below, cross = run.of(PlacedByBlock).on(block), below_techniques(options), None
         elif cross is not None and not cross.looks(forward, call):
             cross = None
         if not (placed or below or cross):

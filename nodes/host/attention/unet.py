@@ -16,18 +16,24 @@ from ..models.row_lora import only_chunks
 from ..network.families import Block, unet_parts
 from ..network.forward import check_rows, current_forward
 from ..network.shared_prefix import rows_of
-from ..run import current_run
-from .calls import Call, Heads, Whole, placed_in, through
+from ..run import Run, current_run
+from .calls import Call, Heads, PlacedByBlock, Whole, through
 
 
-def hook_into_unet(transformer_options: dict, network: nn.Module) -> None:
-    """Puts the hooks into the options of a run, around whatever other nodes have put there."""
+def hook_into_unet(transformer_options: dict, run: Run) -> None:
+    """Puts the hooks that this run needs into its options, around whatever other nodes have put there."""
     patches = transformer_options.setdefault("patches", {})
-    patches["attn1_patch"] = [_queries, *patches.get("attn1_patch", ())]
-    patches["attn2_patch"] = [*patches.get("attn2_patch", ()), _before_cross_attention]
-    patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), _put_in, _output]
-    patches["attn2_output_patch"] = [*patches.get("attn2_output_patch", ()), _output]
     replaced = transformer_options.get("patches_replace", {}).get("attn1", {})
+    others = any(patches.get(kind) for kind in ("attn1_patch", "attn1_output_patch"))  # that may merge tokens
+    if "queries" in run.techniques:
+        patches["attn1_patch"] = [_queries, *patches.get("attn1_patch", ())]
+    if replaced:
+        patches["attn2_patch"] = [*patches.get("attn2_patch", ()), _before_cross_attention]
+    if others or replaced:
+        patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), _put_in]
+    if "layer output" in run.techniques:
+        for kind in ("attn1_output_patch", "attn2_output_patch"):
+            patches[kind] = [*patches.get(kind, ()), _output]
     for key, inner in list(replaced.items()):
         replaced[key] = _Replaced(inner)
 
@@ -98,7 +104,7 @@ class _Replaced:
         run, forward, block = current_run(options), current_forward(options), Block(*options["block"])
         check_rows(options, len(q))
         count = len(options["uuids"])
-        placed = [p for p in placed_in(run, block) if p.branch is not None]
+        placed = [p for p in run.of(PlacedByBlock).on(block) if p.branch is not None]
         mine = sorted(set().union(*(p.chunks(run, options) for p in placed)))
         if not mine:
             return self.inner(q, k, v, options)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..run import Part, Run, attach, current_run
 from ..run.branch_chunks import chunks_of
-from .families import Block, family_of, order_of, self_attention_blocks, unet_parts
+from .families import Block, family_of, order_of, self_attention_blocks
 from .forward import check_rows, current_forward, watch_forward
 from .shared_prefix import Sharing, Streams, rows_of
 
@@ -203,11 +203,12 @@ class _UNetLayer:
 
     @torch.compiler.disable
     def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:
-        network, block = current_forward(options).network, Block(*options["block"])
-        patches = options["patches"]
-        others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
-        passing = _Passing(block, options, {**options, "patches": others})
-        last = layer is unet_parts(network)[block.kind][block.number][-1]
+        forward, block, patches = current_forward(options), Block(*options["block"]), options["patches"]
+        if forward.patches is not patches or forward.patches_of_others is None:
+            forward.patches = patches
+            forward.patches_of_others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
+        passing = _Passing(block, options, {**options, "patches": forward.patches_of_others})
+        last = layer is forward.unet_parts[block.kind][block.number][-1]
         out = passing.enter({"img": x}, isinstance(layer, SpatialTransformer), last)
         passing.out = None if out is None else out["img"]
         return passing

@@ -6,7 +6,7 @@ changes it (comfy/model_base.py:191); `cond_or_uncond` and `uuids` of a call, on
 part in `cond_or_uncond` and leave the `uuids` of the whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..run import Run, attach_hook, wrap_run
 from ..run.partial_calls import know_rows
-from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of
+from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of, unet_parts
 
 _FORWARD = "guidekit_forward"
 _OURS = __name__.split(".nodes.")[0]
@@ -35,6 +35,7 @@ class Forward:
     left: dict[Block, dict[str, Tensor]] = field(default_factory=dict)  # by blocks that are over, where it is needed
     afterwards: list = field(default_factory=list)  # by a layer's self-attention for its output (attention_call.py)
     sequence: Counts | None = None  # where the network says what it gives its blocks
+    patches_of_others: dict[str, list[Callable]] | None = None  # in a UNet: without the hook that runs its layers
 
     @property
     def rows(self) -> int:
@@ -47,6 +48,10 @@ class Forward:
     @cached_property
     def family(self) -> Family:
         return family_of(self.base)
+
+    @cached_property
+    def unet_parts(self) -> dict[str, Sequence[torch.nn.Module]]:
+        return unet_parts(self.network)
 
     def layout(self, tokens: int, options: dict, label: str) -> Layout:
         """Where the image tokens are among `tokens`. Raises ValueError, for the technique `label`, where that cannot be
