@@ -9,7 +9,7 @@ import pytest
 from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 
-from guidekit.demo.vocabulary import VOCABULARY
+from guidekit.demo.world.vocabulary import VOCABULARY
 from guidekit.nodes import NODES
 from guidekit.tests.schema.catalogue import PACK, inputs, read
 
