@@ -49,6 +49,7 @@ def fitted(demo: Demo, cfg: float) -> str:
 def methods(demo: Demo, cfg: float) -> dict[str, ModelPatcher]:
     model = demo.model
     found = {
+        "LinearAG": run_node(LinearAG, model=model, file=fitted(demo, cfg)),
         "interval SDXL": run_node(GuidanceInterval, model=model),
         "first 5 steps": run_node(GuidanceInterval, model=model, limits="percent", end_percent=5 / STEPS),
     }
@@ -56,7 +57,6 @@ def methods(demo: Demo, cfg: float) -> dict[str, ModelPatcher]:
         for threshold in thresholds:
             settings = {"space": space, "threshold": threshold}
             found[f"adaptive, {space} {threshold:g}"] = run_node(AdaptiveGuidance, model=model, **settings)
-    found["LinearAG"] = run_node(LinearAG, model=model, file=fitted(demo, cfg))
     return found
 
 

@@ -1,5 +1,4 @@
-"""Guidance between tokens: how different the images of a batch are with NegToMe, and what a negative prompt inside
-attention keeps out of them: `python dev.py bench tokens`."""
+"""How different the images of a batch are with NegToMe: `python dev.py bench tokens`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES
 from ._demo import SOLIDS, Demo, drawn, drawn_like, found_in
 from ._nodes import run_node
-from ._removal import removal
 from ._table import print_row
 
 PROMPTS, EACH = 25, 8  # a batch of images for each prompt
@@ -176,7 +174,6 @@ def main() -> None:
         print("| model | NegToMe | distance to the image | change |\n|---|---|---|---|")
         for family in FAMILIES:
             given(family)
-        removal(FAMILIES)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What a negative prompt inside attention (NASA, NAG) keeps out of images at cfg 1, and what it costs."""
+"""What a negative prompt inside attention (NASA, NAG) keeps out of images at cfg 1, and what it costs:
+`python dev.py bench nasa`."""
 
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from ..demo.world.judge import Found
 from ..demo.world.scenes import COLOURS, FLOORS, SHAPES, Scenes
 from ..demo.world.vocabulary import NAMES
 from ..nodes.nasa import NASA
+from . import FAMILIES
 from ._demo import Demo, found_in
 from ._nodes import run_node
 from ._table import print_row
@@ -118,7 +121,7 @@ def _cost(family: str) -> None:
 
 def removal(families: list[str]) -> None:
     print(
-        f"\nNegative prompts inside attention: {COUNT} captions of one solid that leave one thing open, euler, cfg "
+        f"Negative prompts inside attention: {COUNT} captions of one solid that leave one thing open, euler, cfg "
         f"1, the "
         "same noise. Change in points, with its 95 % bootstrap interval. Rest: what the caption names is right.\n"
     )
@@ -137,3 +140,12 @@ def removal(families: list[str]) -> None:
     print("| model | none | CFG | NASA | NAG |\n|---|---|---|---|---|")
     for family in families:
         _cost(family)
+
+
+def main() -> None:
+    with torch.inference_mode():
+        removal(FAMILIES)
+
+
+if __name__ == "__main__":
+    main()
