@@ -302,7 +302,7 @@ COMMANDS = {
     "demo": "start ComfyUI with this pack, run the demo workflows, save their pictures in output/demo",
     "test": "run the tests; arguments go to pytest",
     "lint": "run ruff; arguments go to `ruff check`",
-    "bench": "run the named benchmarks, or all",
+    "bench": "run the named benchmarks, or all; with --dask ADDRESS or --dask local:N on its workers",
     "python": "run the environment's interpreter, with ComfyUI and this repository importable",
 }
 
@@ -333,6 +333,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parsed, rest
 
 
+def on_workers(rest: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Of the arguments of bench: the workers to run on, if there are any, and the benchmarks."""
+    options = argparse.ArgumentParser(prog="dev.py bench", allow_abbrev=False)
+    options.add_argument("--dask", metavar="ADDRESS")
+    options.add_argument("names", nargs="*")
+    given = options.parse_args(rest)
+    return given.dask, benchmarks(given.names)
+
+
 def benchmarks(names: Sequence[str]) -> Sequence[str]:
     """The benchmarks to run: those named, or all."""
     known = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
@@ -345,7 +354,7 @@ def benchmarks(names: Sequence[str]) -> Sequence[str]:
 
 def main(arguments: Sequence[str]) -> int:
     options, rest = parse(arguments)
-    names = benchmarks(rest) if options.command == "bench" else ()
+    dask, names = on_workers(rest) if options.command == "bench" else (None, ())
     python = environment(options.fresh)
     host_root = checkout(options.comfyui) if options.comfyui else host(options.host, python, options.fresh)
     environ = variables(host_root)
@@ -358,6 +367,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "python":
         return run([python, *rest], env=environ)
     if options.command == "bench":
+        if dask:
+            return run([python, "-m", "guidekit.benchmarks._farm", "--dask", dask, *names], env=environ, cwd=ROOT)
         return max(run([python, "-m", f"guidekit.benchmarks.{name}"], env=environ, cwd=ROOT) for name in names)
     command = {
         "demo": [python, "-m", "guidekit.demo.run"],

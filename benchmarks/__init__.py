@@ -5,4 +5,5 @@ import sys
 if "folder_paths" not in sys.modules:  # else who imports a part of a benchmark has the host with folders already
     from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
 
-FAMILIES = sys.argv[1:] or ["unet", "dit"]  # python dev.py python -m guidekit.benchmarks.NAME unet
+KNOWN_FAMILIES = ["unet", "dit"]
+FAMILIES = sys.argv[1:] or KNOWN_FAMILIES  # python dev.py python -m guidekit.benchmarks.NAME unet

@@ -96,8 +96,15 @@ class Results:
         """After each row, so that a run that is stopped leaves what it has."""
         if folder := os.environ.get("OUT"):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "device.json").write_text(json.dumps(self.found, indent=1), "utf-8")
-            (Path(folder) / "device.md").write_text(tables(self.found), "utf-8")
+            _replace(Path(folder) / "device.json", json.dumps(self.found, indent=1))
+            _replace(Path(folder) / "device.md", tables(self.found))
+
+
+def _replace(path: Path, text: str) -> None:
+    """At no time is there half a file."""
+    new = path.with_suffix(".new")
+    new.write_text(text, "utf-8")
+    new.replace(path)
 
 
 def ruled(header: str) -> str:

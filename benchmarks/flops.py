@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,11 +48,14 @@ def _without_values(value: Any) -> Any:
     return value
 
 
-def _network_without_values(executor, x: Tensor, *args, **kwargs) -> Tensor:
-    """A wrapper: what the network gives is zeros, without computing it."""
-    rest = map(_without_values, args)
-    out = executor(_without_values(x), *rest, **{name: _without_values(value) for name, value in kwargs.items()})
-    return torch.zeros(out.shape, dtype=x.dtype)
+def _takes_no_values(_network: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """A hook before the network."""
+    return _without_values(args), {name: _without_values(value) for name, value in kwargs.items()}
+
+
+def _gives_zeros(_network: nn.Module, _args: tuple, out: Tensor) -> Tensor:
+    """A hook behind it."""
+    return torch.zeros(out.shape, dtype=out.dtype)
 
 
 def without_weights(network: Network) -> ModelPatcher:
@@ -68,7 +70,8 @@ def without_weights(network: Network) -> ModelPatcher:
             setattr(module, name, torch.zeros((), dtype=buffer.dtype).expand(buffer.shape))
     model.load_device = model.offload_device = cpu
     model.model_options["transformer_options"]["optimized_attention_override"] = plain_attention
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "without values", _network_without_values)
+    model.model.diffusion_model.register_forward_pre_hook(_takes_no_values, with_kwargs=True)
+    model.model.diffusion_model.register_forward_hook(_gives_zeros)
     return model
 
 

@@ -93,7 +93,7 @@ class Ddim:
         return self.data.spread(self.noise, self.sigmas)
 
     def _walk(self, scenes: Scenes, x: Tensor, backwards: bool) -> Tensor:
-        class Walk(comfy.samplers.Sampler):
+        class ScheduleSampler(comfy.samplers.Sampler):
             def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
                 levels, x = sigmas.tolist(), noise
                 pairs = list(zip(levels, levels[1:]))
@@ -106,7 +106,7 @@ class Ddim:
         guider = self.data.guider(scenes)
         raw = model.process_latent_in(x)
         # The result passes process_latent_out.
-        return guider.sample(raw, torch.zeros_like(raw), Walk(), self.sigmas, disable_pbar=True, seed=0)
+        return guider.sample(raw, torch.zeros_like(raw), ScheduleSampler(), self.sigmas, disable_pbar=True, seed=0)
 
 
 class Replay:

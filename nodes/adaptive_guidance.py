@@ -82,7 +82,7 @@ class _Latch(ScaleChange):
         if has_one_scale(run.guider) and (cosines := self._cosines(run)):
             if max(cosines.values()) < self.threshold:
                 return f"the predictions never agreed to {self.threshold:g} ({self.space}). {self._told(run)}"
-            if not run.memory(self).read():
+            if not self._crossed(run):
                 return f"the predictions agreed too late to save anything (warm_up {self.warm_up}). {self._told(run)}"
         if run.prompts.has_guided and not has_one_scale(run.guider):
             return why_not_one_scale(run.guider)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.guidance.elucd import objective, push, strength
+from ..samplers.guidance.elucd import guidance_update, objective, strength
 from .host.classifiers.decode import Decoder, vae_input
 from .host.classifiers.gradient import PictureGradient
 from .host.classifiers.image import ImageClassifier
@@ -49,7 +49,7 @@ class _EluCD:
             run.notes[self] = PictureGradient(run, self.decoder, self.classifier)
         cond = args["cond_denoised"]
         gradient = run.notes[self](cond, self.beta, self._objective)
-        return push(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.sigma_at)))
+        return guidance_update(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.sigma_at)))
 
     def _objective(self, logits: Tensor) -> Tensor:
         return objective(logits, self.target, self.tau_1, self.tau_2)

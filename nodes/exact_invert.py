@@ -9,7 +9,7 @@ from ..samplers.inversion.reversible import Method, Pair, check_falling, unchang
 from .host.inputs import checked, fit_latent
 from .host.inversion.exact import ToNoise
 from .host.inversion.exact_state import METHODS, Inverted, method_of
-from .host.inversion.sampler import check_unmasked, run_walk
+from .host.inversion.sampler import check_unmasked, sample_schedule
 from .host.run.fingerprint import describe_model
 from .host.run.messages import node_id_of, tell
 
@@ -100,7 +100,7 @@ class ExactInvert(io.ComfyNode):
         inverter, sigmas = _plan(sigmas, method, p, gamma, model.get_model_object("model_sampling"))
         kept = _Trajectory() if keep_trajectory else None
         raw = model.model.process_latent_in(samples.double())
-        pair = run_walk(guider, ToNoise(inverter, (raw,), kept or unchanged), sigmas, samples)
+        pair = sample_schedule(guider, ToNoise(inverter, (raw,), kept or unchanged), sigmas, samples)
         shown = model.model.process_latent_out(pair.x).float()
         trajectory = kept.stacked() if kept else None
         state = Inverted(sigmas, describe_model(model), samples, shown, pair, method, p, gamma, trajectory)

@@ -8,7 +8,7 @@ from ..samplers.inversion.reversible import Pair, unchanged
 from .host.inputs import checked
 from .host.inversion.exact import FromNoise
 from .host.inversion.exact_state import Inverted
-from .host.inversion.sampler import run_walk
+from .host.inversion.sampler import sample_schedule
 
 
 class ExactSample(io.ComfyNode):
@@ -42,8 +42,8 @@ class ExactSample(io.ComfyNode):
         model = guider.model_patcher
         state = Inverted.of(inverted, model)
         after = unchanged if mask is None else _Outside(state, mask)
-        walk = FromNoise(state.make_method(), state.pair, after)
-        pair = run_walk(guider, walk, state.sigmas, state.picture)
+        sampler = FromNoise(state.make_method(), state.pair, after)
+        pair = sample_schedule(guider, sampler, state.sigmas, state.picture)
         return io.NodeOutput({"samples": model.model.process_latent_out(pair.x).float()})
 
 

@@ -14,8 +14,8 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.guidance.gfcg import MEASURES, push
-from .host.classifiers.confusion import Confusion, Said, said
+from ..samplers.guidance.gfcg import MEASURES, guidance_update
+from .host.classifiers.confusion import Confusion, Verdict, verdict
 from .host.classifiers.decode import Decoder, vae_input
 from .host.classifiers.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.inputs import check_prompt_for, checked
@@ -61,7 +61,7 @@ class _GFCG:
         self.confusion.decoder.check(run, LABEL)
         guider.conds |= self.references.prompts()
 
-    def look(self, run: Run, denoised: Tensor) -> tuple[Said, list[int]]:
+    def look(self, run: Run, denoised: Tensor) -> tuple[Verdict, list[int]]:
         """What the classifier says of this step, and the prompt that each image is led away from, 0 for none. With
         use_previous_step the prompts are those that the step before has found, and the verdict is on them."""
         now = self.confusion(run, denoised)
@@ -71,7 +71,7 @@ class _GFCG:
         run.memory(self).write(now)
         if not chosen:
             return now, [0] * len(denoised)
-        return said(now.p, self.confusion.measure, before.reference), chosen
+        return verdict(now.p, self.confusion.measure, before.reference), chosen
 
     def lags(self, run: Run) -> bool:
         """Also beside EasyCache, which wraps the network itself: a candidate that is evaluated in a call of its own
@@ -120,7 +120,7 @@ class _Add(_GFCG, Branch):
             reference, evaluations = self.references.predict(run, args, _filled(chosen))
         self.note(run, chosen, evaluations)
         strength = self.scale * said.confusion * torch.tensor(chosen).bool()
-        return push(cond, reference, strength)
+        return guidance_update(cond, reference, strength)
 
 
 @dataclass(frozen=True, eq=False)

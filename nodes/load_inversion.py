@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from .host.files import folders as files
 from .host.inputs import checked
 from .host.inversion.exact_state import Inverted
-from .host.inversion.latent_state import Carried
+from .host.inversion.latent_state import InversionState
 from .host.inversion.trajectory import Trajectory
 
-_KINDS: tuple[type[Carried], ...] = (Inverted, Trajectory)
-_REQUIRED = Carried.tensors
+_KINDS: tuple[type[InversionState], ...] = (Inverted, Trajectory)
+_REQUIRED = InversionState.tensors
 _OTHERS = tuple(name for kind in _KINDS for name in (*kind.tensors, *kind.optional) if name not in _REQUIRED)
 
 

@@ -13,7 +13,7 @@ from .host.inputs import checked, fit_latent
 from .host.inputs.shared import blocks_input, range_inputs, validate_range
 from .host.network.block_selection import choose_blocks, usually_merged
 from .host.network.families import family_of
-from .host.network.reference_row import NOISE, Rider, add_rider
+from .host.network.reference_row import NOISE, ReferenceRow, add_reference_row
 from .host.run import Run
 from .host.run.chunks import Chunk
 from .host.run.messages import node_id_of
@@ -53,7 +53,7 @@ class _Merged:
     positive_only: bool
     fine_only: bool
     steps: _Steps
-    rider: Rider | None
+    rider: ReferenceRow | None
     node_id: str | None
 
     label = "Negative Token Merging (NegToMe)"
@@ -239,8 +239,8 @@ class NegToMe(io.ComfyNode):
         positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:
             samples = fit_latent(model, latent["samples"], "latent")
-            rider = Rider(samples[:1], reference_noise, when, not positive_only)
-            add_rider(model, rider)
+            rider = ReferenceRow(samples[:1], reference_noise, when, not positive_only)
+            add_reference_row(model, rider)
         fine_only = not blocks.strip() and family_of(model).name == "UNet"
         settings = (reference, alpha, threshold, matching, mask, positive_only, fine_only, when, rider)
         change_attention_output(model, chosen, _Merged(*settings, node_id_of(cls)))

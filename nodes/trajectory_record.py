@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..samplers.inversion.reversible import check_falling
 from .host.inputs import checked, fit_latent
-from .host.inversion.sampler import check_unmasked, run_walk
+from .host.inversion.sampler import check_unmasked, sample_schedule
 from .host.inversion.trajectory import Recorder, Trajectory
 from .host.run.fingerprint import describe_model
 
@@ -56,7 +56,7 @@ class TrajectoryRecord(io.ComfyNode):
             raise ValueError(f"The latent has {len(samples)} pictures. Give one (Latent From Batch).")
         check_falling(sigmas.tolist())
         raw = model.model.process_latent_in(samples.float())
-        latents = run_walk(guider, Recorder(raw), sigmas, samples)
+        latents = sample_schedule(guider, Recorder(raw), sigmas, samples)
         shown = model.model.process_latent_out(latents[0])
         state = Trajectory(sigmas, describe_model(model), samples, shown, latents)
         return io.NodeOutput(state.latent())

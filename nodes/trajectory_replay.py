@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host.inputs import check_prompt_for, checked
 from .host.inversion.rows import with_first_prompt
-from .host.inversion.sampler import run_walk
+from .host.inversion.sampler import sample_schedule
 from .host.inversion.trajectory import Replayer, Trajectory
 
 
@@ -48,6 +48,6 @@ class TrajectoryReplay(io.ComfyNode):
             check_prompt_for(model, source_prompt, "source_prompt")
             guider = with_first_prompt(guider, source_prompt)
         picture = state.picture.repeat(2, *[1] * (state.picture.dim() - 1))
-        batch = run_walk(guider, Replayer(state.latents), state.sigmas, picture)
+        batch = sample_schedule(guider, Replayer(state.latents), state.sigmas, picture)
         batch = model.model.process_latent_out(batch)
         return io.NodeOutput({"samples": batch[1:]}, {"samples": batch[:1]})

@@ -216,7 +216,7 @@ class Cluster:
         patience: float,
     ) -> None:
         self._address = address
-        self._count = _local(address)
+        self._count = local_workers(address)
         self._patience = patience
         path = str(Path(comfyui).resolve() if self._count else comfyui) if comfyui else None
         self._owner = Owner(path, arguments, urls, _gpus() if self._count else 1)
@@ -396,7 +396,7 @@ class ClusterRun:
             await asyncio.sleep(1)
 
 
-def _local(address: str) -> int:
+def local_workers(address: str) -> int:
     """How many workers `local:N` asks for; 0 if it is something else."""
     if not address.startswith("local"):
         return 0

@@ -36,7 +36,7 @@ def strength(scale: float, progress: float, kappa: float = KAPPA) -> float:
     return scale * (1 - progress + kappa * math.sin(math.pi * progress))
 
 
-def push(denoised: Tensor, gradient: Tensor, strength: float) -> Tensor:
+def guidance_update(denoised: Tensor, gradient: Tensor, strength: float) -> Tensor:
     """What is added to the guided prediction: of each sample `strength` times its rms, in the direction of its
     gradient; nothing where that is zero or not finite."""
     size = rms(gradient)

@@ -60,6 +60,6 @@ def confusion(p: Tensor, k: Tensor, measure: str = "miss") -> Tensor:
     return MEASURES[measure](p, k).clamp(0, 1)
 
 
-def push(cond: Tensor, reference: Tensor, strength: Tensor) -> Tensor:
+def guidance_update(cond: Tensor, reference: Tensor, strength: Tensor) -> Tensor:
     """strength (D_c - D_k): what is added to the guided prediction; `strength` is [B]."""
     return sent(strength, cond.device, cond.dtype).reshape(-1, *[1] * (cond.ndim - 1)) * (cond - reference)

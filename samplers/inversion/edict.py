@@ -42,22 +42,22 @@ class Edict:
             raise ValueError(f"p is {self.p:g}. It lies above 0 and is at most 1; the paper uses 0.93.")
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        return Pair(levels.snap(x), levels.snap(x))
+        return Pair(levels.quantize(x), levels.quantize(x))
 
-    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]
         u = list(pair)
         a, b = i % 2, 1 - i % 2  # counted from the noisy end in both directions, or odd numbers of steps do not invert
-        u[a] = u[a] + levels.snap(h * f(u[b], levels.sigmas[i]))
-        u[b] = u[b] + levels.snap(h * self._second(f, u[a], levels, i))
-        return self._mixed(*u, levels.snap)
+        u[a] = u[a] + levels.quantize(h * f(u[b], levels.sigmas[i]))
+        u[b] = u[b] + levels.quantize(h * self._second(f, u[a], levels, i))
+        return self._mixed(*u, levels.quantize)
 
-    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]
-        u = list(self._unmixed(*pair, levels.snap))
+        u = list(self._unmixed(*pair, levels.quantize))
         a, b = i % 2, 1 - i % 2
-        u[b] = u[b] - levels.snap(h * self._second(f, u[a], levels, i))
-        u[a] = u[a] - levels.snap(h * f(u[b], levels.sigmas[i]))
+        u[b] = u[b] - levels.quantize(h * self._second(f, u[a], levels, i))
+        u[a] = u[a] - levels.quantize(h * f(u[b], levels.sigmas[i]))
         return Pair(*u)
 
     def _second(self, f: Drift, v: Tensor, levels: Levels, i: int) -> Tensor:
@@ -66,10 +66,10 @@ class Edict:
             return f(v, target if target > 0 else sigma)
         return f(levels.scale(target) / levels.scale(sigma) * v, sigma)
 
-    def _mixed(self, x: Tensor, y: Tensor, snap: Callable[[Tensor], Tensor]) -> Pair:
-        x = snap(self.p * x + (1 - self.p) * y)
-        return Pair(x, snap(self.p * y + (1 - self.p) * x))
+    def _mixed(self, x: Tensor, y: Tensor, quantize: Callable[[Tensor], Tensor]) -> Pair:
+        x = quantize(self.p * x + (1 - self.p) * y)
+        return Pair(x, quantize(self.p * y + (1 - self.p) * x))
 
-    def _unmixed(self, x: Tensor, y: Tensor, snap: Callable[[Tensor], Tensor]) -> Pair:
-        y = snap((y - (1 - self.p) * x) / self.p)
-        return Pair(snap((x - (1 - self.p) * y) / self.p), y)
+    def _unmixed(self, x: Tensor, y: Tensor, quantize: Callable[[Tensor], Tensor]) -> Pair:
+        y = quantize((y - (1 - self.p) * x) / self.p)
+        return Pair(quantize((x - (1 - self.p) * y) / self.p), y)

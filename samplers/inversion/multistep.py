@@ -22,21 +22,21 @@ class TwoLevels:
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
         before, last = levels.sigmas[-2:]
-        snap = self._snap(levels)
-        x = snap(x)
-        return Pair(x, snap(x + (before - last) * f(x, before)))
+        quantize = self._quantize(levels)
+        x = quantize(x)
+        return Pair(x, quantize(x + (before - last) * f(x, before)))
 
-    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         k, c = self.coefficients(levels, i)
-        snap = self._snap(levels)
-        return Pair(snap(k * pair.y) + snap((1 - k) * pair.x + c * f(pair.x, levels.sigmas[i])), pair.x)
+        quantize = self._quantize(levels)
+        return Pair(quantize(k * pair.y) + quantize((1 - k) * pair.x + c * f(pair.x, levels.sigmas[i])), pair.x)
 
-    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         k, c = self.coefficients(levels, i)
-        snap = self._snap(levels)
-        return Pair(pair.y, snap((pair.x - snap((1 - k) * pair.y + c * f(pair.y, levels.sigmas[i]))) / k))
+        quantize = self._quantize(levels)
+        return Pair(pair.y, quantize((pair.x - quantize((1 - k) * pair.y + c * f(pair.y, levels.sigmas[i]))) / k))
 
-    def _snap(self, levels: Levels) -> Callable[[Tensor], Tensor]:
-        """Multiples of the unit come back where no step makes latents longer."""
+    def _quantize(self, levels: Levels) -> Callable[[Tensor], Tensor]:
+        """Multiples of the quantum come back where no step makes latents longer."""
         shortens = all(self.coefficients(levels, i)[0] <= 1 for i in range(1, levels.steps))
-        return levels.snap if shortens else lambda x: x
+        return levels.quantize if shortens else lambda x: x

@@ -35,15 +35,14 @@ class Levels:
     """Falling noise levels sigma_0 > ... > sigma_N of a generation. `scale(sigma)`: the factor with which the network
     takes its input: 1 / sqrt(1 + sigma^2) in variance-preserving models, 1 in flows.
 
-    `unit`: if not 0, latents are multiples of it. What a step undone makes longer, the step then makes as much shorter
-    and rounds to where it was: from a picture to noise and back nothing is left of rounding, and the network is asked
-    the very same questions. It has to be well above the rounding of the latents. The other way, from noise to a picture
-    and back, the unit is lost.
+    `quantum`: if not 0, latents are kept at multiples of it, well above the rounding of their precision. Each step of
+    an inversion is then undone to the bit: from an image to noise and back, the network is evaluated at exactly the
+    same points. In the other direction, from noise to an image and back, what lies below the quantum is lost.
     """
 
     sigmas: tuple[float, ...]
     scale: Callable[[float], float]
-    unit: float = 0.0
+    quantum: float = 0.0
 
     def __post_init__(self):
         check_falling(self.sigmas)
@@ -52,9 +51,9 @@ class Levels:
     def steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def snap(self, x: Tensor) -> Tensor:
-        """The nearest multiples of the unit."""
-        return (x / self.unit).round() * self.unit if self.unit else x
+    def quantize(self, x: Tensor) -> Tensor:
+        """The nearest multiples of the quantum."""
+        return (x / self.quantum).round() * self.quantum if self.quantum else x
 
 
 After = Callable[[int, Pair], Pair]
@@ -81,11 +80,11 @@ class Method(Protocol):
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
         """The state at the clean end, of a picture."""
 
-    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         """From level i to level i + 1."""
 
-    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
-        """The inverse of `forward`."""
+    def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+        """The inverse of `sample_step`."""
 
 
 def sample(
@@ -95,7 +94,7 @@ def sample(
     `before(i)` is told that f is asked for step i from now on."""
     for i in range(method.first, levels.steps):
         before(i)
-        pair = after(i + 1, method.forward(f, pair, levels, i))
+        pair = after(i + 1, method.sample_step(f, pair, levels, i))
     return pair
 
 
@@ -112,5 +111,5 @@ def invert(
     pair = after(levels.steps, method.clean(f, x, levels))
     for i in reversed(range(method.first, levels.steps)):
         before(i)
-        pair = after(i, method.backward(f, pair, levels, i))
+        pair = after(i, method.invert_step(f, pair, levels, i))
     return pair

@@ -28,22 +28,22 @@ class Rex:
             raise ValueError(f"zeta is {self.zeta:g}. It lies above 0 and is at most 1; the paper uses 0.999.")
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        return Pair(levels.snap(x), levels.snap(x))
+        return Pair(levels.quantize(x), levels.quantize(x))
 
-    def forward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         sigma, target = levels.sigmas[i : i + 2]
-        keep, snap = target / sigma, levels.snap
-        x = snap(keep * (self.zeta * pair.x + (1 - self.zeta) * pair.y)) + snap(
+        keep, quantize = target / sigma, levels.quantize
+        x = quantize(keep * (self.zeta * pair.x + (1 - self.zeta) * pair.y)) + quantize(
             (1 - keep) * _denoised(f, pair.y, sigma)
         )
-        return Pair(x, snap(keep * pair.y) + snap((1 - keep) * _denoised(f, x, target)))
+        return Pair(x, quantize(keep * pair.y) + quantize((1 - keep) * _denoised(f, x, target)))
 
-    def backward(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
+    def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         sigma, target = levels.sigmas[i : i + 2]
-        keep, snap = target / sigma, levels.snap
-        y = snap((pair.y - snap((1 - keep) * _denoised(f, pair.x, target))) / keep)
-        mixed = (pair.x - snap((1 - keep) * _denoised(f, y, sigma))) / keep
-        return Pair(snap((mixed - (1 - self.zeta) * y) / self.zeta), y)
+        keep, quantize = target / sigma, levels.quantize
+        y = quantize((pair.y - quantize((1 - keep) * _denoised(f, pair.x, target))) / keep)
+        mixed = (pair.x - quantize((1 - keep) * _denoised(f, y, sigma))) / keep
+        return Pair(quantize((mixed - (1 - self.zeta) * y) / self.zeta), y)
 
 
 def _denoised(f: Drift, x: Tensor, sigma: float) -> Tensor:

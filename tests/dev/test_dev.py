@@ -159,6 +159,13 @@ def test_mistakes_are_refused(arguments: list[str]) -> None:
     assert stopped.value.code == 2
 
 
+def test_benchmarks_run_here_or_on_workers() -> None:
+    assert dev.on_workers(["apg", "cost"]) == (None, ["apg", "cost"])
+    assert dev.on_workers(["apg", "--dask", "local:2"]) == ("local:2", ["apg"])
+    with pytest.raises(SystemExit, match="no such benchmark: nothing"):
+        dev.on_workers(["nothing"])
+
+
 def test_unknown_benchmark_is_refused() -> None:
     with pytest.raises(SystemExit, match="no such benchmark: nothing"):
         dev.benchmarks(["nothing"])

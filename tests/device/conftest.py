@@ -1,8 +1,14 @@
 """The most telling tests come first. What is computed in float32 is: no TF32."""
 
+import os
 import signal
 import time
 from pathlib import Path
+
+if "GUIDEKIT_DYNAMIC_VRAM" in os.environ:  # before the host: its modules bind the library when they are imported
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()
 
 import comfy.model_management
 import pytest

@@ -115,7 +115,9 @@ def _fill_large(dtype: torch.dtype, network: nn.Module, weight: Weight) -> None:
         if value.ndim == 2 and (rows := _rows_of_values(network, name, value)) is not None:
             usual = 4 * 0.05 * value.shape[1] ** 0.5  # four standard deviations
             value[rows] *= 2.0 ** round(math.log2(_LARGE / usual))
-        parameter.data = value.to(parameter.dtype)
+        elif name.endswith("to_out.0.weight"):
+            value *= 2.0**-6  # UNets do not normalise their sum of blocks, which is to stay within float16
+        parameter.data = value.to(dtype).to(parameter.dtype)
 
 
 def _rows_of_values(network: nn.Module, name: str, weight: Tensor) -> slice | None:

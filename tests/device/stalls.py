@@ -82,6 +82,8 @@ class _Simulated(TorchFunctionMode):
         out = func(*args, **kwargs)
         if name in _READS and not here:
             self._waits.note()
+        if name == "Tensor.__getitem__" and any(isinstance(each, list) for each in _whole(args[1])):
+            self._waits.note()  # places in a list are sent first
         if name == "Tensor.to" and getattr(args[0], "_of_processor", False) and _is_moved(args[1:], kwargs):
             here = False
             if not _called_from("sending.py"):
@@ -105,6 +107,10 @@ def _flat(value: Any) -> Iterator[Any]:
         yield from _flat(tuple(value.values()))
     else:
         yield value
+
+
+def _whole(index: Any) -> tuple:
+    return index if isinstance(index, tuple) else (index,)
 
 
 def _is_moved(args: tuple, kwargs: dict) -> bool:

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from guidekit.nodes.elucd import EluCD
 from guidekit.tests.device.layers import large
 from guidekit.tests.device.machine import (
     DEVICE,
     FAMILIES,
+    GPU,
     HALVES,
     SLACK,
     bound,
@@ -59,7 +61,13 @@ def test_right_in_half_precision(product, family, dtype, monkeypatch):
     assert torch.isfinite(found).all()
     off = error(found, wanted)
     assert off < limit, f"off by {off:.1e} from float32, allowed {limit:.1e}"
-    assert torch.equal(sample(model, family), found), "another result the second time"
+    again = sample(model, family)
+    if GPU and product.node is EluCD:
+        # CUDA adds up the gradient of resized pictures in whatever order its threads come: in float32, but the network
+        # then rounds other numbers to the type.
+        assert error(again, found) < limit, f"off by {error(again, found):.1e} the second time, allowed {limit:.1e}"
+    else:
+        assert torch.equal(again, found), "another result the second time"
     monkeypatch.setattr(type(model), "get_free_memory", lambda self, device: 0)
     off = error(sample(model, family), found)
     assert off < limit, f"split by memory off by {off:.1e} from whole, allowed {limit:.1e}"
@@ -77,7 +85,9 @@ def test_activations_of_ten_thousand(product, family, dtype):
 
     model = tiny.model(sized(family), kind=kind)
     model.model_options["transformer_options"]["optimized_attention_override"] = look
-    own = error(sample(model, family), sample(tiny.model(sized(family), kind=exact), family))
+    usual = sample(model, family)
+    assert torch.isfinite(usual).all(), "the network itself overflows"
+    own = error(usual, sample(tiny.model(sized(family), kind=exact), family))
     assert max(seen) > 1e4, f"the largest value is {max(seen):.0f}"
     found = sample(product.apply(tiny.model(sized(family), kind=kind)), family)
     wanted = sample(product.apply(tiny.model(sized(family), kind=exact)), family)

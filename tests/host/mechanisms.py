@@ -2,7 +2,7 @@
 
 from comfy.model_patcher import ModelPatcher
 
-from guidekit.nodes.host.predictions.corrections import _Look
+from guidekit.nodes.host.predictions.corrections import _Observe
 from guidekit.nodes.host.predictions.per_sample_prompts import References
 from guidekit.nodes.host.run import KEY, techniques_of
 from guidekit.nodes.host.run.loaded_beside import loaded_beside
@@ -18,7 +18,7 @@ def attached(model: ModelPatcher) -> set[str]:
     if any(getattr(branch, "resumes", False) for branch in kinds.get("branches", [])):
         found = found - {"branches"} | {"resumed branches"}
     seen = {
-        "observer": any(isinstance(function, _Look) for function in after_cfg),
+        "observer": any(isinstance(function, _Observe) for function in after_cfg),
         "models": bool(seconds),
         "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
         "loaded beside": bool(loaded_beside(model)),

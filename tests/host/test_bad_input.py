@@ -196,7 +196,7 @@ def test_whole_noise_levels_are_levels():
 def test_masks_of_other_ranks(shape):
     """The left half may change; in the right one the image is as it was."""
     given = right(ExactSample) | {"guider": right(ExactInvert)["guider"], "mask": torch.ones(shape).bool()}
-    given["guider"].set_conds(encode("a small green star"), encode(""))
+    given["guider"].set_conds(encode("a small green ball"), encode(""))
     given["mask"][..., 4:] = False
     found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].picture
     assert torch.allclose(found[..., 4:], before[..., 4:], atol=1e-5)

@@ -29,7 +29,7 @@ def replayed(model, family, state, source_prompt=None, **about):
 def ddim(model, family, state, **about):
     """Plain Euler from the recorded noise."""
 
-    class Walk(comfy.samplers.Sampler):
+    class ScheduleSampler(comfy.samplers.Sampler):
         def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
             x = noise
             for sigma, target in zip(sigmas.tolist(), sigmas.tolist()[1:]):
@@ -38,7 +38,9 @@ def ddim(model, family, state, **about):
             return x
 
     raw, levels = state["guidekit_inversion"].latents[0], state["guidekit_inversion"].sigmas
-    return guider(model, family, **about).sample(raw, torch.zeros_like(raw), Walk(), levels, disable_pbar=True, seed=0)
+    return guider(model, family, **about).sample(
+        raw, torch.zeros_like(raw), ScheduleSampler(), levels, disable_pbar=True, seed=0
+    )
 
 
 def pulled(model):
@@ -66,7 +68,7 @@ def test_recording_is_ddim_inversion(family):
     model = tiny.model(family)
     state = recorded(model, family)["guidekit_inversion"]
 
-    class Walk(comfy.samplers.Sampler):
+    class ScheduleSampler(comfy.samplers.Sampler):
         def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
             levels, x = sigmas.tolist(), noise
             for sigma, clean in reversed(list(zip(levels, levels[1:]))):
@@ -76,7 +78,7 @@ def test_recording_is_ddim_inversion(family):
 
     raw = model.model.process_latent_in(picture(family))
     noise = guider(model, family, cfg=1.0).sample(
-        raw, torch.zeros_like(raw), Walk(), sigmas(model, 6), disable_pbar=True, seed=0
+        raw, torch.zeros_like(raw), ScheduleSampler(), sigmas(model, 6), disable_pbar=True, seed=0
     )
     assert probes.distance(model.model.process_latent_out(state.latents[0]), noise) < 1e-5
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from guidekit.samplers.guidance.elucd import objective, push, strength
+from guidekit.samplers.guidance.elucd import guidance_update, objective, strength
 from guidekit.samplers.reductions import rms
 from guidekit.tests.maths.problems import latents
 
@@ -68,11 +68,11 @@ def test_the_schedule():
 def test_the_size_is_the_sample_s_own(shape):
     """Whatever the classifier's scale."""
     denoised, g = latents(shape, 1), latents(shape, 2)
-    found = push(denoised, g, 0.05)
+    found = guidance_update(denoised, g, 0.05)
     assert torch.allclose(rms(found), 0.05 * rms(denoised))
-    assert torch.allclose(push(denoised, 10 * g, 0.05), found)
+    assert torch.allclose(guidance_update(denoised, 10 * g, 0.05), found)
     for i in range(3):
-        assert torch.allclose(push(denoised[i : i + 1], g[i : i + 1], 0.05), found[i : i + 1])
+        assert torch.allclose(guidance_update(denoised[i : i + 1], g[i : i + 1], 0.05), found[i : i + 1])
         along = torch.nn.functional.cosine_similarity(found[i].flatten(), g[i].flatten(), dim=0)
         assert along.item() == pytest.approx(1.0)
 
@@ -81,7 +81,7 @@ def test_the_size_is_the_sample_s_own(shape):
 def test_no_direction(value):
     denoised, g = latents((3, 4, 10), 1), latents((3, 4, 10), 2)
     g[1] = value
-    found = push(denoised, g, 0.05)
+    found = guidance_update(denoised, g, 0.05)
     assert torch.equal(found[1], torch.zeros_like(found[1]))
-    assert torch.equal(found[[0, 2]], push(denoised, latents((3, 4, 10), 2), 0.05)[[0, 2]])
+    assert torch.equal(found[[0, 2]], guidance_update(denoised, latents((3, 4, 10), 2), 0.05)[[0, 2]])
     assert found.dtype == denoised.dtype

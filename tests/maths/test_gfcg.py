@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from guidekit.samplers.guidance.gfcg import MEASURES, confusion, most_confusing, probabilities, push
+from guidekit.samplers.guidance.gfcg import MEASURES, confusion, guidance_update, most_confusing, probabilities
 from guidekit.tests.maths.problems import latents
 
 
@@ -111,7 +111,7 @@ def test_another_reference_may_be_asked_about():
 @pytest.mark.parametrize("shape", [(3, 4, 10), (3, 4, 6, 5), (3, 4, 3, 5, 2)])
 def test_the_push_is_each_sample_s_own(shape):
     cond, reference, strength = latents(shape, 1), latents(shape, 2), torch.tensor([0.0, 0.5, 2.0])
-    found = push(cond, reference, strength)
+    found = guidance_update(cond, reference, strength)
     for i, s in enumerate(strength.tolist()):
         assert torch.allclose(found[i], s * (cond[i] - reference[i]))
     assert found.dtype == cond.dtype

@@ -103,7 +103,7 @@ def test_there_and_back(name, model, steps, cfg, dtype):
     clean = sample(method, f, pair, levels)
     again = clean
     for i in reversed(range(method.first, levels.steps)):
-        again = method.backward(f, again, levels, i)
+        again = method.invert_step(f, again, levels, i)
     assert max(error(a, b) for a, b in zip(again, pair)) < 1e-9
 
 
@@ -120,7 +120,7 @@ def test_with_a_unit_nothing_is_left_of_rounding(name, model, steps):
 
     exact = levels_for(method, model, steps)
     levels = Levels(exact.sigmas, exact.scale, 2.0**-28)  # Rex makes large numbers of this model
-    x = levels.snap(start())
+    x = levels.quantize(start())
     noise = invert(method, heard, x, levels)
     there = asked[method.first :]
     asked = []
@@ -135,7 +135,7 @@ def test_with_a_unit_nothing_is_left_of_rounding(name, model, steps):
 
 
 def test_no_unit_where_steps_grow():
-    """O-BELM makes latents longer there, and rounding to multiples of a unit would not come back."""
+    """O-BELM makes latents longer there, and rounding to multiples of a quantum would not come back."""
     f, exact = drift("flow", 1.0), schedule("flow", 11)
     levels = Levels(exact.sigmas, exact.scale, 2.0**-20)
     assert error(sample(OBelm(), f, invert(OBelm(), f, start(), levels), levels).x, start()) < 1e-11
@@ -277,11 +277,11 @@ def test_edict_is_the_paper_s(steps):
 @pytest.mark.parametrize("p", [0.5, 0.93, 1.0])
 def test_edict_s_mixing(p):
     """Keeps p u_0 + u_1, and shortens the difference by p^2."""
-    method, (x, y), snap = Edict(p), (latents((3, 12), seed) for seed in (1, 2)), schedule("flow", 2).snap
-    mixed = method._mixed(x, y, snap)
+    method, (x, y), quantize = Edict(p), (latents((3, 12), seed) for seed in (1, 2)), schedule("flow", 2).quantize
+    mixed = method._mixed(x, y, quantize)
     assert torch.allclose(p * mixed.x + mixed.y, p * x + y, rtol=1e-13)
     assert torch.allclose(mixed.x - mixed.y, p**2 * (x - y), rtol=1e-12)
-    assert max(error(a, b) for a, b in zip(method._unmixed(*mixed, snap), (x, y))) < 1e-13
+    assert max(error(a, b) for a, b in zip(method._unmixed(*mixed, quantize), (x, y))) < 1e-13
 
 
 def test_edict_without_a_drift_stays():
@@ -321,7 +321,7 @@ def test_bdia_is_the_paper_s(gamma):
     for i in range(1, 6):
         z_p, z_t, eps = alpha[i - 1] * x_p, alpha[i] * x_t, f(x_t, sigmas[i])
         wanted = gamma * z_p - gamma * ddim(z_t, i, i - 1, eps) + ddim(z_t, i, i + 1, eps)
-        found = Bdia(gamma).forward(f, Pair(x_t, x_p), levels, i)
+        found = Bdia(gamma).sample_step(f, Pair(x_t, x_p), levels, i)
         assert error(found.x, wanted / alpha[i + 1]) < 1e-12
         assert found.y is x_t
 
@@ -365,7 +365,7 @@ def test_rex_with_nothing_mixed_is_two_interleaved_eulers():
 
 
 def test_rex_mixes_a_little_of_the_second():
-    pair = Rex(0.9).forward(
+    pair = Rex(0.9).sample_step(
         lambda v, sigma: torch.zeros_like(v), Pair(start(), 2 * start()), schedule("flow", 4, 0.01), 1
     )
     # Without a drift D is x: x' = keep (zeta x + (1 - zeta) y) + (1 - keep) y.

@@ -45,7 +45,8 @@ def test_a_worker_is_killed(arguments, tmp_path):
     summaries = []
     running = threading.Thread(target=lambda: summaries.append(sweep.run()))
     running.start()
-    wait_for(lambda: finished(out) == COUNT // 2 and len(set(made(tmp_path))) >= COUNT // 2 + 3, 240)
+    # Every worker is held up at the gate; a job that is free may lie behind one that is not.
+    wait_for(lambda: sum(value > COUNT // 2 for value in set(made(tmp_path))) == 3 and finished(out) > COUNT // 3, 240)
     killed, *others = workers()
     assert len(others) == 2
     lost = killed.children(recursive=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..network.blocks import reach_blocks
 from ..network.families import Block, Counts, family_of, network_of
-from ..network.forward import check_rows, current_forward, watch_forward
+from ..network.forward import check_rows, current_forward, find_forward, watch_forward
 from ..run import Run, attach, attach_hook, current_run
 from .calls import Call, Heads, Placed, Technique, apart_from_network, below_techniques, placed_in, through
 from .unet import hook_into_unet
@@ -94,9 +94,9 @@ class _Override:
                 return self.inner(backend, q, k, v, heads, mask=mask, **kwargs)
             return backend(q, k, v, heads, mask=mask, **kwargs)
 
-        forward = current_forward(options)
+        forward = find_forward(options)
         place = forward.family.current_block(options) if forward is not None else None
-        if place is None:
+        if forward is None or place is None:
             return host(q, k, v, mask, **kwargs)
         if (alone := apart_from_network(options)) is not None:
             apart = Heads(q, k, v, heads, kwargs)

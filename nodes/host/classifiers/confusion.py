@@ -12,7 +12,7 @@ from .labels import Logits
 
 
 @dataclass(frozen=True)
-class Said:
+class Verdict:
     """For each picture: `reference`, the number of the most confusing wrong candidate, and `confusion`, 0..1, both
     [B] on the processor; `p`: [B, candidates], the target first."""
 
@@ -35,7 +35,7 @@ class Confusion:
     temperature: float
     interval: int
 
-    def __call__(self, run: Run, denoised: Tensor) -> Said:
+    def __call__(self, run: Run, denoised: Tensor) -> Verdict:
         if self.interval == 1:
             return self._ask(run, denoised)
         memory = run.memory(self)
@@ -45,17 +45,17 @@ class Confusion:
         memory.write((step, said))
         return said
 
-    def _ask(self, run: Run, denoised: Tensor) -> Said:
+    def _ask(self, run: Run, denoised: Tensor) -> Verdict:
         with torch.no_grad():
             logits = self.logits(self.decoder(run, denoised)).cpu()
         run.notes[self] = run.notes.get(self, 0) + 1
-        return said(probabilities(logits, self.temperature), self.measure, most_confusing(logits))
+        return verdict(probabilities(logits, self.temperature), self.measure, most_confusing(logits))
 
     def asked(self, run: Run) -> int:
         """How many times so far."""
         return run.notes.get(self, 0)
 
 
-def said(p: Tensor, measure: str, reference: Tensor) -> Said:
+def verdict(p: Tensor, measure: str, reference: Tensor) -> Verdict:
     """Of probabilities, with `reference` as the wrong candidate of each picture."""
-    return Said(p, reference, confusion(p, reference, measure))
+    return Verdict(p, reference, confusion(p, reference, measure))

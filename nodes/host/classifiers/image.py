@@ -84,7 +84,8 @@ class _Some:
     index: list[int]
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        return self.classifier.logits(pictures)[:, self.index]
+        logits = self.classifier.logits(pictures)
+        return logits.index_select(1, sent(torch.tensor(self.index), logits.device))
 
 
 def load_classifier(path: Path, labels: str | None = None) -> ImageClassifier:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ....samplers.inversion.reversible import After, Levels, Method, Pair, invert, sample, unchanged
-from .sampler import GuiderDrift, Walk
+from .sampler import GuiderDrift, ScheduleSampler
 
 log = logging.getLogger(__name__)
-_UNIT = 2.0**-36  # of latents in double precision, which are below 2^12, so that their rounding is 2^-41 and less
+_QUANTUM = 2.0**-36  # of latents in double precision, which are below 2^12, so that their rounding is 2^-41 and less
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -23,7 +23,7 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float64
 
 
-class _Exact(Walk):
+class _Exact(ScheduleSampler):
     """Walks from `start`, and finds the pair that the run ends with: raw (as the sampler sees latents), on the
     processor."""
 
@@ -32,11 +32,11 @@ class _Exact(Walk):
     def __init__(self, method: Method, start: tuple[Tensor, ...], after: After = unchanged):
         self.method, self.start, self.after = method, start, after
 
-    def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
+    def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         dtype = precision(device)
-        unit = _UNIT if dtype == torch.float64 else 0.0
+        quantum = _QUANTUM if dtype == torch.float64 else 0.0
         model_sampling = drift.guider.model_patcher.get_model_object("model_sampling")
-        levels = Levels(tuple(sigmas), partial(_input_scale, model_sampling), unit)
+        levels = Levels(tuple(sigmas), partial(_input_scale, model_sampling), quantum)
         pair = self.go(drift, levels, *(part.to(dtype).to(device) for part in self.start))
         self.found = Pair(*(part.cpu() for part in pair))
         return pair.x

@@ -11,7 +11,7 @@ from ....samplers.inversion.edict import Edict, mixing
 from ....samplers.inversion.o_belm import OBelm
 from ....samplers.inversion.reversible import Method, Pair
 from ....samplers.inversion.rex import Rex
-from .latent_state import Carried, check_file, check_shape, number
+from .latent_state import InversionState, check_file, check_shape, number
 
 METHODS = ["edict", "edict own level", "bdia", "o-belm", "rex"]
 
@@ -24,7 +24,7 @@ def method_of(name: str, p: float, gamma: float, steps: int) -> Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Inverted(Carried):
+class Inverted(InversionState):
     """`pair`: raw, as the sampler sees latents; `method` by name, with `p` and `gamma`; `trajectory`: [levels, 2, B,
     ...] if it was kept, from the noisy end, its first entry being `pair`."""
 
@@ -35,7 +35,7 @@ class Inverted(Carried):
     trajectory: Tensor | None
 
     maker: ClassVar[str] = "Exact Inversion"
-    tensors: ClassVar[tuple[str, ...]] = (*Carried.tensors, "x", "y")
+    tensors: ClassVar[tuple[str, ...]] = (*InversionState.tensors, "x", "y")
     optional: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     def make_method(self) -> Method:

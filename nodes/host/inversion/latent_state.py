@@ -14,11 +14,11 @@ from ..run.fingerprint import describe_model
 
 KEY = "guidekit_inversion"
 _LONGEST = 200  # characters of a word in a description
-_Some = TypeVar("_Some", bound="Carried")
+_Some = TypeVar("_Some", bound="InversionState")
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
+class InversionState:
     """`sigmas` of the generation, falling; `model`: of `describe_model`; `picture`: the latent that was inverted, as a
     VAE gives it, which inpainting models look at in both directions; `shown`: the `samples` of the LATENT that carries
     this.
@@ -71,7 +71,7 @@ class Carried:
         raise NotImplementedError
 
 
-def carried(latent: dict, wanted: type[_Some] = Carried) -> _Some:
+def carried(latent: dict, wanted: type[_Some] = InversionState) -> _Some:
     """What a LATENT carries, unchecked. Raises ValueError where that is nothing, or another kind."""
     state = latent.get(KEY)
     if isinstance(state, wanted):
@@ -84,8 +84,8 @@ def carried(latent: dict, wanted: type[_Some] = Carried) -> _Some:
 
 
 def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
-    """The common part of a file, as arguments for a `Carried`. Raises ValueError."""
-    sigmas, picture, latent, model = *(tensors[name] for name in Carried.tensors), description.get("model")
+    """The common part of a file, as arguments for a `InversionState`. Raises ValueError."""
+    sigmas, picture, latent, model = *(tensors[name] for name in InversionState.tensors), description.get("model")
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, and is a list")
     sigmas = sigmas.float()

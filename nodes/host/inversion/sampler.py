@@ -73,7 +73,7 @@ class GuiderDrift:
         return ((self._denoised(x, sigma) - before).norm() <= _SAME * before.norm()).item()
 
 
-class Walk(comfy.samplers.Sampler):
+class ScheduleSampler(comfy.samplers.Sampler):
     """Leaves in `found` what it was sent for. `undoes`: guidance that remembers earlier steps is refused."""
 
     undoes = False
@@ -84,27 +84,27 @@ class Walk(comfy.samplers.Sampler):
     ) -> Tensor:
         levels = sigmas.tolist()
         with comfy.utils.model_trange(self.steps(len(levels) - 1), disable=disable_pbar) as bar:
-            return self.walk(GuiderDrift(guider, extra_args, callback, bar), levels, noise.device)
+            return self.sample_levels(GuiderDrift(guider, extra_args, callback, bar), levels, noise.device)
 
     def steps(self, steps: int) -> int:
         """How many of a schedule's steps are made, for the progress bar."""
         return steps
 
-    def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
+    def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         """Sets `found` and returns the latent that the run ends with."""
         raise NotImplementedError
 
 
-def run_walk(guider, walk: Walk, sigmas: Tensor, latent: Tensor) -> Any:
-    """`walk.found`. `latent`: a picture as a VAE gives it, which inpainting models look at."""
-    if walk.undoes and "easycache" in guider.model_options.get("transformer_options", {}):
+def sample_schedule(guider, sampler: ScheduleSampler, sigmas: Tensor, latent: Tensor) -> Any:
+    """`sampler.found`. `latent`: a picture as a VAE gives it, which inpainting models look at."""
+    if sampler.undoes and "easycache" in guider.model_options.get("transformer_options", {}):
         raise ValueError(
             "EasyCache and LazyCache remember earlier steps, and an inversion goes through them backwards."
         )
     callback = latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1)
     bar = not comfy.utils.PROGRESS_BAR_ENABLED
-    guider.sample(torch.zeros_like(latent), latent, walk, sigmas, callback=callback, disable_pbar=bar, seed=0)
-    return walk.found
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, callback=callback, disable_pbar=bar, seed=0)
+    return sampler.found
 
 
 def check_unmasked(latent: dict) -> None:

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from ....samplers.inversion.direct_inversion import record, replay
-from .latent_state import Carried, check_file, check_shape
-from .sampler import GuiderDrift, Walk
+from .latent_state import InversionState, check_file, check_shape
+from .sampler import GuiderDrift, ScheduleSampler
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory(Carried):
+class Trajectory(InversionState):
     """`latents`: [levels, 1, ...], raw (as the sampler sees them), from the noisy end to the picture."""
 
     latents: Tensor
 
     maker: ClassVar[str] = "Trajectory Record"
-    tensors: ClassVar[tuple[str, ...]] = (*Carried.tensors, "latents")
+    tensors: ClassVar[tuple[str, ...]] = (*InversionState.tensors, "latents")
 
     def to_file(self) -> tuple[dict[str, Tensor], dict]:
         tensors, description = super().to_file()
@@ -31,7 +31,7 @@ class Trajectory(Carried):
         return cls(**common, latents=latents)
 
 
-class Recorder(Walk):
+class Recorder(ScheduleSampler):
     """From `picture`, raw, to noise; finds what `Trajectory.latents` is."""
 
     undoes = True
@@ -39,19 +39,19 @@ class Recorder(Walk):
     def __init__(self, picture: Tensor):
         self.picture = picture
 
-    def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
+    def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         latents = torch.stack(record(drift, self.picture.to(device), sigmas, drift.enter))
         self.found = latents.cpu()
         return latents[0]
 
 
-class Replayer(Walk):
+class Replayer(ScheduleSampler):
     """Goes along `latents` with a batch [source, target], and finds that batch."""
 
     def __init__(self, latents: Tensor):
         self.latents = latents
 
-    def walk(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
+    def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         drift.first_shown = 1
         batch = replay(drift, self.latents.to(device), sigmas, drift.enter)
         self.found = batch.cpu()

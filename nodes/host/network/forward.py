@@ -77,14 +77,19 @@ def watch_forward(model: ModelPatcher) -> None:
     attach_hook(model, _hook)
 
 
-def current_forward(transformer_options: dict) -> Forward | None:
+def find_forward(transformer_options: dict) -> Forward | None:
     """The network call that `transformer_options` belongs to; None in networks that were called in another way."""
     return transformer_options.get(_FORWARD)
 
 
+def current_forward(transformer_options: dict) -> Forward:
+    """The network call that `transformer_options` belongs to, for hooks inside it."""
+    return transformer_options[_FORWARD]
+
+
 def check_rows(transformer_options: dict, rows: int) -> None:
     """Raises ValueError where a hook inside a network call sees other rows than the call was made for."""
-    forward = current_forward(transformer_options)
+    forward = find_forward(transformer_options)
     if forward is not None and rows % forward.rows:  # the frames of a video may be rows inside
         raise ValueError(
             f"A hook of Guidekit inside the network sees {rows} of the {forward.rows} rows of a network call: another "

@@ -29,7 +29,7 @@ NOISE = (CLEAN, SCALED, NOISY)
 
 
 @dataclass(frozen=True, eq=False)
-class Rider:
+class ReferenceRow:
     """`latent`: [1, C, ...] as a VAE gives it. `noise`: what the network sees of it. CLEAN: the latent; SCALED: the
     latent put in the place of the noisy one, so that models of x0 + sigma n divide it by sqrt(1 + sigma^2); NOISY: at
     the noise level of the step, with one noise per run. `active(run)`: whether it rides in this step.
@@ -94,7 +94,7 @@ class Rider:
         return latent.to(x.dtype)
 
 
-def add_rider(model: ModelPatcher, rider: Rider) -> None:
+def add_reference_row(model: ModelPatcher, rider: ReferenceRow) -> None:
     """Lets a latent, which fits the (cloned) model, ride for a technique that is attached to it as well."""
     attach(model, _KIND, rider)
     know_rows(model)

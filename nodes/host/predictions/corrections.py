@@ -45,7 +45,7 @@ class _PostCFG:
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class _Observe:
     observer: Callable[[Run, dict], None]
 
     def __call__(self, args: dict) -> Tensor:
@@ -56,7 +56,7 @@ class _Look:
 def observe(model: ModelPatcher, observer: Callable[[Run, dict], None]) -> None:
     """Shows `observer(run, args)` each guided prediction and the two it is made of. For a technique that is attached
     already."""
-    model.set_model_sampler_post_cfg_function(_Look(observer))
+    model.set_model_sampler_post_cfg_function(_Observe(observer))
 
 
 def add_correction(model: ModelPatcher, correction: Callable[[Run, dict], Tensor | None]) -> None:

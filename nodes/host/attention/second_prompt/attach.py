@@ -20,6 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .....samplers.sending import sent
 from ...network.families import families_with_second_text, family_of, network_of
 from ...network.forward import watch_forward
 from ...run import KEY, Part, Run, attach, current_run
@@ -152,6 +153,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
             "the reference latents off the positive prompt, or the node off the model."
         )
     if way == "joint":
+        c_crossattn = sent(c_crossattn, x.device)  # where the host leaves it until the network wants it
         own = kwargs.get("attention_mask")
         if own is None or _is_of_tokens(own, c_crossattn):
             masks = [(t.mask if t.mask is None else by_row(t.mask, len(x), options), t.count) for t in texts]
