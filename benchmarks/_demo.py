@@ -3,27 +3,39 @@
 import copy
 from dataclasses import dataclass, field
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..demo import models, pictures
+from ..demo.training.gather import draw_on
+from ..demo.world import models
+from ..demo.world.captions import plain_caption
+from ..demo.world.judge import Found, find, load_judge
+from ..demo.world.render import SIZE
+from ..demo.world.scenes import Scenes, generator_of, random_scenes
 from ..samplers.guidance.cfg import along_guidance
 
-BATCH = 50  # pictures sampled together
+BATCH = 50  # images of one noise generator
+SOLIDS = 3  # in a caption
+EACH = 2  # images of a caption: from their distance, the diversity
 
 
 class Demo:
-    """A demo model and fixed captioned scenes: every setting is sampled from the same noise and the same prompts."""
+    """A demo model and fixed captioned scenes of solids that are never together in training: every setting is sampled
+    from the same noise and the same prompts. `count` images, of each caption `each` that follow each other."""
 
-    def __init__(self, family: str, count: int, seed: int = 1000):
-        self.model, self.clip, self.vae = models.load(family)
-        self.scenes = pictures.random_scenes(count, torch.Generator().manual_seed(seed))
-        self.captions = [pictures.caption(self.scenes, i) for i in range(count)]
-        self.seed = seed
+    def __init__(self, name: str, count: int, seed: int = 1000, solids: int = SOLIDS, each: int = EACH):
+        self.model, self.clip, self.vae = models.load(name)
+        novel = "known" if solids == 1 else "new pairs"
+        scenes = random_scenes(count // each, generator_of("evaluation", seed), novel, solids)
+        self.scenes = scenes.take(torch.arange(len(scenes)).repeat_interleave(each))
+        self.captions = [plain_caption(self.scenes, i) for i in range(len(self.scenes))]
+        self.seed, self.each = seed, each
         self.negative = ""
+        self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def asking(self, captions: list[str], seed: int) -> "Demo":
         """The same model for other prompts, from other noise."""
@@ -32,8 +44,11 @@ class Demo:
         return other
 
     def encode(self, captions: list[str]) -> list:
-        encoded = [self.clip.encode_from_tokens(self.clip.tokenize(c), return_pooled=True) for c in captions]
-        cond, pooled = (torch.cat(part) for part in zip(*encoded))
+        for caption in captions:
+            if caption not in self._encoded:
+                tokens = self.clip.tokenize(caption)
+                self._encoded[caption] = self.clip.encode_from_tokens(tokens, return_pooled=True)
+        cond, pooled = (torch.cat(part) for part in zip(*(self._encoded[c] for c in captions)))
         return [[cond, {"pooled_output": pooled}]]
 
     @torch.inference_mode()
@@ -43,13 +58,13 @@ class Demo:
         cfg: float,
         steps: int = 25,
         sampler: str | comfy.samplers.Sampler = "euler",
-        batch: int = BATCH,
+        batch: int | None = None,
     ) -> Tensor:
-        """Pictures [n, 3, H, W] in 0..1, one per caption; each from the same noise whatever the batch."""
+        """Images [n, 3, H, W] in 0..1, one per caption; each from the same noise whatever the batch."""
         if isinstance(sampler, str):
             sampler = comfy.samplers.sampler_object(sampler)
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
-        done = []
+        done, batch = [], batch or together()
         for start in range(0, len(self.captions), batch):
             guider = self.guider(model, cfg, self.captions[start : start + batch])
             noise = self.noise()[start : start + batch]
@@ -59,25 +74,55 @@ class Demo:
 
     def guider(self, model: ModelPatcher, cfg: float, captions: list[str]) -> comfy.samplers.CFGGuider:
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(self.encode(captions), self.encode([self.negative] * len(captions)))
+        guider.set_conds(self.encode(captions), self.encode([self.negative]))  # one for all images
         guider.set_cfg(cfg)
         return guider
 
     def noise(self) -> Tensor:
         """For all captions."""
-        side = pictures.SIZE // models.PACK
-        shape = (BATCH, models.LATENT_CHANNELS, side, side)
+        shape = (BATCH, models.CHANNELS, SIZE // models.DOWNSCALE, SIZE // models.DOWNSCALE)
         starts = range(0, len(self.captions), BATCH)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(self.seed + start)) for start in starts]
         return torch.cat(noise)[: len(self.captions)]
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents of RGB in 0..1 [n, 3, H, W]."""
+        return self.vae.encode(images.movedim(1, -1))
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.vae.decode(latent).movedim(-1, 1).cpu()
 
 
+def device() -> torch.device:
+    return comfy.model_management.get_torch_device()
+
+
+def together() -> int:
+    """Images that are sampled in one batch."""
+    return BATCH if device().type == "cpu" else 6 * BATCH
+
+
+def found_in(images: Tensor) -> Found:
+    """What the judge finds."""
+    judge = load_judge().to(device())
+    parts = [find(judge, batch.to(device())) for batch in images.split(250)]
+    return Found(*(torch.cat([getattr(p, name) for p in parts]).cpu() for name in Found.__dataclass_fields__))
+
+
+def drawn(scenes: Scenes) -> Tensor:
+    """Images as the models were trained on, RGB in 0..1."""
+    parts = [draw_on(device(), scenes.take(slice(i, i + 500))).cpu() for i in range(0, len(scenes), 500)]
+    return torch.cat(parts).float() / 255
+
+
+def drawn_like(solids: int = SOLIDS, count: int = 2000) -> Tensor:
+    """Other scenes like those of the captions, to measure the distance to."""
+    return drawn(random_scenes(count, generator_of("evaluation", 2), "new pairs", solids))
+
+
 @dataclass
 class EffectiveScale:
-    """Collects omega_e over the steps and pictures of a run; put on a model after the nodes to be measured.
+    """Collects omega_e over the steps and images of a run; put on a model after the nodes to be measured.
 
     The ratio of the sums over steps, not the mean of the ratios: late steps have almost no guidance direction of their
     own, and whatever is added there would count as a huge scale."""
@@ -106,7 +151,7 @@ def measure_scale(model: ModelPatcher) -> EffectiveScale:
 
 @dataclass
 class Evaluations:
-    """Counts the network evaluations of the runs of a model, a prediction for one picture being one."""
+    """Counts the network evaluations of the runs of a model, a prediction for one image being one."""
 
     count: int = 0
 
@@ -119,15 +164,3 @@ def count_evaluations(model: ModelPatcher) -> Evaluations:
     counted = Evaluations()
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "guidekit_bench", counted)
     return counted
-
-
-def drawn_pictures(seed: int = 2) -> Tensor:
-    """Pictures of the world that the models were trained on, to measure the distance to."""
-    return pictures.draw(pictures.random_scenes(2000, torch.Generator().manual_seed(seed)))
-
-
-def diversity(features: Tensor, scenes: pictures.Scenes) -> float:
-    """Mean distance in the judge's feature space between pictures of the same shape and colour."""
-    classes = scenes.shape * len(pictures.COLOURS) + scenes.colour
-    same = (classes[:, None] == classes[None, :]).triu(1)
-    return torch.cdist(features, features)[same].mean().item()

@@ -4,49 +4,51 @@ import time
 
 import torch
 
-from ..demo import measures, pictures
-from ..demo.judge import colour_by_rule, load_judge
+from ..demo import measures
+from ..demo.world.scenes import generator_of, random_scenes
 from . import FAMILIES
-from ._demo import Demo
+from ._demo import Demo, drawn, drawn_like, found_in
+from ._quality import COLUMNS, Look, print_header
 from ._table import print_row
 
-COUNT = 500
-SCALES = {3.0: COUNT, 1.0: 100, 8.0: 100, 15.0: 100}  # pictures at each
-HEADER = "| pictures | shape | colour | colour by rule | background | saturation | contrast | clipped | Fréchet |"
+COUNT = 500  # captions
+SCALES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+SOLIDS = (2, 3)
+PROMPTS, SEEDS = 30, 10  # for the diversity
+VARIED = (1.0, 4.0, 12.0)  # scales at which it is measured
 
 
-def row(name: str, images: torch.Tensor, scenes: pictures.Scenes, real: torch.Tensor) -> str:
-    judged = load_judge()(images)
-    right = {
-        k: 100 * (judged[k].argmax(1) == getattr(scenes, k)).float().mean() for k in ("shape", "colour", "background")
-    }
-    rule = 100 * (colour_by_rule(images) == scenes.colour).float().mean()
-    values = [measure(images).mean() for measure in (measures.saturation, measures.contrast, measures.clipped)]
-    distance = measures.frechet(judged["features"], real)
-    return (
-        f"| {name} | {right['shape']:.1f} % | {right['colour']:.1f} % | {rule:.1f} % | {right['background']:.1f} % "
-        f"| {values[0]:.3f} | {values[1]:.3f} | {100 * values[2]:.1f} % | {distance:.2f} |"
-    )
+def bars(family: str, solids: int, real: torch.Tensor) -> None:
+    demo = Demo(family, COUNT, solids=solids, each=1)
+    few = Demo(family, PROMPTS * SEEDS, solids=solids, each=SEEDS)
+    for scale in sorted(SCALES, key=lambda scale: scale not in VARIED):  # what is wanted most comes first
+        look = Look(demo.sample(demo.model, scale), demo.scenes, 1)
+        diversity = "-"
+        if scale in VARIED:
+            features = found_in(few.sample(few.model, scale)).features
+            diversity = f"{measures.spread(features, SEEDS):.2f}"
+        cells = look.cells(real).rpartition("|")[0]
+        print_row(f"| {family} | {solids} | cfg {scale:g} | {cells} | {diversity} |")
 
 
 def main() -> None:
+    print(
+        f"{COUNT} captions of solids that are never together in training, euler, 25 steps. Diversity: mean distance "
+        f"between {SEEDS} images of a caption in the judge's features, over {PROMPTS} captions.\n"
+    )
+    print_header(("model", "solids", "images", *COLUMNS))
     with torch.inference_mode():
-        fresh = pictures.random_scenes(4 * COUNT, torch.Generator().manual_seed(2))
-        real = load_judge()(pictures.draw(fresh))["features"]
-        print(f"{COUNT} captions at cfg 3 and for the drawn pictures, 100 else; euler, 25 steps; Fréchet distance to")
-        print(f"{4 * COUNT} drawn pictures.\n")
-        print(HEADER + "\n" + "|---" * HEADER.count(" | ") + "|---|")
-        drawn = pictures.random_scenes(COUNT, torch.Generator().manual_seed(3))
-        print_row(row("drawn", pictures.draw(drawn), drawn, real))
-        for family in FAMILIES:
-            for scale, count in SCALES.items():
-                demo = Demo(family, count)
-                print_row(row(f"{family}, cfg {scale:g}", demo.sample(demo.model, scale), demo.scenes, real))
+        for solids in SOLIDS:
+            real = found_in(drawn_like(solids)).features
+            scenes = random_scenes(COUNT, generator_of("evaluation", 3), "new pairs", solids)
+            print_row(f"| | {solids} | drawn | {Look(drawn(scenes), scenes, 1).cells(real)} |")
+            for family in (*FAMILIES, *(["unet_early"] if "unet" in FAMILIES else [])):
+                bars(family, solids, real)
         for family in FAMILIES:
             four = Demo(family, 4)
             start = time.perf_counter()
             four.sample(four.model, 3.0)
-            print(f"\n{family}: 4 pictures in {time.perf_counter() - start:.1f} s on {torch.get_num_threads()} threads")
+            print(f"\n{family}: 4 images in {time.perf_counter() - start:.1f} s on {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

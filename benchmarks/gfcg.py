@@ -1,9 +1,10 @@
 """Gradient-Free Classifier Guidance beside CFG: `python dev.py bench gfcg`.
 
 At the same effective scale, and at the same number of evaluations; what decoding costs. The judge has never guided:
-the classifier that does is another network (demo/classifier.py).
+the classifier that does is another network (demo/world/classifier.py).
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,23 +13,28 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..demo import measures, pictures
-from ..demo.judge import load_judge
+from ..demo import measures
+from ..demo.world import models
+from ..demo.world.captions import plain_caption
+from ..demo.world.render import SIZE
+from ..demo.world.scenes import MATERIALS, SHAPES, generator_of, random_scenes
 from ..nodes.elucd import EluCD
 from ..nodes.gfcg import GFCG, SWAP
 from ..nodes.host.classifiers.labels import Candidates, Label
 from ..nodes.image_classifier import ImageClassifier
+from . import FAMILIES
 from ._decoding import table as decoding_table
-from ._demo import Demo, count_evaluations, diversity, drawn_pictures, measure_scale
+from ._demo import Demo, count_evaluations, drawn, found_in, measure_scale
 from ._nodes import run_node
 from ._table import print_row
 
-COUNT, STEPS = 2000, 15
+COUNT, STEPS = 500, 15
 BATCH = 100
 RIVALS = (2.0, 3.0, 5.0)  # of CFG, for models that are guided by nothing else
-# Of each model the word that it gets wrong most, and a scale of CFG at which it does.
-CASES = {"unet_early": ("shape", 3.0), "unet": ("background", 1.0), "dit": ("shape", 1.0)}
-WORDS = {"shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
+# Of each model the word that is guided, and a scale of CFG at which the model often gets it wrong.
+CASES = {"unet_early": ("shape", 3.0), "unet": ("material", 1.0), "dit": ("material", 1.0)}
+WORDS = {"shape": SHAPES, "material": MATERIALS}
+OTHERS = ("shape", "colour", "material", "extent")
 SOME = {
     "GFCG 5": {"scale": 5.0},
     "GFCG 10": {"scale": 10.0},
@@ -48,18 +54,19 @@ Guide = Callable[[ModelPatcher, int, Tensor], ModelPatcher]  # of the model, the
 
 @cache
 def drawn_features() -> Tensor:
-    return load_judge()(drawn_pictures(seed=123))["features"]
+    scenes = random_scenes(2000, generator_of("evaluation", 123), "known", 1)
+    return found_in(drawn(scenes)).features
 
 
 @dataclass
 class Result:
-    """Of one setting; `scale` is omega_e, `evaluations` are per picture."""
+    """Of one setting; `scale` is omega_e, `evaluations` are per image."""
 
     name: str
     right: Tensor
     others: Tensor
     frechet: float
-    diversity: float
+    saturation: float
     scale: float
     evaluations: float
 
@@ -68,21 +75,21 @@ class Result:
         right, others = (100 * each.float().mean() for each in (self.right, self.others))
         return (
             f"| {model} | {self.name} | {self.scale:.2f} | {self.evaluations:.1f} | {right:.1f} % ({100 * low:.1f} to "
-            f"{100 * high:.1f}) | {others:.1f} % | {self.frechet:.2f} | {self.diversity:.2f} |"
+            f"{100 * high:.1f}) | {others:.1f} % | {self.frechet:.2f} | {self.saturation:.3f} |"
         )
 
 
 class Bench:
     def __init__(self, model: str, count: int = COUNT):
         self.name, (self.word, self.cfg) = model, CASES[model]
-        self.demo = Demo(model, count, seed=4000)
-        self.scenes = self.demo.scenes
+        self.demo = Demo(model, count, seed=4000, solids=1, each=1)
+        self.scenes = self.demo.scenes  # of one solid
         self.classifier = run_node(ImageClassifier, file="demo")
 
     def run(self, name: str, cfg: float, steps: int = STEPS, guide: Guide = lambda model, *_: model) -> Result:
         """All captions, those of one word together: they have the same candidates."""
-        target = getattr(self.scenes, self.word)
-        images = torch.zeros(len(target), 3, pictures.SIZE, pictures.SIZE)
+        target = getattr(self.scenes, self.word)[:, 0]
+        images = torch.zeros(len(target), 3, SIZE, SIZE)
         along, square, evaluations = 0.0, 0.0, 0
         for word in range(len(WORDS[self.word])):
             mine = (target == word).nonzero()[:, 0]
@@ -103,12 +110,13 @@ class Bench:
         return guide
 
     def candidates(self, word: int, some: Tensor) -> Candidates:
-        """The target word and the others, in the captions of some pictures."""
+        """The target word and the others, in the captions of some images."""
         words = WORDS[self.word]
         order = [word, *(i for i in range(len(words)) if i != word)]
         labels = tuple(Label(words[i], words[i]) for i in order)
-        scenes = [self.scenes._replace(**{self.word: torch.full_like(self.scenes.shape, i)}) for i in order]
-        captions = [[pictures.caption(s, i) for i in some.tolist()] for s in scenes]
+        every = torch.ones_like(self.scenes.shape)
+        scenes = [dataclasses.replace(self.scenes, **{self.word: i * every}) for i in order]
+        captions = [[plain_caption(s, i) for i in some.tolist()] for s in scenes]
         return Candidates(labels, tuple(map(self.demo.encode, captions)))
 
     def sample(self, model, cfg: float, steps: int, some: Tensor) -> Tensor:
@@ -118,12 +126,11 @@ class Bench:
         return asked.sample(model, cfg, steps, batch=BATCH)
 
     def judged(self, name: str, images: Tensor, scale: float, evaluations: float) -> Result:
-        said = load_judge()(images)
-        right = {k: said[k].argmax(1) == getattr(self.scenes, k) for k in ("shape", "colour", "background")}
-        others = torch.stack([v for k, v in right.items() if k != self.word]).all(0)
-        frechet = measures.frechet(said["features"], drawn_features())
-        spread = diversity(said["features"], self.scenes)
-        return Result(name, right[self.word], others, frechet, spread, scale, evaluations)
+        found = found_in(images)
+        right = found.right(self.scenes, self.word)
+        others = found.right(self.scenes, *(k for k in OTHERS if k != self.word))
+        frechet = measures.frechet(found.features, drawn_features())
+        return Result(name, right, others, frechet, measures.saturation(images).mean().item(), scale, evaluations)
 
 
 def table(model: str, count: int = COUNT) -> None:
@@ -144,7 +151,7 @@ def table(model: str, count: int = COUNT) -> None:
                 print_row(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model))
 
 
-def elucd(model: str = "unet", count: int = 500) -> None:
+def elucd(model: str, count: int = COUNT) -> None:
     """EluCD on the same word."""
     bench = Bench(model, count)
     words = WORDS[bench.word]
@@ -159,20 +166,23 @@ def elucd(model: str = "unet", count: int = 500) -> None:
         print_row(bench.run(f"EluCD, {about}", bench.cfg, guide=guide).row(model))
 
 
-HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | diversity |\n" + "|---" * 8 + "|"
+HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | saturation |\n" + "|---" * 8 + "|"
 
 
 def main() -> None:
     print(
-        f"{COUNT} captions, {STEPS} steps of euler. Right: pictures whose {' or '.join(WORDS)} is the caption's, with "
-        "the 95 % bootstrap interval; others: whose other two are. Evaluations are per picture.\n"
+        f"{COUNT} captions of one solid, {STEPS} steps of euler. Right: images with one solid whose "
+        f"{' or '.join(WORDS)} is the caption's, with the 95 % bootstrap interval; others: whose other words are. "
+        f"Evaluations are per image.\n"
     )
     with torch.inference_mode():
         print(HEAD)
         for model in CASES:
-            table(model)
-        print("\nEluCD, 500 captions.\n\n" + HEAD)
-        elucd()
+            if models.family_of(model) in FAMILIES:
+                table(model)
+        print(f"\nEluCD, {COUNT} captions.\n\n" + HEAD)
+        for model in FAMILIES:
+            elucd(model)
         decoding_table()
 
 

@@ -1,5 +1,6 @@
-"""From drawn pictures to noise and back, and with one word of the caption changed: `python dev.py bench inversion`."""
+"""From drawn images to noise and back, and with one word of the caption changed: `python dev.py bench inversion`."""
 
+import dataclasses
 from functools import partial
 
 import comfy.samplers
@@ -7,8 +8,10 @@ import torch
 from comfy_extras.nodes_custom_sampler import BasicScheduler
 from torch import Tensor
 
-from ..demo import measures, pictures
-from ..demo.judge import load_judge
+from ..demo import measures
+from ..demo.world.captions import plain_caption
+from ..demo.world.render import draw
+from ..demo.world.scenes import COLOURS, FLOORS, SHAPES, Scenes
 from ..nodes.exact_invert import ExactInvert
 from ..nodes.exact_sample import ExactSample
 from ..nodes.host.inversion.exact_state import METHODS
@@ -16,7 +19,7 @@ from ..nodes.negtome import NegToMe
 from ..nodes.trajectory_record import TrajectoryRecord
 from ..nodes.trajectory_replay import TrajectoryReplay
 from . import FAMILIES
-from ._demo import Demo
+from ._demo import Demo, found_in
 from ._nodes import run_node
 from ._table import print_row
 from ._timing import medians
@@ -24,25 +27,31 @@ from ._timing import medians
 COUNT, EVALUATIONS, STRENGTH, CFG = 40, 50, 0.8, 3.0
 PULL = {"threshold": -1.0, "steps": "start to end", "blocks": "all", "end_percent": 0.5}  # all tokens, half of the run
 PULLS = (0.0, -0.3)
-WORDS = {"colour": pictures.COLOURS, "shape": pictures.SHAPES, "background": pictures.BACKGROUNDS}
+WORDS = {"colour": COLOURS, "shape": SHAPES, "floor": FLOORS}
+SOLIDS = 2
 
 
-class Pictures:
-    """Drawn pictures of a family's demo model, and their captions."""
+class Images:
+    """Drawn images of two solids, for a family's demo model, and their captions. Edits change the left solid, or the
+    floor."""
 
     def __init__(self, family: str):
-        self.family, self.demo = family, Demo(family, COUNT, seed=9000)
+        self.family, self.demo = family, Demo(family, COUNT, seed=9000, solids=SOLIDS, each=1)
         self.scenes = self.demo.scenes
-        self.drawn = pictures.draw(self.scenes)
-        self.latent = self.demo.vae.encode(self.drawn.movedim(1, -1))
+        self.drawn, masks = draw(self.scenes)
+        self.left, self.solids = masks[:, 0], masks.sum(1).clamp(max=1)
+        self.latent = self.demo.encode_images(self.drawn)
+        self.back = self.demo.decode(self.latent)  # through the autoencoder: what is compared with
 
-    def changed(self, what: str) -> pictures.Scenes:
+    def changed(self, what: str) -> Scenes:
         """One word further in the list."""
         old = getattr(self.scenes, what)
-        return self.scenes._replace(**{what: (old + 1) % len(WORDS[what])})
+        new = old.clone()
+        (new if old.ndim == 1 else new[:, 0]).add_(1).remainder_(len(WORDS[what]))
+        return dataclasses.replace(self.scenes, **{what: new})
 
-    def guider(self, scenes: pictures.Scenes) -> comfy.samplers.CFGGuider:
-        captions = [pictures.caption(scenes, i) for i in range(COUNT)]
+    def guider(self, scenes: Scenes) -> comfy.samplers.CFGGuider:
+        captions = [plain_caption(scenes, i) for i in range(COUNT)]
         return self.demo.guider(self.demo.model, CFG, captions)
 
     def spread(self, latent: Tensor, sigmas: Tensor) -> float:
@@ -55,13 +64,13 @@ class Pictures:
 
 
 class Exact:
-    def __init__(self, data: Pictures, method: str):
+    def __init__(self, data: Images, method: str):
         self.data, self.name = data, method
         self.sigmas = data.sigmas(1 if method in ("bdia", "o-belm") else 2)
         given = {"guider": data.guider(data.scenes), "sigmas": self.sigmas, "latent": {"samples": data.latent}}
         self.inverted = run_node(ExactInvert, **given, method=method, p=0.0)
 
-    def sample(self, scenes: pictures.Scenes) -> Tensor:
+    def sample(self, scenes: Scenes) -> Tensor:
         return run_node(ExactSample, guider=self.data.guider(scenes), inverted=self.inverted)["samples"]
 
     def spread(self) -> float:
@@ -73,17 +82,17 @@ class Ddim:
 
     name = "DDIM"
 
-    def __init__(self, data: Pictures):
+    def __init__(self, data: Images):
         self.data, self.sigmas = data, data.sigmas(1)
         self.noise = self._walk(data.scenes, data.latent, backwards=True)
 
-    def sample(self, scenes: pictures.Scenes) -> Tensor:
+    def sample(self, scenes: Scenes) -> Tensor:
         return self._walk(scenes, self.noise, backwards=False)
 
     def spread(self) -> float:
         return self.data.spread(self.noise, self.sigmas)
 
-    def _walk(self, scenes: pictures.Scenes, x: Tensor, backwards: bool) -> Tensor:
+    def _walk(self, scenes: Scenes, x: Tensor, backwards: bool) -> Tensor:
         class ScheduleSampler(comfy.samplers.Sampler):
             def sample(self, guider, sigmas, extra_args, callback, noise, *args, **kwargs):
                 levels, x = sigmas.tolist(), noise
@@ -101,24 +110,24 @@ class Ddim:
 
 
 class Replay:
-    """Direct Inversion, one picture after the other: recorded at cfg 1, sampled beside itself with NegToMe pulling
+    """Direct Inversion, one image after the other: recorded at cfg 1, sampled beside itself with NegToMe pulling
     towards it."""
 
-    def __init__(self, data: Pictures, alpha: float):
+    def __init__(self, data: Images, alpha: float):
         self.data, self.sigmas, self.name = data, data.sigmas(1), f"replay, NegToMe {alpha:g}"
         self.model = run_node(NegToMe, model=data.demo.model, alpha=alpha, **PULL)
         self.kept = [self._record(i) for i in range(COUNT)]
 
     def _record(self, i: int) -> dict:
-        guider = self.data.demo.guider(self.data.demo.model, 1.0, [pictures.caption(self.data.scenes, i)])
+        guider = self.data.demo.guider(self.data.demo.model, 1.0, [plain_caption(self.data.scenes, i)])
         latent = {"samples": self.data.latent[i : i + 1]}
         return run_node(TrajectoryRecord, guider=guider, sigmas=self.sigmas, latent=latent)
 
-    def sample(self, scenes: pictures.Scenes) -> Tensor:
+    def sample(self, scenes: Scenes) -> Tensor:
         edited = []
         for i, kept in enumerate(self.kept):
-            guider = self.data.demo.guider(self.model, CFG, [pictures.caption(scenes, i)])
-            source = self.data.demo.encode([pictures.caption(self.data.scenes, i)])
+            guider = self.data.demo.guider(self.model, CFG, [plain_caption(scenes, i)])
+            source = self.data.demo.encode([plain_caption(self.data.scenes, i)])
             edited.append(run_node(TrajectoryReplay, guider=guider, trajectory=kept, source_prompt=source)["samples"])
         return torch.cat(edited)
 
@@ -126,47 +135,39 @@ class Replay:
         return self.data.spread(torch.cat([kept["samples"] for kept in self.kept]), self.sigmas)
 
 
-def object_of(scenes: pictures.Scenes) -> Tensor:
-    """[n, 1, H, W]: where the object is: what another colour would change."""
-    other = scenes._replace(colour=(scenes.colour + 3) % len(pictures.COLOURS))
-    return ((pictures.draw(scenes) - pictures.draw(other)).abs().amax(1, keepdim=True) > 1e-4).float()
-
-
 Way = Exact | Ddim | Replay
 
 
-def edits(data: Pictures, way: Way) -> str:
-    """For each word: share of pictures that have the new one, share of those whose other two are as they were, and the
-    mean error of the pixels that should not have changed."""
+def edits(data: Images, way: Way) -> str:
+    """For each word: share of images that have the new one and all else as it was, and rms change inside the mask of
+    what is to change, and outside it."""
     cells = []
     for what in WORDS:
         scenes = data.changed(what)
         images = data.demo.decode(way.sample(scenes))
-        judged = load_judge()(images)
-        new = judged[what].argmax(1) == getattr(scenes, what)
-        kept = torch.stack([judged[k].argmax(1) == getattr(scenes, k) for k in WORDS if k != what]).all(0)
-        still = 1 - torch.maximum(object_of(data.scenes), object_of(scenes))
-        if what == "background":
-            still = object_of(data.scenes)
-        error = ((images - data.drawn).abs() * still).sum((1, 2, 3)) / (3 * still.sum((1, 2, 3)).clamp_min(1))
-        low, high = measures.bootstrap(error)
-        cells.append(
-            f"{100 * new.float().mean():.0f} % | {100 * kept.float().mean():.0f} % | "
-            f"{error.mean():.3f} ({low:.3f} to {high:.3f})"
-        )
+        found = found_in(images)
+        right = found.right(scenes, "shape", "colour") & (found.floor == scenes.floor)
+        mask = 1 - data.solids if what == "floor" else data.left
+        inside, outside = measures.change(data.back, images, mask)
+        cells.append(f"{100 * right.float().mean():.0f} % | {inside.mean():.3f} | {_within(outside)}")
     return " | ".join(cells)
 
 
-def row(data: Pictures, way: Way) -> None:
+def _within(error: Tensor) -> str:
+    low, high = measures.bootstrap(error)
+    return f"{error.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def row(data: Images, way: Way) -> None:
     again = way.sample(data.scenes)
     error = ((again - data.latent).abs().max() / data.latent.abs().max()).item()
     about = f"{data.family} | {way.name} | {len(way.sigmas) - 1} | {error:.1e} | {way.spread():.2f}"
     print_row(f"| {about} | {edits(data, way)} |")
 
 
-def cost(data: Pictures) -> None:
+def cost(data: Images) -> None:
     """Time of an evaluation beside plain Euler's."""
-    small = data.demo.asking([pictures.caption(data.scenes, i) for i in range(8)], 0)
+    small = data.demo.asking([plain_caption(data.scenes, i) for i in range(8)], 0)
     sigmas, latent = data.sigmas(1), data.latent[:8]
     guider = small.guider(small.model, CFG, small.captions)
     euler = partial(guider.sample, torch.randn(latent.shape), latent, comfy.samplers.sampler_object("euler"), sigmas)
@@ -178,28 +179,30 @@ def cost(data: Pictures) -> None:
 
 def main() -> None:
     print(
-        f"{COUNT} drawn pictures, inverted with their captions and sampled with one word changed, {EVALUATIONS} "
-        f"evaluations there and as many back, strength {STRENGTH:g}, cfg {CFG:g} in both. Error: largest, relative, of "
-        "latents that come back with the same caption. Noise: its standard deviation beside the level's. For each "
-        "word: pictures that have the new one | whose other two are as they were | error of the pixels that should not "
-        "change.\n"
+        f"{COUNT} drawn images of {SOLIDS} solids, inverted with their captions and sampled with one word changed "
+        f"(of the left solid, or the floor), {EVALUATIONS} evaluations there and as many back, strength {STRENGTH:g}, "
+        f"cfg {CFG:g} in both. Error: largest, relative, of latents that come back with the same caption. Noise: its "
+        f"standard "
+        "deviation beside the level's. For each word: images that show the new caption | rms change inside the mask "
+        "of "
+        "what is to change | and outside it, farther than 4 pixels.\n"
     )
     print(
-        "| model | method | steps | error | noise | colour | others | pixels | shape | others | pixels "
-        "| background | others | pixels |\n" + "|---" * 14 + "|"
+        "| model | method | steps | error | noise | colour | inside | outside | shape | inside | outside "
+        "| floor | inside | outside |\n" + "|---" * 14 + "|"
     )
     with torch.inference_mode():
         for family in FAMILIES:
-            data = Pictures(family)
+            data = Images(family)
             row(data, Ddim(data))
             for method in METHODS:
                 row(data, Exact(data, method))
             for alpha in PULLS:
                 row(data, Replay(data, alpha))
-        print("\nTime of an evaluation, 8 pictures: Euler's, and that of o-belm beside it.\n")
+        print("\nTime of an evaluation, 8 images: Euler's, and that of o-belm beside it.\n")
         print("| model | euler | o-belm |\n|---|---|---|")
         for family in FAMILIES:
-            cost(Pictures(family))
+            cost(Images(family))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,35 @@
 """Tuned weights for the positive, the negative and both: `python dev.py bench preference`.
 
-Two adapters of each demo model were tuned to a liked and a disliked colour (demo/tune.py). Here prompts name none.
+Two adapters of each demo model were tuned to a liked and a disliked colour and material
+(demo/training/tune.py). Here prompts name neither.
 """
 
+import random
 from functools import partial
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..demo import measures, models, pictures
-from ..demo.adapters import COLOURS
-from ..demo.judge import load_judge
+from ..demo import measures
+from ..demo.world import models
+from ..demo.world.adapters import TASTES
+from ..demo.world.captions import random_caption
+from ..demo.world.judge import Found
+from ..demo.world.scenes import COLOURS, MATERIALS
 from ..nodes.host.models.second_model import separated
 from ..nodes.host.weights.read import read_tuned
 from ..nodes.preference_cfg import MIXTURE, PreferenceCFG
 from ..nodes.preference_lora_loader import NEGATIVE, POSITIVE, PreferenceLoraLoader
 from . import FAMILIES
-from ._demo import Demo, count_evaluations, drawn_pictures, measure_scale
+from ._demo import SOLIDS, Demo, count_evaluations, drawn_like, found_in, measure_scale
 from ._nodes import run_node
 from ._table import print_row
 from ._timing import medians
 
 COUNT, STEPS, CFG = 200, 20, 3.0
 LITTLE = 0.15
-LIKED, DISLIKED = COLOURS["liked"], COLOURS["disliked"]
+LIKED, DISLIKED = (" ".join(TASTES[taste]) for taste in ("liked", "disliked"))
 RANKS = (0, 64, 32, 16, 4, 1)
 
 
@@ -58,31 +63,33 @@ def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
 
 
 class Rates:
-    """A table of how often each colour comes, and how often the rest is what the prompt says."""
+    """A table of how often the colours and materials come, and how often the rest is what the prompt says."""
 
     def __init__(self, family: str, real: Tensor):
         self.family, self.real = family, real
-        self.demo = Demo(family, COUNT, seed=9000)
-        scenes = self.demo.scenes
-        self.demo.captions = [
-            pictures.caption(scenes, i).replace(pictures.COLOURS[int(scenes.colour[i])] + " ", "", 1)
-            for i in range(COUNT)
-        ]
+        self.demo = Demo(family, COUNT, seed=9000, each=1)
+        rng = random.Random(9000)
+        self.demo.captions = [random_caption(self.demo.scenes, i, rng, ("colour", "material")) for i in range(COUNT)]
 
     def row(self, name: str, model: ModelPatcher, negative: str = "") -> None:
         model = model.clone()
         self.demo.negative = negative
         counted, scale = count_evaluations(model), measure_scale(model)
-        judged = load_judge()(self.demo.sample(model, CFG, STEPS))
-        colour = judged["colour"].argmax(1)
-        right = torch.ones(COUNT)
-        for what in ("shape", "background"):
-            right *= judged[what].argmax(1) == getattr(self.demo.scenes, what)
-        shares = (_share(colour == pictures.COLOURS.index(word)) for word in (LIKED, DISLIKED))
+        found = found_in(self.demo.sample(model, CFG, STEPS))
+        right = found.count == self.demo.scenes.count
+        shares = (_share(share_of(found, taste)) for taste in ("liked", "disliked"))
         print_row(
             f"| {self.family} | {name} | {scale.mean:.2f} | {counted.count / COUNT:.0f} | {' | '.join(shares)} | "
-            f"{_share(right)} | {measures.frechet(judged['features'], self.real):.1f} |"
+            f"{_share(right)} | {measures.frechet(found.features, self.real):.1f} |"
         )
+
+
+def share_of(found: Found, taste: str) -> Tensor:
+    """Of the solids in each image, the share that has a taste's colour and material, [n]."""
+    colour, material = TASTES[taste]
+    there = found.shape >= 0
+    has = there & (found.colour == COLOURS.index(colour)) & (found.material == MATERIALS.index(material))
+    return has.sum(1) / there.sum(1).clamp(min=1)
 
 
 def _share(values: Tensor) -> str:
@@ -94,20 +101,20 @@ def ranks() -> None:
     """An early state of the UNet, and the difference to the last one, kept in products of some rank."""
     print(
         "\nThe UNet after few steps of training, given its difference to the one after all: kept whole (rank 0) or in "
-        f"products. Right: shapes of {COUNT // 2} pictures.\n\n| rank | relative error | numbers kept | right |\n"
+        f"products. Right: shape and colour of all solids of {COUNT // 2} images.\n\n"
+        "| rank | relative error | numbers kept | right |\n"
         "|---|---|---|---|"
     )
-    demo, early = Demo("unet", COUNT // 2, seed=9000), models.load("unet_early")[0]
+    demo, early = Demo("unet", COUNT // 2, seed=9000, each=1), models.load("unet_early")[0]
     for rank in (None, *RANKS):
         model, error, kept = early.clone(), 1.0, 0
         if rank is not None:
-            found = read_tuned(early, models.checkpoint_file("unet"), rank)
+            found = read_tuned(early, models.weights_file("unet"), rank)
             model.add_patches(found.patches, 1.0)
             told = [line.rpartition("error of ")[2] for line in found.report if "error of" in line]
             error = float(told[0].rstrip(".")) if told else 0.0
             kept = sum(_numbers(patch) for patch in found.patches.values())
-        judged = load_judge()(demo.sample(model, CFG, 15))
-        right = _share(judged["shape"].argmax(1) == demo.scenes.shape)
+        right = _share(found_in(demo.sample(model, CFG, 15)).right(demo.scenes, "shape", "colour"))
         name = "without" if rank is None else rank
         print_row(f"| {name} | {error:.4f} | {kept / 1e6:.2f} million | {right} |")
 
@@ -118,7 +125,7 @@ def _numbers(patch) -> int:
 
 
 def costs(family: str) -> None:
-    """Of a run of 10 steps for 8 pictures, beside the LoRA merged for both."""
+    """Of a run of 10 steps for 8 images, beside the LoRA merged for both."""
     demo = Demo(family, 8)
 
     def fresh() -> ModelPatcher:
@@ -140,12 +147,14 @@ def costs(family: str) -> None:
 
 def main() -> None:
     print(
-        f"{COUNT} captions that name no colour, euler, {STEPS} steps, cfg {CFG:g}. Liked is {LIKED}, disliked is "
-        f"{DISLIKED}. Right: shape and background. With 95 % bootstrap intervals.\n\n"
+        f"{COUNT} captions of {SOLIDS} solids that name neither colour nor material, euler, {STEPS} steps, cfg "
+        f"{CFG:g}. Share of the solids that are liked ({LIKED}) and disliked ({DISLIKED}). Right: as many solids as "
+        f"said. With "
+        "95 % bootstrap intervals.\n\n"
         "| model | LoRA | omega_e | evaluations | liked | disliked | right | Fréchet |\n" + "|---" * 8 + "|"
     )
     with torch.inference_mode():
-        real = load_judge()(drawn_pictures())["features"]
+        real = found_in(drawn_like()).features
         for family in FAMILIES:
             table = Rates(family, real)
             for name, model in methods(table.demo.model).items():

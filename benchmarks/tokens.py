@@ -1,5 +1,4 @@
-"""Guidance between tokens: how different the pictures of a batch are with NegToMe, and what a negative prompt inside
-attention keeps out of them: `python dev.py bench tokens`."""
+"""How different the images of a batch are with NegToMe: `python dev.py bench tokens`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,22 +7,20 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..demo import measures, pictures
-from ..demo.judge import load_judge
+from ..demo import measures
 from ..nodes.host.attention.output import AttentionOutput, change_attention_output
 from ..nodes.host.network.block_selection import usually_merged
 from ..nodes.host.run import KEY
 from ..nodes.negtome import GIVEN, NegToMe
 from . import FAMILIES
-from ._demo import Demo, drawn_pictures
+from ._demo import SOLIDS, Demo, drawn, drawn_like, found_in
 from ._nodes import run_node
-from ._removal import removal
 from ._table import print_row
 
-PROMPTS, EACH = 25, 8  # a batch of pictures for each prompt
+PROMPTS, EACH = 25, 8  # a batch of images for each prompt
 CFG = 3.0
 HEADER = (
-    "| model | NegToMe | distance within a batch | change | shape and colour | background | Fréchet (interval of its "
+    "| model | NegToMe | distance within a batch | change | all solids | all words | Fréchet (interval of its "
     "change) | saturation |"
 )
 
@@ -45,7 +42,7 @@ def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
 
 
 def within(features: Tensor) -> Tensor:
-    """Mean distance between the pictures of each batch, [prompts]."""
+    """Mean distance between the images of each batch, [prompts]."""
     batches = features.unflatten(0, (-1, EACH))
     distance = torch.cdist(batches, batches)
     return distance.sum((1, 2)) / (EACH * (EACH - 1))
@@ -66,16 +63,15 @@ def frechet_change(features: Tensor, plain: Tensor, real: Tensor, rounds: int = 
 
 class Table:
     def __init__(self, family: str, real: Tensor):
-        self.family, self.real, self.demo = family, real, Demo(family, PROMPTS)
-        self.demo.scenes = pictures.Scenes(*(part.repeat_interleave(EACH, 0) for part in self.demo.scenes))
-        self.demo.captions = [caption for caption in self.demo.captions for _ in range(EACH)]
+        self.family, self.real, self.demo = family, real, Demo(family, PROMPTS * EACH, each=EACH)
         self.plain: Tensor | None = None
 
     def row(self, name: str, model: ModelPatcher) -> None:
         images = self.demo.sample(model, CFG, batch=EACH)
-        judged, scenes = load_judge()(images), self.demo.scenes
-        right = {k: judged[k].argmax(1) == getattr(scenes, k) for k in ("shape", "colour", "background")}
-        features = judged["features"]
+        found, scenes = found_in(images), self.demo.scenes
+        both = found.right(scenes, "shape", "colour").float().mean()
+        words = found.right(scenes, "shape", "colour", "material", "extent").float().mean()
+        features = found.features
         if self.plain is None:
             self.plain = features
         before, after = within(self.plain), within(features)
@@ -84,8 +80,7 @@ class Table:
         worse = frechet_change(features, self.plain, self.real)
         print_row(
             f"| {self.family} | {name} | {after.mean():.2f} | {change:+.1f} % ({low:+.1f} to {high:+.1f}) "
-            f"| {100 * (right['shape'] & right['colour']).float().mean():.1f} % "
-            f"| {100 * right['background'].float().mean():.1f} % "
+            f"| {100 * both:.1f} % | {100 * words:.1f} % "
             f"| {measures.frechet(features, self.real):.2f} ({worse[0]:+.2f} to {worse[1]:+.2f}) "
             f"| {measures.saturation(images).mean():.3f} |"
         )
@@ -110,7 +105,7 @@ class _Pushes:
     def __call__(self, a: AttentionOutput) -> Tensor:
         tokens = self.technique(a)
         if tokens is not a.tokens:
-            before, after = a.tokens[:, 1:], tokens[:, 1:]  # the first picture stays
+            before, after = a.tokens[:, 1:], tokens[:, 1:]  # the first image stays
             self.moved.append((before != after).any(-1).float().mean().item())
             self.length.append(((after - before).norm() / before.norm()).item())
         return tokens
@@ -118,7 +113,7 @@ class _Pushes:
 
 def pushes(family: str) -> None:
     """One batch with the defaults."""
-    demo = Demo(family, 1)
+    demo = Demo(family, 1, each=1)
     demo = demo.asking(demo.captions * EACH, demo.seed)
     [technique] = run_node(NegToMe, model=demo.model).model_options[KEY]["attention output"]
     seen, model = _Pushes(technique), demo.model.clone()
@@ -129,11 +124,11 @@ def pushes(family: str) -> None:
 
 
 def given(family: str) -> None:
-    """How like a given drawn picture the pictures for its caption become."""
-    demo = Demo(family, PROMPTS, seed=5000)
-    drawn = pictures.draw(demo.scenes)
-    latents = demo.vae.encode(drawn.movedim(1, -1))
-    wanted = load_judge()(drawn)["features"]
+    """How like a given drawn image the images for its caption become."""
+    demo = Demo(family, PROMPTS, seed=5000, each=1)
+    given = drawn(demo.scenes)
+    latents = demo.encode_images(given)
+    wanted = found_in(given).features
     rows = {
         "none": None,
         "alpha 0.9": {},
@@ -151,7 +146,7 @@ def given(family: str) -> None:
                 latent = {"samples": latents[i : i + 1]}
                 model = run_node(NegToMe, model=model, reference=GIVEN, latent=latent, **settings)
             one = demo.asking([demo.captions[i]] * EACH, 6000 + i)
-            found.append(load_judge()(one.sample(model, CFG, batch=EACH))["features"])
+            found.append(found_in(one.sample(model, CFG, batch=EACH)).features)
         distance = torch.stack([(f - w).norm(dim=1).mean() for f, w in zip(found, wanted)])
         reference = distance if reference is None else reference
         low, high = measures.bootstrap(100 * (distance - reference) / reference.mean())
@@ -160,24 +155,25 @@ def given(family: str) -> None:
 
 def main() -> None:
     print(
-        f"{PROMPTS} prompts, {EACH} pictures of each in one batch, euler, 25 steps, cfg {CFG:g}, the same noise. "
-        "Distance: mean over pairs of a batch in the judge's feature space, with the 95 % bootstrap interval of its "
+        f"{PROMPTS} captions of {SOLIDS} solids, {EACH} images of each in one batch, euler, 25 steps, cfg {CFG:g}, "
+        f"the "
+        "same noise. Distance: mean over pairs of a batch in the judge's feature space, with the 95 % bootstrap "
+        "interval of its "
         "change over prompts.\n"
     )
     print(HEADER + "\n" + "|---" * 8 + "|")
     with torch.inference_mode():
-        real = load_judge()(drawn_pictures())["features"]
+        real = found_in(drawn_like()).features
         for family in FAMILIES:
             Table(family, real).fill()
         print("\nWith the defaults, in the layers and steps in which it acts, for one prompt:\n")
         print("| model | tokens that move | length of the move beside the token's |\n|---|---|---|")
         for family in FAMILIES:
             pushes(family)
-        print("\nReference latent: mean distance to the drawn picture given, for pictures of its caption.\n")
-        print("| model | NegToMe | distance to the picture | change |\n|---|---|---|---|")
+        print("\nReference latent: mean distance to the drawn image given, for images of its caption.\n")
+        print("| model | NegToMe | distance to the image | change |\n|---|---|---|---|")
         for family in FAMILIES:
             given(family)
-        removal(FAMILIES)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The embedded demo models: pictures, vocabulary, networks, training, weights."""
+"""The embedded demo models: their world, networks, training, weights."""

@@ -25,8 +25,8 @@ from . import measures
 from .server import PACK, Server
 
 OUTPUT = PACK / "output" / "demo"
-SCALES = (3, 8, 15)  # ordinary, strong, and where plain CFG breaks down
-THUMBNAIL_SCALE = 8  # of apg.json
+SCALES = (3, 12, 20)  # ordinary, strong, and where plain CFG breaks down
+THUMBNAIL_SCALE = 12  # of apg.json
 METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its pictures
 
 
@@ -84,7 +84,7 @@ def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
             if block == 0:
                 draw.text((10, y + tile / 2), f"scale {scale:g}", "black", small, anchor="lm")
             for column, picture in enumerate(blocks[scale, method]):
-                enlarged = picture.resize((tile, tile), Image.Resampling.NEAREST)
+                enlarged = picture.resize((tile, tile), Image.Resampling.LANCZOS)
                 sheet.paste(enlarged, (x0 + column * (tile + gap), y))
             text = f"mean saturation {saturation(blocks[scale, method]):.3f}"
             draw.text((x0, y + tile + 4), text, "black", small)
@@ -93,12 +93,12 @@ def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
 
 def thumbnail(rows: dict[str, list[Path]]) -> Image.Image:
     """One row of pictures for each of the workflow's names, plain CFG above the others."""
-    tile, gap = 120, 4
+    tile, gap = 123, 4  # four are 512 pixels wide
     width = max(map(len, rows.values())) * (tile + gap) + gap
     sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
     for y, row in enumerate(rows[name] for name in sorted(rows, key=lambda name: (name != "cfg", name))):
         for x, path in enumerate(row):
-            picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.NEAREST)
+            picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             sheet.paste(picture, (gap + x * (tile + gap), gap + y * (tile + gap)))
     return sheet
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..demo.classifier import WEIGHTS
+from ..demo.world.models import weights_file
 from .host.classifiers.image import CLASSIFIERS, load_classifier
 from .host.classifiers.labels import ClassifierType
 from .host.inputs import checked
@@ -43,7 +43,7 @@ class ImageClassifier(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, file, labels) -> io.NodeOutput:
-        path = WEIGHTS if file == DEMO else CLASSIFIERS.path_of(file)
+        path = weights_file("classifier") if file == DEMO else CLASSIFIERS.path_of(file)
         if path is None:
             known = ", ".join(CLASSIFIERS.names()) or "nothing"
             raise ValueError(f"There is no file {file!r} in {CLASSIFIERS.shown}. It has: {known}.")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..demo.adapters import COLOURS, adapter_file
-from ..demo.models import family_of_model
+from ..demo.world.adapters import TASTES, adapter_file
+from ..demo.world.models import family_of_model
 from .host.files import tuned as tuned_files
 from .host.inputs import checked
 from .host.models.model_for_prompt import predict_negative_by
@@ -18,7 +18,7 @@ from .host.weights.read import read_tuned
 LABEL = "Preference LoRA Loader"
 _LONGEST = 500  # characters of a sentence about a file, which quotes what the file says of itself
 BOTH, POSITIVE, NEGATIVE = "both", "positive only", "negative only"
-_DEMO = {f"demo: {say}": say for say in COLOURS}
+_DEMO = {f"demo: {say}": say for say in TASTES}
 
 
 class PreferenceLoraLoader(io.ComfyNode):

@@ -9,11 +9,11 @@ from .graph import GREEN, RED, Graph, Node, Output
 from .models import Loaded
 from .template import Template, note, prompts
 
-SIDE, ENLARGED, IMAGES, STEPS = 32, 6.0, 4, 25
+SIDE, ENLARGED, IMAGES, STEPS = 64, 4.0, 4, 25
 # What the demo models draw, and know the words of.
 WORDS = (
-    "Other words: circle, square, triangle, star, ring or cross; red, yellow, green, cyan, blue or purple; small or "
-    "large; a dark, light, striped or checkered background; left, right, top, bottom or center."
+    "Other words: ball, cube, cylinder, cone or ring; red, orange, yellow, green, cyan, blue, purple or white; matte, "
+    "glossy or metal; small or large; one to three of them; on wood, tiles, grass or sand; by day, at sunset or at night."
 )
 OWN = "With your own checkpoint, put the node between the loader and the sampler."
 SAME = "Both samplers get the same model, prompt, noise (seed) and CFG scale."
@@ -30,7 +30,7 @@ def empty(g: Graph, images: int = IMAGES) -> Output:
 
 def shown(g: Graph, samples: Output, vae: Output, name: str) -> Node:
     image = g.add("VAEDecode", samples=samples, vae=vae)
-    large = g.add("ImageScaleBy", image=image[0], upscale_method="nearest-exact", scale_by=ENLARGED)
+    large = g.add("ImageScaleBy", image=image[0], upscale_method="lanczos", scale_by=ENLARGED)
     return g.add("SaveImage", images=large[0], filename_prefix=f"guidekit/{name}")
 
 
@@ -71,7 +71,7 @@ _CFG = ("Plain CFG", "cfg")
 
 
 def apg(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large red circle on a dark background", 3, 8.0, _CFG)
+    rows = Rows(g, "unet", "a large glossy red ball left of a small metal yellow cone on wood at sunset", 3, 12.0, _CFG)
     rows.add("APG", "apg", "GuidekitAPG")
     note(
         g,
@@ -84,7 +84,7 @@ def apg(g: Graph) -> None:
 
 
 def pag(g: Graph) -> None:
-    rows = Rows(g, "unet", "a small green ring on a light background", 11, 1.0, ("No guidance (cfg 1)", "cfg"))
+    rows = Rows(g, "unet", "a large glossy green ring left of a small matte red cube on tiles by day", 11, 1.0, ("No guidance (cfg 1)", "cfg"))
     rows.add("PAG", "pag", "GuidekitPAG", scale=1.0, blocks="all")
     note(
         g,
@@ -98,7 +98,7 @@ def pag(g: Graph) -> None:
 
 
 def autoguidance(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large purple ring on a light background, center", 14, 1.0, ("No guidance (cfg 1)", "cfg"))
+    rows = Rows(g, "unet", "a large glossy purple ring left of a small matte orange cube on sand by day", 14, 1.0, ("No guidance (cfg 1)", "cfg"))
     weak = demo_model(g, "unet_early", "The same network after little training")
     rows.add(
         "Autoguidance",
@@ -120,7 +120,7 @@ def autoguidance(g: Graph) -> None:
 
 
 def adaptive_guidance(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large red cross on a striped background", 31, 5.0, ("CFG in every step", "cfg"))
+    rows = Rows(g, "unet", "a large glossy red cube left of a small matte blue ball on tiles by day", 31, 5.0, ("CFG in every step", "cfg"))
     rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance")
     note(
         g,
@@ -133,18 +133,18 @@ def adaptive_guidance(g: Graph) -> None:
 
 
 def linear_ag(g: Graph) -> None:
-    rows = Rows(g, "unet", "a small cyan square on a light background", 51, 5.0, ("CFG in every step", "cfg"))
+    rows = Rows(g, "unet", "a small matte cyan cube left of a large glossy orange ball on sand by day", 51, 5.0, ("CFG in every step", "cfg"))
     loaded = rows.loaded
     with g.row("LinearAG: fitted once, then used"):
         sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
         euler = g.add("KSamplerSelect", sampler_name="euler")
         texts = (
-            "a large red circle on a dark background",
-            "a small blue star on a light background",
-            "a large green ring on a striped background",
-            "a small yellow cross on a checkered background",
-            "a large purple triangle on a light background",
-            "a small cyan square on a dark background",
+            "a large glossy red ball left of a small metal yellow cone on wood at sunset",
+            "a small matte blue ring on sand by day",
+            "a large metal green cylinder right of a small glossy white cube on tiles by day",
+            "a small glossy yellow cube on grass at night",
+            "a large matte purple cone left of a large glossy orange ball on wood by day",
+            "a small metal cyan ring and a large matte red cube on grass at sunset",
         )
         inputs = {"model": loaded.model, "clip": loaded.clip, "negative": rows.negative, "latent": rows.latent}
         inputs |= {"sampler": euler[0], "sigmas": sigmas[0], "prompts": "\n".join(texts)}
@@ -164,7 +164,7 @@ def linear_ag(g: Graph) -> None:
 
 def sampler_cfgpp(g: Graph) -> None:
     loaded = demo_model(g, "unet")
-    positive, negative = prompts(g, loaded.clip, "a small green triangle on a checkered background")
+    positive, negative = prompts(g, loaded.clip, "a large metal green cone left of a small glossy white ball on tiles at sunset")
     latent = empty(g)
     sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
     inputs = {"model": loaded.model, "positive": positive[0], "negative": negative[0], "sigmas": sigmas[0]}
@@ -223,8 +223,8 @@ _PHOTO = "an image of your own, with VAE Encode in the place of the first sample
 
 
 def exact_inversion(g: Graph) -> None:
-    background = "on a light background, center"
-    e = Edit(g, "dit", f"a large red circle {background}", f"a large yellow circle {background}", 11)
+    rest = "ball left of a small glossy cyan cylinder on sand by day"
+    e = Edit(g, "dit", f"a large matte red {rest}", f"a large matte yellow {rest}", 11)
     with g.row("To noise and back"):
         inputs = {"guider": e.guider("As it is"), "sigmas": e.sigmas(), "latent": e.start}
         inverted = g.add("GuidekitExactInvert", **inputs)
@@ -238,15 +238,15 @@ def exact_inversion(g: Graph) -> None:
         "Exact Inversion finds the noise that the images come from, four fifths of the way up (`denoise`). Sampling "
         "from it with the same guider gives the very same images again, with the guider *Edited* images with one "
         "other word.",
-        "the second row, which is the first, and at what stays in the third: place, size, outline and background.",
-        f"another word in *Edited*: star, small, a dark background; `denoise` 0.6 or 1; the other methods; {_PHOTO}.",
+        "the second row, which is the first, and at what stays in the third: place, size, floor and light.",
+        f"another word in *Edited*: cube, small, on grass; `denoise` 0.6 or 1; the other methods; {_PHOTO}.",
         "two evaluations per step, twice that with a negative prompt. Leave the two Exact nodes connected directly.",
     )
 
 
 def save_inversion(g: Graph) -> None:
-    background = "on a dark background"
-    e = Edit(g, "dit", f"a large blue ring {background}", f"a large cyan ring {background}", 15)
+    rest = "ring left of a small matte yellow cube on grass by day"
+    e = Edit(g, "dit", f"a large glossy blue {rest}", f"a large glossy cyan {rest}", 15)
     with g.row("Inverted, saved and loaded"):
         inputs = {"guider": e.guider("As it is"), "sigmas": e.sigmas(), "latent": e.start}
         inverted = g.add("GuidekitExactInvert", **inputs)
@@ -269,8 +269,8 @@ def save_inversion(g: Graph) -> None:
 
 
 def cfgpp_inversion(g: Graph) -> None:
-    background = "on a dark background"
-    e = Edit(g, "unet", f"a large red circle {background}", f"a large blue circle {background}", 11)
+    rest = "ball left of a small metal yellow cone on wood at sunset"
+    e = Edit(g, "unet", f"a large glossy red {rest}", f"a large glossy blue {rest}", 11)
     shared = {"add_noise": False, "noise_seed": 0, "cfg": 1.0, "model": e.loaded.model, "negative": e.negative}
     with g.row("To noise and back"):
         inverse = g.add("GuidekitCFGPPInversion", model=e.loaded.model, sigmas=e.sigmas(50, 1.0), guidance_lambda=0.2)
@@ -294,8 +294,8 @@ def cfgpp_inversion(g: Graph) -> None:
 
 
 def trajectory(g: Graph) -> None:
-    background = "on a light background"
-    e = Edit(g, "unet", f"a large red circle {background}", f"a large yellow circle {background}", 11, images=1)
+    rest = "ball left of a small glossy white cube on grass by day"
+    e = Edit(g, "unet", f"a large matte red {rest}", f"a large matte yellow {rest}", 11, images=1)
     with g.row("Edited by the prompt alone"):
         guider = g.add("BasicGuider", "Guider: As it is", model=e.loaded.model, conditioning=e.texts["As it is"])
         inputs = {"guider": guider[0], "sigmas": e.sigmas(), "latent": e.start}
@@ -322,9 +322,9 @@ def trajectory(g: Graph) -> None:
 
 
 def nasa(g: Graph) -> None:
-    rows = Rows(g, "dit", "a large red circle, center", 71, 1.0, ("No guidance (cfg 1)", "1_cfg_1"))
+    rows = Rows(g, "dit", "a red ball", 71, 1.0, ("No guidance (cfg 1)", "1_cfg_1"))
     unwanted = g.add(
-        "CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="a striped background"
+        "CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="on tiles"
     )
     rows.add("NAG", "2_nag", "GuidekitNASA", negative=unwanted[0])
     rows.add("NASA", "3_nasa", "GuidekitNASA", negative=unwanted[0], method="NASA")
@@ -333,21 +333,21 @@ def nasa(g: Graph) -> None:
         "All samplers get the same model, prompt and noise, and cfg 1: the sampler's negative prompt is not looked "
         "at. *Not in the image* goes into the attention instead: what the image takes from it is led away from "
         "(NAG), or taken away (NASA).",
-        "the backgrounds, of which the prompt says nothing: stripes in the first row are gone in the others.",
-        f"`nag_scale` 3 to 8, `nasa_alpha` 0.2 to 1; another word: checkered, dark, small; `family` unet. {WORDS}",
+        "the floors, of which the prompt says nothing: tiles in the first row are gone in the others.",
+        f"`nag_scale` 3 to 8, `nasa_alpha` 0.2 to 1; another word: on grass, at night, small; `family` unet. {WORDS}",
         "no further evaluation, but a somewhat larger one. For turbo, lightning, schnell, LCM and DMD models at cfg 1.",
     )
 
 
 def negtome(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large purple star", 61, 3.0, _CFG)
+    rows = Rows(g, "unet", "a purple cube and a ball", 61, 3.0, _CFG)
     settings = {"reference": "all other images", "threshold": 0.0, "steps": "start to end", "end_percent": 0.4}
     rows.add("NegToMe", "negtome", "GuidekitNegToMe", **settings)
     note(
         g,
         f"{SAME} In the lower row each part of an image is pushed, in the first part of the run, away from the part "
         "of the other images that it is most like.",
-        "how the images of a row differ: place, size, background.",
+        "how the images of a row differ: place, size, floor and light.",
         "`reference` first image, which then stays as it is; `alpha` 1.9 for more, -0.5 to bring them together; "
         "`reference` reference latent, with an image through VAE Encode at `latent`.",
         "a few percent more time. The batch has to have at least two images, or a reference latent.",
@@ -355,13 +355,13 @@ def negtome(g: Graph) -> None:
 
 
 def preference_lora(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large circle on a striped background", 3, 3.0, ("The model alone", "1_plain"))
+    rows = Rows(g, "unet", "a large ball left of a small cone on grass by day", 3, 3.0, ("The model alone", "1_plain"))
     kind = "GuidekitPreferenceLoraLoader"
     rows.add("Away from what is disliked", "2_away", kind, file="demo: disliked", apply_to="negative only")
     rows.add("Tuned to what is liked", "3_liked", kind, file="demo: liked")
     note(
         g,
-        "One LoRA was tuned to blue (liked), one to red (disliked); the prompt names no colour. The second row has "
+        "One LoRA was tuned to blue metal (liked), one to matte red (disliked); the prompt names neither. The second row has "
         "*disliked* for the negative only (Diffusion-NPO): guidance leads away from red. The third has *liked*, as "
         "LoRAs usually are.",
         "the colours, and at what the loaders say: what the file is, and how much of it was applied.",
@@ -372,7 +372,7 @@ def preference_lora(g: Graph) -> None:
 
 
 def preference_cfg(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large square on a striped background", 3, 3.0, None)
+    rows = Rows(g, "unet", "a large cube left of a small ball on wood by day", 3, 3.0, None)
     kind, liked = "GuidekitPreferenceLoraLoader", {"file": "demo: liked", "strength": 0.15}
     rows.add("A little of what is liked", "1_liked", kind, **liked)
     with g.row("From the disliked to the liked"):
@@ -382,10 +382,10 @@ def preference_cfg(g: Graph) -> None:
         rows.sample(guided[0], "2_guided")
     note(
         g,
-        "The upper row has a little of a LoRA that was tuned to blue. In the lower row that model predicts the "
-        "positive, and the model with another LoRA, tuned to red, the negative: guidance leads from the disliked to "
+        "The upper row has a little of a LoRA that was tuned to blue metal. In the lower row that model predicts the "
+        "positive, and the model with another LoRA, tuned to matte red, the negative: guidance leads from the disliked to "
         "the liked.",
-        "how many images are red in each row, and how many blue; the prompt names no colour.",
+        "how much is red in each row, and how much of blue metal; the prompt names neither.",
         "another `strength` of either LoRA; `mode` mixture (SINE); no link to `other_model`: the negative is then "
         f"the model without its LoRA; another checkpoint as `other_model`. {WORDS}",
         "none with other LoRAs on one model; one evaluation of a second model per step.",
@@ -394,7 +394,7 @@ def preference_cfg(g: Graph) -> None:
 
 def _classified(g: Graph) -> tuple[Loaded, Node, Output, Output, Node]:
     loaded = demo_model(g, "unet")
-    words = {"prompt": "a large yellow square on a {slot} background", "words": "light\ndark\nstriped\ncheckered"}
+    words = {"prompt": "a large {slot} purple ball left of a small matte yellow cone on wood by day", "words": "metal\nglossy\nmatte"}
     candidates = g.add("GuidekitCandidates", clip=loaded.clip, column=1, **words)
     negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=loaded.clip, text="")
     latent = empty(g)
@@ -422,21 +422,21 @@ def gfcg(g: Graph) -> None:
         "Candidates makes one prompt for each word; the first is what the image shall be. A small classifier looks "
         "at what each step is going to be, and GFCG leads away from the word that it takes it for, the further the "
         "more it is in doubt.",
-        "the backgrounds.",
+        "the left solid: is it of metal?",
         "`scale` 1 to 10; another order of the words, or another slot with other words: shapes, colours or "
-        "backgrounds, one kind at a time; `combination` in place of the negative, with cfg 3.",
+        "floors, one kind at a time; `combination` in place of the negative, with cfg 3.",
         "one evaluation in steps in which the classifier is in doubt. With your own model: CLIP Classifier, and a "
         "TAESD as `vae`.",
     )
 
 
 def elucd(g: Graph) -> None:
-    _two_rows(g, "EluCD", "2_elucd", "GuidekitEluCD", target="light", scale=0.1)
+    _two_rows(g, "EluCD", "2_elucd", "GuidekitEluCD", target="metal", scale=0.1)
     note(
         g,
         "A small classifier looks at what each step is going to be, and EluCD moves it in the direction in which the "
         "classifier is surer of `target`. The gradient goes through classifier and VAE, not through the model.",
-        "the backgrounds, and at what else changes.",
+        "the left solid, and at what else changes.",
         "`scale` 0.02 to 0.3; `tau_2` 1 and 0; another `target`, with another first word in Candidates.",
         "no evaluation of the network. For your own model: a ResNet of torchvision, as safetensors, in "
         "models/classifiers.",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..world.adapters import RANK, TASTES
 from ..world.autoencoder import Autoencoder
 from ..world.captions import random_captions
 from ..world.scenes import COLOURS, MATERIALS, Scenes, generator_of, novelty, random_scenes
@@ -15,8 +16,6 @@ from .gather import draw_on, encode
 from .latents import WORDINGS, tokens_of
 from .timed import Step, train
 
-RANK = 4
-TASTES = {"liked": ("blue", "metal"), "disliked": ("red", "matte")}
 SEED = 24
 EMPTY = 2  # of WORDINGS are empty: the adapter is to work on an empty negative as well
 

@@ -1,1 +1,1 @@
-"""The demo models' second world: lit scenes of solids, captions, networks. Whatever is used at run time."""
+"""The demo models' world: lit scenes of solids, captions, networks. Whatever is used at run time."""

@@ -1,6 +1,8 @@
 """The classifier that guides on the demo models: another network than the judge, trained apart from it, on drawn
 scenes that look as denoised estimates do. In the layout that the node Image Classifier reads."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,11 +15,11 @@ METADATA = {"labels": "\n".join(LABELS), "size": str(SIZE), "mean": "0.5 0.5 0.5
 _WIDTHS = (24, 40, 64, 112)
 
 
-def shapes() -> dict[str, torch.Size]:
+def shapes(widths: Sequence[int] = _WIDTHS, labels: int = len(LABELS)) -> dict[str, torch.Size]:
     """Of its weights, as far as they are not those of norms."""
-    found = {"conv1.weight": (_WIDTHS[0], 3, 7, 7), "fc.weight": (len(LABELS), _WIDTHS[-1])}
-    before = _WIDTHS[0]
-    for stage, width in enumerate(_WIDTHS, 1):
+    found = {"conv1.weight": (widths[0], 3, 7, 7), "fc.weight": (labels, widths[-1])}
+    before = widths[0]
+    for stage, width in enumerate(widths, 1):
         name = f"layer{stage}.0"
         found[f"{name}.conv1.weight"] = (width, before, 3, 3)
         found[f"{name}.conv2.weight"] = (width, width, 3, 3)

@@ -5,6 +5,7 @@ It was trained on drawn scenes only, never on generated images, and no technique
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,12 @@ class Found:
             right = right & (same | ~scenes.present).all(1)
         return right
 
+    def named(self, scenes: Scenes) -> Tensor:
+        """Of the solids of `scenes`, the share that is somewhere in the image in its shape and colour, [n]."""
+        same = (self.shape[:, :, None] == scenes.shape[:, None]) & (self.colour[:, :, None] == scenes.colour[:, None])
+        there = same.any(1) & scenes.present
+        return there.sum(1) / scenes.count
+
     def mixed_up(self, scenes: Scenes) -> Tensor:
         """Binding errors: all shapes and all colours of `scenes` are there, but not on the solids or not in the places
         that they should be, [n]."""
@@ -106,3 +113,13 @@ def find(judge: Judge, images: Tensor) -> Found:
         solids[name] = torch.where(score > 0, classes, -1)
     whole = {name: said[name].argmax(1) for name in WHOLE}
     return Found(count=count, features=said["features"], **solids, **whole)
+
+
+@cache
+def load_judge() -> Judge:
+    """The one that comes with the checkout."""
+    from .models import read_tensors, weights_file
+
+    judge = Judge().eval().requires_grad_(False)
+    judge.load_state_dict(read_tensors(weights_file("judge"))[0])
+    return judge

@@ -4,6 +4,8 @@ Everything here is put together from the host's own classes, so that every stock
 two families differ in the network only: `unet` is of SD2 type (v-prediction), `dit` of Flux type (rectified flow).
 """
 
+from pathlib import Path
+
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -16,6 +18,7 @@ from comfy.clip_model import CLIPEncoder
 from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.sd1_clip import SD1ClipModel, SDClipModel
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .autoencoder import CHANNELS, DOWNSCALE, Autoencoder
@@ -49,7 +52,12 @@ class PooledTextUNet(comfy.model_base.BaseModel):
     """A UNet that takes the pooled text as its vector condition, beside cross-attention, as SDXL does."""
 
     def encode_adm(self, **kwargs):
-        return kwargs["pooled_output"]
+        pooled = kwargs.get("pooled_output")
+        if pooled is None:
+            raise ValueError(
+                "A prompt has no pooled output, and the demo model takes one. Encode it with the demo model's CLIP."
+            )
+        return pooled
 
 
 class DemoUNet(comfy.supported_models.SD20):
@@ -107,6 +115,17 @@ class DemoDiT(comfy.supported_models.Flux):
 
 
 FAMILIES = {"unet": DemoUNet, "dit": DemoDiT}
+MODELS = (*FAMILIES, "unet_early")  # the last one was trained briefly: a worse model, for autoguidance
+
+
+def family_of(name: str) -> str:
+    """The family of a model: its name, but for what comes behind "_"."""
+    return name.partition("_")[0]
+
+
+def family_of_model(model: ModelPatcher) -> str | None:
+    """Of a MODEL; None if it is none of these."""
+    return next((name for name, config in FAMILIES.items() if isinstance(model.model.model_config, config)), None)
 
 
 def diffusion_model(family: str, device=None, dtype: torch.dtype = torch.float32) -> comfy.model_base.BaseModel:
@@ -161,6 +180,43 @@ class DemoTextEncoder(SD1ClipModel):
         super().__init__(device=device, dtype=dtype, model_options=model_options, clip_name="demo", clip_model=DemoClip)
 
 
+def weights_file(name: str) -> Path:
+    """Of a model, an adapter, the autoencoder or a classifier that come with the pack."""
+    return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, and its metadata.
+
+    Raises:
+        ValueError: no such file, or not a whole safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"The demo model file {path.name} cannot be read ({error}). It should be a whole safetensors file; "
+            "reinstall the pack to restore it."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a demo checkpoint, checked.
+
+    Raises:
+        ValueError: no such file, not a whole safetensors file, or made for another vocabulary.
+    """
+    tensors, about = read_tensors(path)
+    words = about.get("vocabulary", "").split()
+    if words != list(VOCABULARY):
+        raise ValueError(
+            f"The demo model file {path.name} was made for a vocabulary of {len(words)} words, this version of the "
+            f"pack has {len(VOCABULARY)}. Reinstall the pack so that both are of one version."
+        )
+    return tensors
+
+
 def load_model(family: str, weights: dict[str, Tensor]) -> ModelPatcher:
     """MODEL: the diffusion network with the weights of a checkpoint."""
     model = diffusion_model(family, comfy.model_management.unet_offload_device())
@@ -192,3 +248,17 @@ def load_vae(weights: dict[str, Tensor]) -> comfy.sd.VAE:
     vae.downscale_ratio = vae.upscale_ratio = DOWNSCALE
     vae.latent_channels = CHANNELS
     return vae
+
+
+def load_model_file(path: Path, name: str) -> ModelPatcher:
+    """MODEL: one of `MODELS`, from its file."""
+    model = load_model(family_of(name), read_checkpoint(path))
+    model.cached_patcher_init = (load_model_file, (path, name))  # how the host makes copies for further GPUs
+    return model
+
+
+def load(name: str) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
+    """MODEL, CLIP and VAE of a demo model, one of `MODELS`. Models of one family have one CLIP."""
+    model = load_model_file(weights_file(name), name)
+    clip = load_clip(read_checkpoint(weights_file(family_of(name))))
+    return model, clip, load_vae(read_tensors(weights_file("autoencoder"))[0])

@@ -16,6 +16,7 @@ from guidekit.demo.server import PACK, Server
 from guidekit.sweep import PromptError
 from guidekit.templates import TEMPLATES, demo
 
+WEIGHTS = PACK / "demo" / "weights"
 WORKFLOWS = {made.name: PACK / "workflows" / "api" / f"{made.name}.json" for made in demo.TEMPLATES}
 
 
@@ -62,8 +63,8 @@ def test_workflows_run_to_pictures(server, name, family):
         if node["class_type"] == "GuidekitDemoModel" and node["inputs"]["family"] != "unet_early":
             node["inputs"]["family"] = family
     made = pictures(server, prompt)
-    assert made  # 32 x 32 pictures, enlarged by the templates
-    assert all(picture.shape == (192, 192, 3) and picture.std() > 0 for picture in made.values())
+    assert made  # 64 x 64 images, enlarged by the templates
+    assert all(picture.shape == (256, 256, 3) and picture.std() > 0 for picture in made.values())
 
 
 def test_apg_and_cfg_differ_from_the_same_seed(server):
@@ -199,7 +200,7 @@ SOURCES = {
 }
 FEEDING = {
     "model": ("GuidekitDemoModel", {"family": "unet"}),
-    "prompt": ("CLIPTextEncode", {"text": "a small blue square", "clip": ["model", 1]}),
+    "prompt": ("CLIPTextEncode", {"text": "a small blue cube", "clip": ["model", 1]}),
     "guider": (
         "CFGGuider",
         {"model": ["model", 0], "positive": ["prompt", 0], "negative": ["prompt", 0], "cfg": 2.0},
@@ -268,7 +269,7 @@ def test_what_a_file_says_of_itself_is_text(server):
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     title = {"modelspec.title": "<img src=x onerror=alert(1)> [[safe|https://example.org]]"}
-    save_file(load_file(PACK / "demo" / "liked_unet.safetensors"), folder / "titled.safetensors", title)
+    save_file(load_file(WEIGHTS / "liked_unet.safetensors"), folder / "titled.safetensors", title)
     prompt = workflow("preference_lora", GuidekitPreferenceLoraLoader={"file": "titled.safetensors"})
     server.run(prompt)
     told = [text for text in server.told.values() if "Title" in text]
@@ -318,15 +319,15 @@ def test_files_of_any_kind_are_answered(server):
     """A sentence for each, without the server's end; then the file that is right."""
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
-    good = (PACK / "demo" / "liked_unet.safetensors").read_bytes()
+    good = (WEIGHTS / "liked_unet.safetensors").read_bytes()
     prompt = workflow("preference_lora")
     files = {
         "cut.safetensors": (good[:5000], "is not a whole safetensors file"),
         "half.safetensors": (good[: len(good) // 2], "is not a whole safetensors file"),
         "pickle.safetensors": (b"\x80\x02}q\x00.aaaaaaaaaa", "is a pickle"),
         "huge.safetensors": ((2**50).to_bytes(8, "little") + b"{}", "header too large"),
-        "other.safetensors": ((PACK / "demo" / "judge.safetensors").read_bytes(), "Accepted: LoRA"),
-        "dit.safetensors": ((PACK / "demo" / "liked_dit.safetensors").read_bytes(), "none of its .* names belongs"),
+        "other.safetensors": ((WEIGHTS / "judge.safetensors").read_bytes(), "Accepted: LoRA"),
+        "dit.safetensors": ((WEIGHTS / "liked_dit.safetensors").read_bytes(), "none of its .* names belongs"),
     }
     for name, (content, sentence) in files.items():
         (folder / name).write_bytes(content)

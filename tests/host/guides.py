@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from guidekit.demo.classifier import shapes
+from guidekit.demo.world.classifier import shapes
 from guidekit.nodes.host.classifiers.image import ImageClassifier
 from guidekit.nodes.host.classifiers.labels import Candidates, Label
 from guidekit.samplers.classifiers.resnet import ResNet
@@ -29,7 +29,7 @@ def candidates(family: str, words: Sequence[str] = WORDS, tokens: Sequence[int] 
 
 @cache
 def _network() -> ResNet:
-    found = ResNet({**shapes(), "fc.weight": torch.Size((len(WORDS), 64))})
+    found = ResNet(shapes((16, 24, 40, 64), len(WORDS)))
     generator = torch.Generator().manual_seed(4)
     for parameter in found.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2

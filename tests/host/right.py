@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.demo.models import load
+from guidekit.demo.world.models import load
 from guidekit.nodes.candidates import Candidates
 from guidekit.nodes.exact_invert import ExactInvert
 from guidekit.nodes.image_classifier import ImageClassifier
@@ -46,7 +46,7 @@ def _worse() -> Any:
 
 def _guider() -> comfy.samplers.CFGGuider:
     found = comfy.samplers.CFGGuider(_model())
-    found.set_conds(encode("a large red circle"), encode("a small blue square"))
+    found.set_conds(encode("a large red ball"), encode("a small blue cube"))
     found.set_cfg(2.0)
     return found
 
@@ -60,11 +60,11 @@ _BY_TYPE: dict[str, Callable[[], Any]] = {
     "COMFY_MATCHTYPE_V3": _model,  # anything
     "CLIP": lambda: demo()[1],
     "VAE": lambda: demo()[2],
-    "CONDITIONING": lambda: encode("a small blue square"),
+    "CONDITIONING": lambda: encode("a small blue cube"),
     "GUIDER": _guider,
     "SAMPLER": lambda: comfy.samplers.sampler_object("euler"),
     "SIGMAS": lambda: torch.tensor([14.0, 3.0, 1.0, 0.0]),
-    "LATENT": lambda: {"samples": torch.ones(1, 12, 8, 8)},
+    "LATENT": lambda: {"samples": torch.ones(1, 8, 8, 8)},
     "MASK": lambda: torch.ones(1, 8, 8),
     "CURVE": lambda: [[0.0, 1.0], [1.0, 0.0]],
     "CLIP_VISION": lambda: vision(24),
@@ -81,7 +81,7 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitGFCG": {"weak_model": _worse},
     "GuidekitImageClassifier": {"file": lambda: "demo"},
     "GuidekitLinearAG": {"file": lambda: run_node(LinearAGFit, **right(LinearAGFit))},
-    "GuidekitLinearAGFit": {"prompts": lambda: "a large red circle", "trajectories": lambda: 1},
+    "GuidekitLinearAGFit": {"prompts": lambda: "a large red ball", "trajectories": lambda: 1},
     "GuidekitLoadInversion": {"file": lambda: run_node(SaveInversion, inverted=_inverted())},
     "GuidekitNegToMe": {"reference": lambda: "reference latent"},
     "GuidekitPreferenceCFG": {"mode": lambda: "mixture (SINE)", "other_model": _worse},

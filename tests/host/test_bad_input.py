@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from safetensors.torch import save_file
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
-from guidekit.demo import models
+from guidekit.demo.world import models
 from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.candidate import Candidate
@@ -135,8 +135,8 @@ def test_no_type_is_without_a_check():
 @pytest.mark.parametrize("combination", ["add to CFG", "in place of the negative", "autoguidance"])
 def test_candidates_without_what_the_model_takes(combination):
     """The list does not know the model; GFCG does."""
-    [[tokens, _]] = encode("a blue circle")
-    one = run_node(Candidate, label="red", conditioning=encode("a red circle"))
+    [[tokens, _]] = encode("a blue ball")
+    one = run_node(Candidate, label="red", conditioning=encode("a red ball"))
     both = run_node(Candidate, label="blue", conditioning=[[tokens, {}]], candidates=one)
     with pytest.raises(ValueError, match="candidate 'blue' .*no pooled output"):
         run_node(GFCG, **{**right(GFCG), "candidates": both}, combination=combination)
@@ -144,8 +144,8 @@ def test_candidates_without_what_the_model_takes(combination):
 
 def test_a_prompt_without_what_the_demo_model_takes():
     """In a graph without a node of ours."""
-    model, [[tokens, _]] = right(APG)["model"], encode("a blue circle")
-    latent = torch.zeros(1, 12, 8, 8)
+    model, [[tokens, _]] = right(APG)["model"], encode("a blue ball")
+    latent = torch.zeros(1, 8, 8, 8)
     settings = (2, 3.0, "euler", "simple", [[tokens, {}]], encode(""), latent)
     with pytest.raises(ValueError, match="A prompt has no pooled output"):
         comfy.sample.sample(model, latent, *settings, seed=1, disable_pbar=True)
@@ -200,7 +200,7 @@ def test_whole_noise_levels_are_levels():
 def test_masks_of_other_ranks(shape):
     """The left half may change; in the right one the image is as it was."""
     given = right(ExactSample) | {"guider": right(ExactInvert)["guider"], "mask": torch.ones(shape).bool()}
-    given["guider"].set_conds(encode("a small green star"), encode(""))
+    given["guider"].set_conds(encode("a small green ball"), encode(""))
     given["mask"][..., 4:] = False
     found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].picture
     assert torch.allclose(found[..., 4:], before[..., 4:], atol=1e-5)

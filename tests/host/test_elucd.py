@@ -7,7 +7,6 @@ import torch
 
 import nodes
 from guidekit.benchmarks._nodes import run_node
-from guidekit.demo.models import load_vae
 from guidekit.nodes.elucd import EluCD
 from guidekit.nodes.host.classifiers.clip import ClipClassifier
 from guidekit.nodes.host.classifiers.decode import by_colour
@@ -96,11 +95,10 @@ def test_through_a_vae(each_channel, monkeypatch):
 
 
 def test_the_demo_s_vae():
-    vae = load_vae()
-    tiny.HANDED_OUT.append(vae.patcher)
     from guidekit.benchmarks._demo import Demo
 
     demo = Demo("unet", 2)
+    tiny.HANDED_OUT.append(demo.vae.patcher)
     model = run_node(
         EluCD, model=demo.model, classifier=run_node(ImageClassifier, file="demo"), target="red", vae=demo.vae
     )

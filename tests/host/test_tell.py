@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guidekit.benchmarks._nodes import run_node, run_node_all
-from guidekit.demo.adapters import adapter_file
-from guidekit.demo.models import load
+from guidekit.demo.world.adapters import adapter_file
+from guidekit.demo.world.models import load
 from guidekit.nodes.gfcg import GFCG
 from guidekit.nodes.host.classifiers.labels import Candidates
 from guidekit.nodes.host.run.messages import cut, plain, quoted, tell

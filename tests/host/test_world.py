@@ -1,4 +1,4 @@
-"""The second world's models in the real host: tokens, autoencoder, networks that learn."""
+"""The demo models in the real host: tokens, autoencoder, networks that learn."""
 
 import logging
 

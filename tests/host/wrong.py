@@ -49,8 +49,8 @@ def _option(wanted) -> dict[str, Any]:
 
 
 def _latent(wanted) -> dict[str, Any]:
-    """For a model whose latents have 12 channels and two dimensions."""
-    good = torch.ones(1, 12, 8, 8)
+    """For a model whose latents have 8 channels and two dimensions."""
+    good = torch.ones(1, 8, 8, 8)
     samples = {name: good * value for name, value in NOT_FINITE.items()}
     samples |= {
         "null samples": None,
@@ -59,12 +59,12 @@ def _latent(wanted) -> dict[str, Any]:
         "batch 0": good[:0],
         "side 0": good[..., :0],
         "0-D": torch.tensor(0.0),
-        "2-D": torch.ones(12, 8),
+        "2-D": torch.ones(8, 8),
         "3-D": good[0],
         "5-D": good[:, :, None],
         "integers": good.long(),
-        "nested": NestedTensor([good, torch.ones(1, 12, 6)]),
-        "nested NaN": NestedTensor([good, torch.ones(1, 12, 6) * math.nan]),
+        "nested": NestedTensor([good, torch.ones(1, 8, 6)]),
+        "nested NaN": NestedTensor([good, torch.ones(1, 8, 6) * math.nan]),
         "nested lists": NestedTensor([[1.0]]),
     }
     return NOT_AN_OBJECT | {name: {"samples": value} for name, value in samples.items()}

@@ -174,3 +174,16 @@ def test_mixed_up_is_what_belongs_elsewhere():
     assert not wrong.mixed_up(scenes)[all_else.any(1)].any()
     three = dataclasses.replace(swapped, count=torch.full_like(swapped.count, 3))
     assert not three.mixed_up(scenes).any()
+
+
+def test_named_solids_are_found_wherever_they_stand():
+    scenes = random_scenes(200, generator_of("tests", 35), count=3)
+    found = find(lambda _images: perfect(scenes), torch.empty(0))
+    places = [2, 0, 1]
+    moved = dataclasses.replace(found, shape=found.shape[:, places], colour=found.colour[:, places])
+    assert (moved.named(scenes) == 1).all()
+    one_gone = dataclasses.replace(found, shape=found.shape * torch.tensor([1, 1, 0]) - torch.tensor([0, 0, 1]))
+    alike = ((scenes.shape == scenes.shape[:, 2:]) & (scenes.colour == scenes.colour[:, 2:]))[:, :2].any(1)
+    assert torch.equal(one_gone.named(scenes), torch.where(alike, 1.0, 2 / 3))
+    single = random_scenes(50, generator_of("tests", 36), count=1)
+    assert (find(lambda _images: perfect(single), torch.empty(0)).named(single) == 1).all()

@@ -13,7 +13,7 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 from PIL import Image
 
 from guidekit import templates
-from guidekit.demo.vocabulary import VOCABULARY
+from guidekit.demo.world.vocabulary import VOCABULARY
 from guidekit.nodes import NODES
 from guidekit.templates import demo
 from guidekit.templates.files import WORKFLOWS, contents

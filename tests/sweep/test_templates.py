@@ -82,7 +82,7 @@ def test_dynamic_prompts_are_drawn_once(server, tmp_path):
     workflow = json.loads(TEMPLATES["apg"].read_text("utf-8"))
     for node in workflow["nodes"]:
         if node["type"] == "CLIPTextEncode":
-            node["widgets_values"] = ["a {red|blue|green|yellow|white|black} {circle|square|ring}"]
+            node["widgets_values"] = ["a {red|blue|green|yellow|white|purple} {ball|cube|ring}"]
     path = tmp_path / "workflow.json"
     path.write_text(json.dumps(workflow))
     digests = {plan(Sweep(path, tmp_path, servers=[server.url]), server).digest for _ in range(5)}

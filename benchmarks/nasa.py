@@ -1,15 +1,21 @@
-"""What a negative prompt inside attention (NASA, NAG) keeps out of pictures at cfg 1, and what it costs."""
+"""What a negative prompt inside attention (NASA, NAG) keeps out of images at cfg 1, and what it costs:
+`python dev.py bench nasa`."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..demo import measures, pictures
-from ..demo.judge import load_judge
+from ..demo import measures
+from ..demo.world.judge import Found
+from ..demo.world.scenes import COLOURS, FLOORS, SHAPES, Scenes
+from ..demo.world.vocabulary import NAMES
 from ..nodes.nasa import NASA
-from ._demo import Demo
+from . import FAMILIES
+from ._demo import Demo, found_in
 from ._nodes import run_node
 from ._table import print_row
 from ._timing import medians
@@ -19,23 +25,31 @@ COUNT, STEPS = 200, 25
 
 @dataclass(frozen=True)
 class Open:
-    """Captions that leave something open, and a negative prompt that names one answer."""
+    """Captions of one solid that leave something open, and a negative prompt that names one answer."""
 
-    what: str  # a field of Scenes
+    what: str  # a field of Found
     answer: int
     negative: str
-    named: tuple[str, str]  # what the captions do name
+    named: tuple[str, ...]  # what the captions do name
 
-    def caption(self, scenes: pictures.Scenes, i: int) -> str:
-        if self.what == "background":
-            return pictures.caption(scenes, i, (True, False, True))
-        colour = pictures.COLOURS[int(scenes.colour[i])]
-        return pictures.caption(scenes, i).replace(colour + " ", "", 1)
+    def caption(self, scenes: Scenes, i: int) -> str:
+        shape, floor = SHAPES[scenes.shape[i, 0]], NAMES[FLOORS[scenes.floor[i]]][0]
+        return _coloured(scenes, i) if self.what == "floor" else f"a {shape} {floor}"
+
+    def has(self, found: Found) -> Tensor:
+        """Which images show the answer, 0 or 1, [n]."""
+        shown = getattr(found, self.what)
+        return ((shown if shown.ndim == 1 else shown[:, 0]) == self.answer).float()
+
+
+def _coloured(scenes: Scenes, i: int) -> str:
+    colour = COLOURS[scenes.colour[i, 0]]
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {SHAPES[scenes.shape[i, 0]]}"
 
 
 CASES = [
-    Open("background", pictures.BACKGROUNDS.index("striped"), "a striped background", ("shape", "colour")),
-    Open("colour", pictures.COLOURS.index("red"), "red", ("shape", "background")),
+    Open("floor", FLOORS.index("tiles"), "on tiles", ("shape", "colour")),
+    Open("colour", COLOURS.index("red"), "red", ("shape",)),
 ]
 
 
@@ -58,13 +72,12 @@ def _percent(share: Tensor) -> str:
 
 
 def _table(family: str, case: Open) -> None:
-    demo = Demo(family, COUNT, seed=7000)
+    demo = Demo(family, COUNT, seed=7000, solids=1, each=1)
     demo = demo.asking([case.caption(demo.scenes, i) for i in range(COUNT)], demo.seed)
 
     def look(model: ModelPatcher, cfg: float, steps: int) -> tuple[Tensor, Tensor]:
-        judged = load_judge()(demo.sample(model, cfg, steps=steps))
-        right = [judged[k].argmax(1) == getattr(demo.scenes, k) for k in case.named]
-        return (judged[case.what].argmax(1) == case.answer).float(), (right[0] & right[1]).float()
+        found = found_in(demo.sample(model, cfg, steps=steps))
+        return case.has(found), found.right(demo.scenes, *case.named).float()
 
     def row(name: str, steps: int, evaluations: int, found: tuple[Tensor, Tensor]) -> None:
         has, rest = found
@@ -86,15 +99,13 @@ def _table(family: str, case: Open) -> None:
 
 def _source(family: str) -> None:
     """Where a model takes the colour from: attention sees the tokens only."""
-    demo = Demo(family, 50, seed=7000)
+    demo = Demo(family, 50, seed=7000, solids=1, each=1)
     scenes = demo.scenes
-    other = (scenes.colour + 2) % len(pictures.COLOURS)
-    [[tokens, pooled]], [[_, others]] = (
-        demo.encode([pictures.caption(scenes._replace(colour=c), i) for i in range(50)]) for c in (scenes.colour, other)
-    )
+    other = dataclasses.replace(scenes, colour=(scenes.colour + 2) % len(COLOURS))
+    [[tokens, _]], [[_, others]] = (demo.encode([_coloured(s, i) for i in range(50)]) for s in (scenes, other))
     demo.encode = lambda captions: [[tokens, others]]
-    found = load_judge()(demo.sample(demo.model, 1.0))["colour"].argmax(1)
-    shares = (100 * (found == c).float().mean() for c in (scenes.colour, other))
+    found = found_in(demo.sample(demo.model, 1.0)).colour[:, 0]
+    shares = (100 * (found == s.colour[:, 0]).float().mean() for s in (scenes, other))
     print_row(f"| {family} | " + " | ".join(f"{share:.0f} %" for share in shares) + " |")
 
 
@@ -110,8 +121,9 @@ def _cost(family: str) -> None:
 
 def removal(families: list[str]) -> None:
     print(
-        f"\nNegative prompts inside attention: {COUNT} captions that leave one thing open, euler, cfg 1, the same "
-        "noise. Change in points, with its 95 % bootstrap interval. Rest: what the caption names is right.\n"
+        f"Negative prompts inside attention: {COUNT} captions of one solid that leave one thing open, euler, cfg "
+        f"1, the "
+        "same noise. Change in points, with its 95 % bootstrap interval. Rest: what the caption names is right.\n"
     )
     print(
         "| model | negative prompt | method | steps | evaluations | has it | against none "
@@ -124,7 +136,16 @@ def removal(families: list[str]) -> None:
     print("| model | of the tokens | of the pooled text |\n|---|---|---|")
     for family in families:
         _source(family)
-    print("\nTime of a run beside one without a negative prompt, 8 pictures, 10 steps:\n")
+    print("\nTime of a run beside one without a negative prompt, 8 images, 10 steps:\n")
     print("| model | none | CFG | NASA | NAG |\n|---|---|---|---|---|")
     for family in families:
         _cost(family)
+
+
+def main() -> None:
+    with torch.inference_mode():
+        removal(FAMILIES)
+
+
+if __name__ == "__main__":
+    main()
