@@ -13,7 +13,8 @@ SIDE, ENLARGED, IMAGES, STEPS = 64, 4.0, 4, 25
 # What the demo models draw, and know the words of.
 WORDS = (
     "Other words: ball, cube, cylinder, cone or ring; red, orange, yellow, green, cyan, blue, purple or white; matte, "
-    "glossy or metal; small or large; one to three of them; on wood, tiles, grass or sand; by day, at sunset or at night."
+    "glossy or metal; small or large; one to three of them; on wood, tiles, grass or sand; by day, at sunset or at "
+    "night."
 )
 OWN = "With your own checkpoint, put the node between the loader and the sampler."
 SAME = "Both samplers get the same model, prompt, noise (seed) and CFG scale."
@@ -84,7 +85,8 @@ def apg(g: Graph) -> None:
 
 
 def pag(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large glossy green ring left of a small matte red cube on tiles by day", 11, 1.0, ("No guidance (cfg 1)", "cfg"))
+    prompt = "a large glossy green ring left of a small matte red cube on tiles by day"
+    rows = Rows(g, "unet", prompt, 11, 1.0, ("No guidance (cfg 1)", "cfg"))
     rows.add("PAG", "pag", "GuidekitPAG", scale=1.0, blocks="all")
     note(
         g,
@@ -98,7 +100,8 @@ def pag(g: Graph) -> None:
 
 
 def autoguidance(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large glossy purple ring left of a small matte orange cube on sand by day", 14, 1.0, ("No guidance (cfg 1)", "cfg"))
+    prompt = "a large glossy purple ring left of a small matte orange cube on sand by day"
+    rows = Rows(g, "unet", prompt, 14, 1.0, ("No guidance (cfg 1)", "cfg"))
     weak = demo_model(g, "unet_early", "The same network after little training")
     rows.add(
         "Autoguidance",
@@ -120,7 +123,8 @@ def autoguidance(g: Graph) -> None:
 
 
 def adaptive_guidance(g: Graph) -> None:
-    rows = Rows(g, "unet", "a large glossy red cube left of a small matte blue ball on tiles by day", 31, 5.0, ("CFG in every step", "cfg"))
+    prompt = "a large glossy red cube left of a small matte blue ball on tiles by day"
+    rows = Rows(g, "unet", prompt, 31, 5.0, ("CFG in every step", "cfg"))
     rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance")
     note(
         g,
@@ -133,7 +137,8 @@ def adaptive_guidance(g: Graph) -> None:
 
 
 def linear_ag(g: Graph) -> None:
-    rows = Rows(g, "unet", "a small matte cyan cube left of a large glossy orange ball on sand by day", 51, 5.0, ("CFG in every step", "cfg"))
+    prompt = "a small matte cyan cube left of a large glossy orange ball on sand by day"
+    rows = Rows(g, "unet", prompt, 51, 5.0, ("CFG in every step", "cfg"))
     loaded = rows.loaded
     with g.row("LinearAG: fitted once, then used"):
         sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
@@ -164,7 +169,8 @@ def linear_ag(g: Graph) -> None:
 
 def sampler_cfgpp(g: Graph) -> None:
     loaded = demo_model(g, "unet")
-    positive, negative = prompts(g, loaded.clip, "a large metal green cone left of a small glossy white ball on tiles at sunset")
+    prompt = "a large metal green cone left of a small glossy white ball on tiles at sunset"
+    positive, negative = prompts(g, loaded.clip, prompt)
     latent = empty(g)
     sigmas = g.add("BasicScheduler", model=loaded.model, scheduler="normal", steps=STEPS, denoise=1.0)
     inputs = {"model": loaded.model, "positive": positive[0], "negative": negative[0], "sigmas": sigmas[0]}
@@ -361,9 +367,9 @@ def preference_lora(g: Graph) -> None:
     rows.add("Tuned to what is liked", "3_liked", kind, file="demo: liked")
     note(
         g,
-        "One LoRA was tuned to blue metal (liked), one to matte red (disliked); the prompt names neither. The second row has "
-        "*disliked* for the negative only (Diffusion-NPO): guidance leads away from red. The third has *liked*, as "
-        "LoRAs usually are.",
+        "One LoRA was tuned to blue metal (liked), one to matte red (disliked); the prompt names neither. The second "
+        "row has *disliked* for the negative only (Diffusion-NPO): guidance leads away from matte red. The third has "
+        "*liked*, as LoRAs usually are.",
         "the colours, and at what the loaders say: what the file is, and how much of it was applied.",
         "`strength` 0.2 to 1; `positive only`; a LoRA of your own with your own model, also in the formats of "
         f"diffusers and PEFT, which ComfyUI leaves out without an error. {WORDS}",
@@ -383,8 +389,8 @@ def preference_cfg(g: Graph) -> None:
     note(
         g,
         "The upper row has a little of a LoRA that was tuned to blue metal. In the lower row that model predicts the "
-        "positive, and the model with another LoRA, tuned to matte red, the negative: guidance leads from the disliked to "
-        "the liked.",
+        "positive, and the model with another LoRA, tuned to matte red, the negative: guidance leads from the "
+        "disliked to the liked.",
         "how much is red in each row, and how much of blue metal; the prompt names neither.",
         "another `strength` of either LoRA; `mode` mixture (SINE); no link to `other_model`: the negative is then "
         f"the model without its LoRA; another checkpoint as `other_model`. {WORDS}",
@@ -394,8 +400,9 @@ def preference_cfg(g: Graph) -> None:
 
 def _classified(g: Graph) -> tuple[Loaded, Node, Output, Output, Node]:
     loaded = demo_model(g, "unet")
-    words = {"prompt": "a large {slot} purple ball left of a small matte yellow cone on wood by day", "words": "metal\nglossy\nmatte"}
-    candidates = g.add("GuidekitCandidates", clip=loaded.clip, column=1, **words)
+    prompt = "a large {slot} purple ball left of a small matte yellow cone on wood by day"
+    words = "metal\nglossy\nmatte"
+    candidates = g.add("GuidekitCandidates", clip=loaded.clip, column=1, prompt=prompt, words=words)
     negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=loaded.clip, text="")
     latent = empty(g)
     classifier = g.add("GuidekitImageClassifier", file="demo", column=0)
