@@ -25,6 +25,8 @@ async def collect(
 ) -> None:
     """Bring in what `outcome` names and write the job down as done. `save(file, path)` gets a file from the server."""
     folder = journal.folder / FILES
+    # What a node reported is an output of it too, but not a result of the job.
+    shown = [(node_id, text) for node_id, text in outcome.texts if told.get(node_id) != text]
     count: Counter[str] = Counter()
     files = []
     try:
@@ -38,7 +40,7 @@ async def collect(
             await save(file, part)
             os.replace(part, folder / name)
             files.append((f"{FILES}/{name}", of))
-        for node_id, text in outcome.texts:
+        for node_id, text in shown:
             of = names.safe(title(prompt, node_id)) or "text"
             count[of] += 1
             name = names.file_name(task.number, task.settings, of, count[of], "txt")
@@ -46,6 +48,6 @@ async def collect(
             files.append((f"{FILES}/{name}", of))
     except OSError as error:
         raise StoppedError(f"{quoted(str(folder))} cannot be written: {plain(error.strerror or str(error))}.") from None
-    texts = [(title(prompt, node_id), text) for node_id, text in outcome.texts]
+    texts = [(title(prompt, node_id), text) for node_id, text in shown]
     reported = [(title(prompt, node_id), text) for node_id, text in reports(outcome.outputs, told)]
     journal.done(task, outcome.seconds, files, texts, reported)

@@ -57,14 +57,17 @@ class Rows:
         if first is not None:
             self.add(*first)
 
-    def add(self, title: str, name: str, kind: str | None = None, **inputs: object) -> None:
-        """A row whose model goes through a node of class `kind`."""
+    def add(self, title: str, name: str, kind: str | None = None, report: bool = False, **inputs: object) -> None:
+        """A row whose model goes through a node of class `kind`; with `report`, what the nodes say as text."""
         with self.g.row(title):
             model = self.g.add(kind, model=self.loaded.model, **inputs)[0] if kind else self.loaded.model
-            self.sample(model, name)
+            self.sample(model, name, report)
 
-    def sample(self, model: Output, name: str) -> None:
+    def sample(self, model: Output, name: str, report: bool = False) -> None:
         latent = ksampler(self.g, model, self.positive, self.negative, self.latent, self.seed, self.cfg)
+        if report:
+            reported = self.g.add("GuidekitReport", column=4, sampled=latent)  # above the images
+            self.g.add("PreviewAny", column=4, source=reported[1])
         shown(self.g, latent, self.loaded.vae, name)
 
 
@@ -125,7 +128,7 @@ def autoguidance(g: Graph) -> None:
 def adaptive_guidance(g: Graph) -> None:
     prompt = "a large glossy red cube left of a small matte blue ball on tiles by day"
     rows = Rows(g, "unet", prompt, 31, 5.0, ("CFG in every step", "cfg"))
-    rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance")
+    rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance", report=True)
     note(
         g,
         f"{SAME} In the lower row the negative prompt is no longer evaluated once its prediction and that of the "
@@ -429,7 +432,7 @@ def gfcg(g: Graph) -> None:
         "Candidates makes one prompt for each word; the first is what the image shall be. A small classifier looks "
         "at what each step is going to be, and GFCG leads away from the word that it takes it for, the further the "
         "more it is in doubt.",
-        "the left solid: is it of metal?",
+        "the left solid, whether it is of metal.",
         "`scale` 1 to 10; another order of the words, or another slot with other words: shapes, colours or "
         "floors, one kind at a time; `combination` in place of the negative, with cfg 3.",
         "one evaluation in steps in which the classifier is in doubt. With your own model: CLIP Classifier, and a "

@@ -238,6 +238,7 @@ def test_python_passes_through(
     (host / "comfy").mkdir(parents=True)
     (host / "comfy" / "cli_args.py").touch()
     (host / "nodes.py").touch()
+    (host / "requirements.txt").touch()
     monkeypatch.setenv("GUIDEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(dev, "environment", lambda fresh: Path(sys.executable))
     # From here, where there is a nodes/; but Python 3.10 always looks in the current folder first.

@@ -24,7 +24,8 @@ def test_what_is_for_developers_is_left_out():
     for folder in ("tests", "benchmarks", "templates"):
         assert not [path for path in PACKED if path.startswith(f"{folder}/")]
     assert "nodes/apg.py" in PACKED
-    assert "demo/unet.safetensors" in PACKED
+    assert "demo/weights/unet.safetensors" in PACKED
+    assert "demo/weights/judge.safetensors" not in PACKED
     assert [path for path in PACKED if path.startswith("subgraphs/")]
     assert all(path in PACKED for path in FILES if path.startswith(("workflows/", "js/", "locales/", "subgraphs/")))
 

@@ -103,7 +103,7 @@ def test_nodes_tell_what_they_did(server, name, node, text):
     else:
         prompt = workflow(name, GuidekitAdaptiveGuidance={"threshold": 0.9}, **steps)
     server.run(prompt)
-    [node_id] = [key for key, n in prompt.items() if n["class_type"] == node]
+    [node_id] = [key for key, n in prompt.items() if n["class_type"] == node and key in server.told]
     assert re.match(text, server.told[node_id])
     assert re.search(rf"\(node {node_id}, sampler node \d+\): {re.escape(server.told[node_id])}", server.log)
 

@@ -10,7 +10,7 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.demo.models import DemoDiT, DemoUNet
+from guidekit.demo.world.models import DemoDiT, DemoUNet
 from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
