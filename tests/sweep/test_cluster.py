@@ -49,7 +49,7 @@ def test_a_worker_is_killed(arguments, tmp_path):
     wait_for(lambda: sum(value > COUNT // 2 for value in set(made(tmp_path))) == 3 and finished(out) > COUNT // 3)
     killed, *others = workers()
     assert len(others) == 2
-    safe = {row.settings["TestCounted.value"] for row in sweep.rows() if row.state == "done"}
+    safe = set(shown(out).values())
     lost = killed.children(recursive=True)
     killed.send_signal(signal.SIGKILL)
     psutil.wait_procs(lost, timeout=300)
