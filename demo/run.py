@@ -41,7 +41,7 @@ def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]
     for row in rows:
         if row.error:
             raise PromptError(f"{name}: node {row.node}: {row.error}")
-    pictures = sum(len(row.files) for row in rows)
+    pictures = sum(path.endswith(".png") for row in rows for path, _ in row.files)
     print(f"{name}: {pictures} pictures in {time.monotonic() - started:.1f} s", flush=True)
     for text in dict.fromkeys(text for row in rows for _, text in row.told):
         print(f"  {text}", flush=True)
@@ -49,9 +49,11 @@ def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]
 
 
 def pictures_of(name: str, row: Row) -> dict[str, list[Path]]:
-    """The files of one job of workflow `name`, by what the workflow calls them."""
+    """The images of one job of workflow `name`, by what the workflow calls them."""
     found: dict[str, list[Path]] = {}
     for path, of in row.files:
+        if not path.endswith(".png"):  # a text that the workflow shows
+            continue
         found.setdefault(of, []).append(OUTPUT / name / path)
     return found
 
