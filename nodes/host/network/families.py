@@ -194,9 +194,7 @@ _FAMILIES = {
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout, second_text="refined"),
-    WanModel: Family(
-        "Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text
-    ),
+    WanModel: Family("Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text),
     QwenImageTransformer2DModel: Family(
         "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
     ),
