@@ -50,6 +50,7 @@ class SelfAttention:
 
 
 Technique = Callable[[SelfAttention], Tensor]
+_Attend = Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]  # of the chunks of the list, for some queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +95,11 @@ class Heads:
             name: value for name, value in kwargs.items() if name not in ("skip_reshape", "skip_output_reshape")
         }
         self.keep = kwargs.get("skip_output_reshape", False)
-        self.qkv = q, k, v
         if not kwargs.get("skip_reshape", False):
             dim = q.shape[-1] // heads
             # SD3 hands over merged queries and keys, but values with their heads apart.
-            self.qkv = tuple(t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+            q, k, v = (t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+        self.qkv = q, k, v
 
     def attention(self, host: Callable) -> Callable[..., Tensor]:
         """`host(q, k, v, mask)` in this form."""
@@ -152,7 +153,8 @@ class Call:
 class Below(Protocol):
     """What takes the place of the attention itself in a network call, below all techniques."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     def attends(self, call: Call) -> bool:
         """Whether it does so in this one."""
@@ -173,7 +175,8 @@ def below_techniques(transformer_options: dict) -> Below | None:
 class Cross(Protocol):
     """What takes the place of the attention to the text in the blocks of a network call."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     def looks(self, forward: Forward, call: int) -> bool:
         """Whether the call-th attention of a block is meant."""
@@ -209,7 +212,7 @@ def apart_from_network(transformer_options: dict) -> Apart | None:
 
 def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
     """[rows, heads, tokens, dim] of the chunks in `part`, whose rows `q`, `k` and `v` are, after the techniques."""
-    attend = call.attend
+    attend: _Attend = call.attend
     for p in placed:
         mine = p.chunks(call.run, call.options)
         if mine:
@@ -225,7 +228,7 @@ class _Layer:
     technique: Technique
     mine: set[int]
     call: Call
-    below: Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]
+    below: _Attend
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
         own = [c for c in part if c in self.mine]
@@ -236,7 +239,8 @@ class _Layer:
         out = torch.empty_like(q[:, :, queries])
         for group in (own, [c for c in part if c not in self.mine]):
             places = [part.index(c) for c in group]
-            found = self(*(_rows(t, places, len(part)) for t in (q, k, v)), group, queries)
+            own_q, own_k, own_v = (_rows(t, places, len(part)) for t in (q, k, v))
+            found = self(own_q, own_k, own_v, group, queries)
             for i, place in enumerate(places):
                 rows_of(out, place, len(part)).copy_(rows_of(found, i, len(places)))
         return out
@@ -249,11 +253,21 @@ class _Layer:
         def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
             return self.below(q, k, v, part, queries)
 
-        chunks = tuple(call.chunks[i] for i in part)
-        whole = call.layout.whole
-        afterwards = None if whole else _Afterwards(call.forward.afterwards, part, q)
-        about = (call.scale, call.layout.image, call.layout.grid, call.block, call.run)
-        return self.technique(SelfAttention(q, k, v, *about, mask, chunks, attend, afterwards))
+        here = SelfAttention(
+            q,
+            k,
+            v,
+            scale=call.scale,
+            image=call.layout.image,
+            grid=call.layout.grid,
+            block=call.block,
+            run=call.run,
+            mask=mask,
+            chunks=tuple(call.chunks[i] for i in part),
+            attend=attend,
+            afterwards=None if call.layout.whole else _Afterwards(call.forward.afterwards, part, q),
+        )
+        return self.technique(here)
 
 
 @dataclass(frozen=True)

@@ -114,18 +114,20 @@ class _Override:
         call = forward.attention_calls.get(place, 0)
         forward.attention_calls[place] = call + 1
         run, block = current_run(options), place[0]
-        placed, below, cross = [], None, cross_attention(options)
+        placed: list[Placed] = []
+        below, cross = None, cross_attention(options)
         if call in forward.family.self_attentions:
             placed, below, cross = run.of(PlacedByBlock).on(block), below_techniques(options), None
         elif cross is not None and not cross.looks(forward, call):
             cross = None
-        if not (placed or below or cross):
+        who = placed[0] if placed else below or cross
+        if who is None:
             return host(q, k, v, mask, **kwargs)
         check_rows(options, len(q))
         apart = Heads(q, k, v, heads, kwargs)
         q, k, v = apart.qkv
         scale = kwargs.get("scale") or q.shape[-1] ** -0.5
-        layout = forward.layout(q.shape[2], options, (placed[0] if placed else below or cross).label)
+        layout = forward.layout(q.shape[2], options, who.label)
         here = Call(forward, run, options, block, scale, layout, mask, apart.attention(host))
         if cross is not None:
             return apart.back(cross.attend(here, q, k, v))

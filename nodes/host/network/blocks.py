@@ -22,7 +22,7 @@ from ..run import Part, Run, attach, current_run
 from ..run.branch_chunks import chunks_of
 from .families import Block, family_of, order_of, self_attention_blocks
 from .forward import check_rows, current_forward, watch_forward
-from .shared_prefix import Sharing, Streams, rows_of
+from .shared_prefix import Prefix, Sharing, Streams, rows_of
 
 _UNET_PATCH = "forward_timestep_embed_patch"
 
@@ -86,8 +86,8 @@ def reaches_unet_layers() -> bool:
 @dataclass(eq=False)
 class _Passing:
     """A block, or one layer of a UNet's, in one network call. `out`: what it gives, where nothing is to be computed;
-    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeps`: whether
-    branches go on from what it gives."""
+    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeper`: what
+    keeps it for branches that go on from there."""
 
     block: Block
     options: dict
@@ -95,7 +95,7 @@ class _Passing:
     out: Any = None
     came: Streams = field(default_factory=dict)
     skipping: set[int] = field(default_factory=set)
-    keeps: bool = False
+    keeper: Prefix | None = None
 
     def enter(self, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
         """What it gives, if that is known: `whole` if it can be skipped, `last` if the block ends with it."""
@@ -111,7 +111,8 @@ class _Passing:
                 states = prefix.states(uuids)
                 if states is not None:
                     return _left(states, self.block, streams) if last else streams
-                self.keeps = last and (unet or ahead == 1)  # a UNet needs all of them, for its skip connections
+                if last and (unet or ahead == 1):  # a UNet needs all of them, for its skip connections
+                    self.keeper = prefix
                 return None
         self.skipping = skipping_chunks(run, self.block, self.options) if whole else set()
         if len(self.skipping) == len(uuids):
@@ -122,8 +123,8 @@ class _Passing:
     def leave(self, streams: Streams) -> Streams:
         """What it gives, of what has been computed."""
         uuids = self.options["uuids"]
-        if self.keeps:
-            current_run(self.options).of(Sharing).prefix.keep(self.block, uuids, streams)
+        if self.keeper is not None:
+            self.keeper.keep(self.block, uuids, streams)
         return _restored(streams, self.came, self.skipping, len(uuids))
 
 
@@ -198,8 +199,10 @@ class _UNetLayer:
         passing = self.enter(layer, x, options)
         if passing.out is not None:
             return passing.out
-        settings = (emb, context, passing.given, output_shape, time_context, frames, image_only)
-        return self.leave(passing, forward_timestep_embed([layer], x, *settings))
+        out = forward_timestep_embed(
+            [layer], x, emb, context, passing.given, output_shape, time_context, frames, image_only
+        )
+        return self.leave(passing, out)
 
     @torch.compiler.disable
     def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:

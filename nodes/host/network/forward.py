@@ -9,6 +9,7 @@ part in `cond_or_uncond` and leave the `uuids` of the whole.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from comfy.model_base import BaseModel
@@ -42,7 +43,7 @@ class Forward:
         return self.latent_shape[0]
 
     @cached_property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:  # what the host's networks have is not typed
         return network_of(self.base)
 
     @cached_property
@@ -50,7 +51,7 @@ class Forward:
         return family_of(self.base)
 
     @cached_property
-    def unet_parts(self) -> dict[str, Sequence[torch.nn.Module]]:
+    def unet_parts(self) -> dict[str, Sequence[torch.nn.Sequential]]:
         return unet_parts(self.network)
 
     def layout(self, tokens: int, options: dict, label: str) -> Layout:

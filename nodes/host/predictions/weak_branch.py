@@ -57,7 +57,7 @@ class WeakBranch(WeakGuidance, Branch):
         if not self.resumes:
             run.remark(self, "Its weak prediction is computed whole: the blocks of this network cannot be replaced.")
             return None
-        return min(self.blocks(run), key=order_of(run).get)
+        return min(self.blocks(run), key=order_of(run).__getitem__)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         weak = prediction(run, args, self)
