@@ -2,7 +2,7 @@
 the attention below it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,8 +16,7 @@ from ..run import Part, Run
 from ..run.branch_chunks import chunks_of
 from ..run.chunks import Chunk, chunks
 
-# In the options.
-_BELOW, _APART, _CROSS = "guidekit_below_techniques", "guidekit_apart_from_network", "guidekit_cross_attention"
+_INSTEAD = "guidekit_instead"  # in the options
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Call:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice = slice(None)) -> Tensor:
         """The attention below all techniques, for the rows of the chunks in `part`."""
         mask = self.mask_of(part)
-        below = below_techniques(self.options)
+        below = instead_of(self.options).below
         if below is not None and below.attends(self):
             return below.attend(self, q, k, v, part, mask)[:, :, queries]
         if mask is not None and mask.shape[-2] == q.shape[2] > 1:
@@ -165,11 +164,7 @@ class Below(Protocol):
 
 def with_below(transformer_options: dict, below: Below | None) -> dict:
     """The options of a network call that has it."""
-    return {**transformer_options, _BELOW: below}
-
-
-def below_techniques(transformer_options: dict) -> Below | None:
-    return transformer_options.get(_BELOW)
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), below=below)}
 
 
 class Cross(Protocol):
@@ -187,11 +182,7 @@ class Cross(Protocol):
 
 def with_cross(transformer_options: dict, cross: Cross | None) -> dict:
     """The options of a network call that has it."""
-    return {**transformer_options, _CROSS: cross}
-
-
-def cross_attention(transformer_options: dict) -> Cross | None:
-    return transformer_options.get(_CROSS)
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), cross=cross)}
 
 
 class Apart(Protocol):
@@ -203,11 +194,23 @@ class Apart(Protocol):
 
 def with_apart(transformer_options: dict, apart: Apart) -> dict:
     """The options for calling such a layer."""
-    return {**transformer_options, _APART: apart}
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), apart=apart)}
 
 
-def apart_from_network(transformer_options: dict) -> Apart | None:
-    return transformer_options.get(_APART)
+@dataclass(frozen=True)
+class Instead:
+    """What takes the place of attentions in a network call, or in a layer that is called by itself."""
+
+    below: Below | None = None
+    cross: Cross | None = None
+    apart: Apart | None = None
+
+
+_NOTHING = Instead()
+
+
+def instead_of(transformer_options: dict) -> Instead:
+    return transformer_options.get(_INSTEAD, _NOTHING)
 
 
 def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:

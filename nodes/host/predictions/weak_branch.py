@@ -38,7 +38,9 @@ class WeakGuidance:
         """What to add to the guided prediction."""
         run.notes[self] = True  # it was asked, whether or not anything changes
         cond = args["cond_denoised"]
-        guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])  # without a negative, the host has scale 1
+        guided = cond
+        if self.rescale == "full":  # which alone looks at it; without a negative, the host has scale 1
+            guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])
         streams = zip(*map(run.unpack, (cond, weak, guided)))
         return run.pack([weak_branch(c, k, self.scale, g, self.rescale) for c, k, g in streams])
 
