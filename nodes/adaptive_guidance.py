@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..samplers.guidance.adaptive_guidance import agreement
 from .host.inputs import checked
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import observe
 from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
@@ -100,7 +100,7 @@ class _Latch(ScaleChange):
         return told
 
 
-class AdaptiveGuidance(io.ComfyNode):
+class AdaptiveGuidance(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -153,10 +153,6 @@ class AdaptiveGuidance(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model with adaptive guidance.")],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked

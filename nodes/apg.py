@@ -9,7 +9,7 @@ from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
@@ -77,7 +77,7 @@ class _Correction:
         return [guided for guided, _ in out]
 
 
-class APG(io.ComfyNode):
+class APG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -157,10 +157,6 @@ class APG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent, preset=TYPED
@@ -174,6 +170,13 @@ class APG(io.ComfyNode):
         if (eta, momentum, norm_threshold) != (1, 0, 0):
             ignored = unused(cls, "without a norm_threshold", norm_unit=norm_unit) if norm_threshold == 0 else ""
             report = tell_settings(cls, told, ignored)
-            settings = (eta, norm_threshold, norm_unit, momentum, scope)
-            add_correction(model, _Correction(*settings, Range(start_percent, end_percent)))
+            correction = _Correction(
+                eta=eta,
+                norm_threshold=norm_threshold,
+                norm_unit=norm_unit,
+                momentum=momentum,
+                scope=scope,
+                range=Range(start_percent, end_percent),
+            )
+            add_correction(model, correction)
         return with_report(model, report=report)

@@ -11,7 +11,7 @@ from .host.classifiers.gradient import PictureGradient
 from .host.classifiers.image import ImageClassifier
 from .host.classifiers.labels import ClassifierType, load_beside
 from .host.inputs import checked
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.noise_levels import progress_at
@@ -55,7 +55,7 @@ class _EluCD:
         return objective(logits, self.target, self.tau_1, self.tau_2)
 
 
-class EluCD(io.ComfyNode):
+class EluCD(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -116,10 +116,6 @@ class EluCD(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls, model, classifier, target, scale, tau_1, tau_2, softplus, start_percent, end_percent, vae=None
@@ -135,6 +131,15 @@ class EluCD(io.ComfyNode):
         if scale == 0 or tau_1 == 0:
             return io.NodeOutput(model)
         load_beside(model, classifier, vae)
-        settings = (scale, tau_1, tau_2, softplus or None, Range(start_percent, end_percent))
-        add_correction(model, _EluCD(classifier, index, Decoder(vae), *settings))
+        correction = _EluCD(
+            classifier=classifier,
+            target=index,
+            decoder=Decoder(vae),
+            scale=scale,
+            tau_1=tau_1,
+            tau_2=tau_2,
+            beta=softplus or None,
+            range=Range(start_percent, end_percent),
+        )
+        add_correction(model, correction)
         return io.NodeOutput(model)

@@ -8,6 +8,7 @@ samplers/guidance/gfcg.py).
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -20,7 +21,7 @@ from .host.classifiers.decode import Decoder, vae_input
 from .host.classifiers.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.inputs import check_prompt_for, checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.models.second_model import SecondModel, add_second_model
 from .host.predictions.branches import Branch, add_branch, prediction
 from .host.predictions.corrections import add_correction
@@ -107,7 +108,7 @@ class _Add(_GFCG, Branch):
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         chosen = self.foreseen(run)
-        return chosen and self.references.together(run, run.prompts.by_name, _filled(chosen))
+        return None if chosen is None else self.references.together(run, run.prompts.by_name, _filled(chosen))
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         if not self.range.active(run):
@@ -133,11 +134,13 @@ class _Swap(_GFCG, Negative):
     def replaces(self, run: Run) -> bool:
         """Not where one prompt can be evaluated in the negative's place: with use_previous_step it is known before."""
         chosen = self.foreseen(run)
-        return self.range.active(run) and (not self.lags(run) or bool(chosen) and self._prompt(run, chosen) is None)
+        return self.range.active(run) and (
+            not self.lags(run) or chosen is not None and self._prompt(run, chosen) is None
+        )
 
     def instead(self, run: Run) -> list[dict] | None:
         chosen = self.foreseen(run)
-        return chosen and self._prompt(run, chosen)
+        return None if chosen is None else self._prompt(run, chosen)
 
     def _prompt(self, run: Run, chosen: list[int]) -> list[dict] | None:
         return self.references.together(run, run.prompts.by_name, chosen)
@@ -176,7 +179,7 @@ def _filled(chosen: list[int]) -> list[int]:
     return [k or some for k in chosen]
 
 
-class GFCG(io.ComfyNode):
+class GFCG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -258,10 +261,6 @@ class GFCG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -293,27 +292,26 @@ class GFCG(io.ComfyNode):
         if scale == 0 and combination != SWAP:
             return with_report(model, report="")
         references = References(candidates.conditionings[1:], "positive" if combination == AUTOGUIDANCE else "negative")
-        asked = Confusion(logits, Decoder(vae), measure, temperature, classifier_interval)
-        settings = (
-            candidates,
-            references,
-            asked,
-            scale,
-            threshold,
-            use_previous_step,
-            Range(start_percent, end_percent),
-        )
+        settings: dict[str, Any] = {
+            "candidates": candidates,
+            "references": references,
+            "confusion": Confusion(logits, Decoder(vae), measure, temperature, classifier_interval),
+            "scale": scale,
+            "threshold": threshold,
+            "use_previous_step": use_previous_step,
+            "range": Range(start_percent, end_percent),
+        }
         rest = {"scale": scale} if combination == SWAP else {}
         rest |= {"weak_model": weak_model} if combination != AUTOGUIDANCE else {}
         report = tell_settings(cls, unused(cls, f"with combination '{combination}'", **rest))
         load_beside(model, classifier, vae)
         if combination == SWAP:
-            watch_negative(model, _Swap(*settings))
+            watch_negative(model, _Swap(**settings))
         elif combination == AUTOGUIDANCE:
             second = add_second_model(model, weak_model, references)
-            add_correction(model, _Auto(*settings, second))
+            add_correction(model, _Auto(**settings, second=second))
         else:
-            technique = _Add(*settings)
+            technique = _Add(**settings)
             add_branch(model, technique)
             add_correction(model, technique)
         return with_report(model, report=report)

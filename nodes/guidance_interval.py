@@ -145,8 +145,8 @@ class GuidanceInterval(io.ComfyNode):
         if bounds is not None or ramp is not None or (start_percent, end_percent) != (0, 1):
             sigmas = {} if limits == "sigma" else {"sigma_high": sigma_high, "sigma_low": sigma_low}
             report = tell_settings(cls, told, unused(cls, f"with limits {limits}", **sigmas))
-            settings = (bounds, limits in PRESETS, ramp, Range(start_percent, end_percent))
-            limit_scale(model, _Interval(*settings))
+            percent = Range(start_percent, end_percent)
+            limit_scale(model, _Interval(limits=bounds, ratios=limits in PRESETS, ramp=ramp, percent=percent))
         return with_report(model, report=report)
 
 

@@ -54,26 +54,29 @@ class _LinearAG(Negative):
     def _policy(self, run: Run) -> str:
         return policy(run.step, self.coefficients.steps)
 
-    def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]] | None:
-        """The outputs of all steps before this one; None if one of them is not known."""
-        history = run.memory(self).read() or ([], [])
-        return history if len(history[0]) == run.step else None
+    def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+        """The outputs of the steps before this one, as far as they are known."""
+        return run.memory(self).read() or ([], [])
+
+    def _is_whole(self, run: Run, history: tuple[list[Tensor], list[Tensor]]) -> bool:
+        return len(history[0]) == run.step
 
     def replaces(self, run: Run) -> bool:
-        return self._policy(run) == ESTIMATED and self._history(run) is not None
+        return self._policy(run) == ESTIMATED and self._is_whole(run, self._history(run))
 
     def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
         conds, unconds = self._history(run)
-        at = run.model_sampling, args["input"]
-        conds = [*conds, to_raw(*at, cond, args["sigma"])]
+        model_sampling, x, sigma = run.model_sampling, args["input"], args["sigma"]
+        conds = [*conds, to_raw(model_sampling, x, cond, sigma)]
         output = estimate(self.coefficients, run.step, conds, unconds)
         run.notes[self].estimated += 1
         run.memory(self).write((conds, [*unconds, output]))
-        return from_raw(*at, output, args["sigma"])
+        return from_raw(model_sampling, x, output, sigma)
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
         history = self._history(run)
-        if uncond is None or history is None or run.notes[self].refused or self._policy(run) == CONDITIONAL:
+        whole = self._is_whole(run, history)
+        if uncond is None or not whole or run.notes[self].refused or self._policy(run) == CONDITIONAL:
             return
         outputs = (to_raw(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
         run.memory(self).write(tuple([*before, output] for before, output in zip(history, outputs)))

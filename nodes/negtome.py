@@ -11,7 +11,7 @@ from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome
 from .host.attention.output import AttentionOutput, change_attention_output
 from .host.inputs import checked, fit_latent
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs
 from .host.network.block_selection import choose_blocks, usually_merged
 from .host.network.families import family_of
 from .host.network.reference_row import NOISE, ReferenceRow, add_reference_row
@@ -79,10 +79,9 @@ class _Merged:
         """[rows of the chunk, tokens, channels]"""
         if chunk.copy is not None or chunk.negative and self.positive_only:
             return tokens
-        settings = (self.alpha, self.threshold, mask, self.matching)
         if self.rider is None:
-            return negtome_among(tokens, self.reference, *settings)
-        return negtome(tokens, a.riding(self.rider, chunk), *settings)
+            return negtome_among(tokens, self.reference, self.alpha, self.threshold, mask, self.matching)
+        return negtome(tokens, a.riding(self.rider, chunk), self.alpha, self.threshold, mask, self.matching)
 
     def _fine(self, a: AttentionOutput) -> bool:
         """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small pictures, of half the latent."""
@@ -114,7 +113,7 @@ class _Merged:
         return None
 
 
-class NegToMe(io.ComfyNode):
+class NegToMe(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -212,10 +211,6 @@ class NegToMe(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -257,7 +252,16 @@ class NegToMe(io.ComfyNode):
             samples = fit_latent(model, latent["samples"], "latent")
             rider = ReferenceRow(samples[:1], reference_noise, when, not positive_only)
             add_reference_row(model, rider)
-        fine_only = not blocks.strip() and family_of(model).name == "UNet"
-        settings = (reference, alpha, threshold, matching, mask, positive_only, fine_only, when, rider)
-        change_attention_output(model, chosen, _Merged(*settings))
+        merged = _Merged(
+            reference=reference,
+            alpha=alpha,
+            threshold=threshold,
+            matching=matching,
+            mask=mask,
+            positive_only=positive_only,
+            fine_only=not blocks.strip() and family_of(model).name == "UNet",
+            steps=when,
+            rider=rider,
+        )
+        change_attention_output(model, chosen, merged)
         return with_report(model, report=report)

@@ -101,17 +101,19 @@ class PreferenceLoraLoader(io.ComfyNode):
         if strength == 0:
             return with_report(model.clone(), report=tell(LABEL, f"{path.name}: strength 0, nothing is applied."))
         found = read_tuned(model, path, rank)
-        report = found.report
+        sentences = found.report
         if not -1 <= strength <= 2:
-            report.append(f"A strength of {strength:g} is far from what was trained (1).")
+            sentences.append(f"A strength of {strength:g} is far from what was trained (1).")
         changed = model.clone()
         changed.add_patches(found.patches, strength)
         if apply_to != BOTH:
             result, other = (changed, model) if apply_to == POSITIVE else (model.clone(), changed)
             how = predict_negative_by(result, other, f"{LABEL} ({apply_to})", Range())
-            report.append(f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}.")
+            sentences.append(
+                f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}."
+            )
             changed = result
-        report = tell(LABEL, "\n".join(cut(plain(sentence), _LONGEST) for sentence in report))
+        report = tell(LABEL, "\n".join(cut(plain(sentence), _LONGEST) for sentence in sentences))
         return with_report(changed, report=report)
 
 

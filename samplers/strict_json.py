@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def read_json(text: str | bytes) -> Any:
@@ -13,7 +13,7 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a finite one; integers that are too large for a float are none."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 

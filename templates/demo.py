@@ -332,9 +332,7 @@ def trajectory(g: Graph) -> None:
 
 def nasa(g: Graph) -> None:
     rows = Rows(g, "dit", "a red ball", 71, 1.0, ("No guidance (cfg 1)", "1_cfg_1"))
-    unwanted = g.add(
-        "CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="on tiles"
-    )
+    unwanted = g.add("CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="on tiles")
     rows.add("NAG", "2_nag", "GuidekitNASA", negative=unwanted[0])
     rows.add("NASA", "3_nasa", "GuidekitNASA", negative=unwanted[0], method="NASA")
     note(

@@ -26,7 +26,7 @@ def activation(x: Tensor, beta: float | None) -> Tensor:
 class _Block(nn.Module):
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1; their shapes are `convolutions` [out, in, k, k], in order."""
 
-    def __init__(self, convolutions: list[torch.Size], stride: int, shortcut: torch.Size | None):
+    def __init__(self, convolutions: Sequence[Sequence[int]], stride: int, shortcut: Sequence[int] | None):
         super().__init__()
         self.count = len(convolutions)
         strided = 0 if self.count == 2 else 1

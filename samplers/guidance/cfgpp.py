@@ -81,17 +81,20 @@ def dpmpp_2m(
 
     Second order through D_lambda - D_u,old, as the authors' code has it; the paper's text implies D_u - D_u,old.
     """
-    old = h_old = None
+    history: tuple[Tensor, float] | None = None  # D_u and h of the step before
     for i, (sigma, target) in enumerate(pairwise(sigmas.tolist())):
         rho = _rho(sigma, target, flow)
         d = rho**eta
         h = -math.log(rho) if rho > 0 else math.inf
         prediction = evaluate(x, sigma, _factor(rho * d))
         report(i, x, sigma, prediction.denoised)
-        change = 0.0 if old is None else (prediction.base + prediction.push - old) * (h / h_old) / 2
+        change: Tensor | float = 0.0
+        if history is not None:
+            old, h_old = history
+            change = (prediction.base + prediction.push - old) * (h / h_old) / 2
         x = _advance(x, sigma, target, flow, rho, d, prediction.base + change, prediction, noise)
         if h > 0:  # a repeated sigma is no history
-            old, h_old = prediction.base, h
+            history = prediction.base, h
     return x
 
 

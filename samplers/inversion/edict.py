@@ -50,7 +50,7 @@ class Edict:
         a, b = i % 2, 1 - i % 2  # counted from the noisy end in both directions, or odd numbers of steps do not invert
         u[a] = u[a] + levels.quantize(h * f(u[b], levels.sigmas[i]))
         u[b] = u[b] + levels.quantize(h * self._second(f, u[a], levels, i))
-        return self._mixed(*u, levels.quantize)
+        return self._mixed(u[0], u[1], levels.quantize)
 
     def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]

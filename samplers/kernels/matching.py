@@ -24,18 +24,18 @@ STRIPE = 1 << 22  # elements of the similarity matrix that are kept at a time
 
 
 class Match(NamedTuple):
-    """score: cosine with the best reference token, [B, N]; -inf where the mask leaves none. index: its place."""
+    """score: cosine with the best reference token, [B, N]; -inf where the mask leaves none. best: its place."""
 
     score: Tensor
-    index: Tensor
+    best: Tensor
 
 
 class Pushed(NamedTuple):
-    """tokens: (1 + alpha) h - alpha r_index where score > threshold, else h, in the dtype given; and the match."""
+    """tokens: (1 + alpha) h - alpha r_best where score > threshold, else h, in the dtype given; and the match."""
 
     tokens: Tensor
     score: Tensor
-    index: Tensor
+    best: Tensor
 
 
 def match_dense(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
@@ -74,7 +74,7 @@ def push_chunked(
 def push(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, match: Match) -> Pushed:
     """The step away from a match that is given."""
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    index = match.index[..., None].expand(-1, -1, tokens.shape[-1])
+    index = match.best[..., None].expand(-1, -1, tokens.shape[-1])
     found = reference.expand(len(tokens), -1, -1).gather(1, index)
     away = tokens.to(wide) + alpha * (tokens.to(wide) - found.to(wide))
     return Pushed(torch.where((match.score > threshold)[..., None], away.to(tokens.dtype), tokens), *match)

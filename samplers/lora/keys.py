@@ -121,7 +121,8 @@ def rename(names: Collection[str], known: Mapping[str, Any]) -> Renamed:
 
 def _by_bare(known: Mapping[str, Any]) -> dict[str, str]:
     """Paths by what they are called without prefixes; none that would stand for two modules."""
-    found, twice = {}, set()
+    found: dict[str, str] = {}
+    twice: set[str] = set()
     for path, module in known.items():
         first = found.setdefault(bare(path), path)
         if known[first] != module:

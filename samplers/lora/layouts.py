@@ -38,7 +38,7 @@ def layout_of(names: Iterable[str]) -> str:
     """In words, with an example for what is unknown."""
     names = [name[:300] for name in names]  # the patterns look at all of it
     counts = {title: sum(1 for name in names if re.match(pattern, name)) for title, pattern in _LAYOUTS.items()}
-    title = max(counts, key=counts.get)
+    title = max(counts, key=counts.__getitem__)
     if counts[title]:
         return title
     return f"unknown ({names[0]}, ...)" if names else "an empty file"

@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as shown
-from typing import Any
+from typing import Any, TypeVar
 
 from ..strict_json import is_number, read_json
 
 LARGEST = 1e6  # alpha; files have up to a few hundred, and 1e39 is infinite in float32
 _NETWORKS = ("unet.", "transformer.")
+_Otherwise = TypeVar("_Otherwise")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def read_config(text: str) -> PeftConfig | None:
     return PeftConfig(float(alpha), rank, found.get("use_rslora") is True, alphas, ranks)
 
 
-def _of(module: str, by_end: Mapping[str, float], otherwise: float | None) -> float | None:
+def _of(module: str, by_end: Mapping[str, float], otherwise: _Otherwise) -> float | _Otherwise:
     return next((n for end, n in by_end.items() if module == end or module.endswith(f".{end}")), otherwise)
 
 

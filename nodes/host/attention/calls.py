@@ -2,7 +2,7 @@
 the attention below it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,8 +16,7 @@ from ..run import Part, Run
 from ..run.branch_chunks import chunks_of
 from ..run.chunks import Chunk, chunks
 
-# In the options.
-_BELOW, _APART, _CROSS = "guidekit_below_techniques", "guidekit_apart_from_network", "guidekit_cross_attention"
+_INSTEAD = "guidekit_instead"  # in the options
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class SelfAttention:
 
 
 Technique = Callable[[SelfAttention], Tensor]
+_Attend = Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]  # of the chunks of the list, for some queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +94,11 @@ class Heads:
             name: value for name, value in kwargs.items() if name not in ("skip_reshape", "skip_output_reshape")
         }
         self.keep = kwargs.get("skip_output_reshape", False)
-        self.qkv = q, k, v
         if not kwargs.get("skip_reshape", False):
             dim = q.shape[-1] // heads
             # SD3 hands over merged queries and keys, but values with their heads apart.
-            self.qkv = tuple(t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+            q, k, v = (t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
+        self.qkv = q, k, v
 
     def attention(self, host: Callable) -> Callable[..., Tensor]:
         """`host(q, k, v, mask)` in this form."""
@@ -141,7 +141,7 @@ class Call:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice = slice(None)) -> Tensor:
         """The attention below all techniques, for the rows of the chunks in `part`."""
         mask = self.mask_of(part)
-        below = below_techniques(self.options)
+        below = instead_of(self.options).below
         if below is not None and below.attends(self):
             return below.attend(self, q, k, v, part, mask)[:, :, queries]
         if mask is not None and mask.shape[-2] == q.shape[2] > 1:
@@ -152,7 +152,8 @@ class Call:
 class Below(Protocol):
     """What takes the place of the attention itself in a network call, below all techniques."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     def attends(self, call: Call) -> bool:
         """Whether it does so in this one."""
@@ -163,17 +164,14 @@ class Below(Protocol):
 
 def with_below(transformer_options: dict, below: Below | None) -> dict:
     """The options of a network call that has it."""
-    return {**transformer_options, _BELOW: below}
-
-
-def below_techniques(transformer_options: dict) -> Below | None:
-    return transformer_options.get(_BELOW)
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), below=below)}
 
 
 class Cross(Protocol):
     """What takes the place of the attention to the text in the blocks of a network call."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     def looks(self, forward: Forward, call: int) -> bool:
         """Whether the call-th attention of a block is meant."""
@@ -184,11 +182,7 @@ class Cross(Protocol):
 
 def with_cross(transformer_options: dict, cross: Cross | None) -> dict:
     """The options of a network call that has it."""
-    return {**transformer_options, _CROSS: cross}
-
-
-def cross_attention(transformer_options: dict) -> Cross | None:
-    return transformer_options.get(_CROSS)
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), cross=cross)}
 
 
 class Apart(Protocol):
@@ -200,16 +194,28 @@ class Apart(Protocol):
 
 def with_apart(transformer_options: dict, apart: Apart) -> dict:
     """The options for calling such a layer."""
-    return {**transformer_options, _APART: apart}
+    return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), apart=apart)}
 
 
-def apart_from_network(transformer_options: dict) -> Apart | None:
-    return transformer_options.get(_APART)
+@dataclass(frozen=True)
+class Instead:
+    """What takes the place of attentions in a network call, or in a layer that is called by itself."""
+
+    below: Below | None = None
+    cross: Cross | None = None
+    apart: Apart | None = None
+
+
+_NOTHING = Instead()
+
+
+def instead_of(transformer_options: dict) -> Instead:
+    return transformer_options.get(_INSTEAD, _NOTHING)
 
 
 def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
     """[rows, heads, tokens, dim] of the chunks in `part`, whose rows `q`, `k` and `v` are, after the techniques."""
-    attend = call.attend
+    attend: _Attend = call.attend
     for p in placed:
         mine = p.chunks(call.run, call.options)
         if mine:
@@ -225,7 +231,7 @@ class _Layer:
     technique: Technique
     mine: set[int]
     call: Call
-    below: Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]
+    below: _Attend
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
         own = [c for c in part if c in self.mine]
@@ -236,7 +242,8 @@ class _Layer:
         out = torch.empty_like(q[:, :, queries])
         for group in (own, [c for c in part if c not in self.mine]):
             places = [part.index(c) for c in group]
-            found = self(*(_rows(t, places, len(part)) for t in (q, k, v)), group, queries)
+            own_q, own_k, own_v = (_rows(t, places, len(part)) for t in (q, k, v))
+            found = self(own_q, own_k, own_v, group, queries)
             for i, place in enumerate(places):
                 rows_of(out, place, len(part)).copy_(rows_of(found, i, len(places)))
         return out
@@ -249,11 +256,21 @@ class _Layer:
         def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
             return self.below(q, k, v, part, queries)
 
-        chunks = tuple(call.chunks[i] for i in part)
-        whole = call.layout.whole
-        afterwards = None if whole else _Afterwards(call.forward.afterwards, part, q)
-        about = (call.scale, call.layout.image, call.layout.grid, call.block, call.run)
-        return self.technique(SelfAttention(q, k, v, *about, mask, chunks, attend, afterwards))
+        here = SelfAttention(
+            q,
+            k,
+            v,
+            scale=call.scale,
+            image=call.layout.image,
+            grid=call.layout.grid,
+            block=call.block,
+            run=call.run,
+            mask=mask,
+            chunks=tuple(call.chunks[i] for i in part),
+            attend=attend,
+            afterwards=None if call.layout.whole else _Afterwards(call.forward.afterwards, part, q),
+        )
+        return self.technique(here)
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,13 @@ class AttentionOutput:
     run: Run
     chunks: tuple[Chunk, ...]
 
-    def riding(self, rider: Any, chunk: Chunk) -> Tensor | None:
-        """The tokens of `rider` in its copy of `chunk`: [rows of a chunk, image tokens, channels]."""
-        for tokens, other in zip(self.tokens, self.chunks):
-            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number:
-                return tokens
-        return None
+    def riding(self, rider: Any, chunk: Chunk) -> Tensor:
+        """The tokens of `rider` in its copy of `chunk`, which has one: [rows of a chunk, image tokens, channels]."""
+        return next(
+            tokens
+            for tokens, other in zip(self.tokens, self.chunks)
+            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number
+        )
 
 
 Change = Callable[[AttentionOutput], Tensor]

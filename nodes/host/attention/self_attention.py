@@ -20,16 +20,14 @@ from torch import Tensor
 from ..network.blocks import reach_blocks
 from ..network.families import Block, Counts, family_of, network_of
 from ..network.forward import check_rows, current_forward, find_forward, watch_forward
-from ..run import Run, attach, attach_hook, current_run
+from ..run import Run, attach, attach_hook
 from .calls import (
     Call,
     Heads,
     Placed,
     PlacedByBlock,
     Technique,
-    apart_from_network,
-    below_techniques,
-    cross_attention,
+    instead_of,
     through,
 )
 from .unet import hook_into_unet
@@ -108,24 +106,27 @@ class _Override:
         place = forward.family.current_block(options) if forward is not None else None
         if forward is None or place is None:
             return host(q, k, v, mask, **kwargs)
-        if (alone := apart_from_network(options)) is not None:
+        instead = instead_of(options)
+        if instead.apart is not None:
             apart = Heads(q, k, v, heads, kwargs)
-            return apart.back(alone.attend(apart.attention(host), *apart.qkv))
+            return apart.back(instead.apart.attend(apart.attention(host), *apart.qkv))
         call = forward.attention_calls.get(place, 0)
         forward.attention_calls[place] = call + 1
-        run, block = current_run(options), place[0]
-        placed, below, cross = [], None, cross_attention(options)
+        run, block = forward.run, place[0]
+        placed: list[Placed] = []
+        below, cross = None, instead.cross
         if call in forward.family.self_attentions:
-            placed, below, cross = run.of(PlacedByBlock).on(block), below_techniques(options), None
+            placed, below, cross = run.of(PlacedByBlock).on(block), instead.below, None
         elif cross is not None and not cross.looks(forward, call):
             cross = None
-        if not (placed or below or cross):
+        who = placed[0] if placed else below or cross
+        if who is None:
             return host(q, k, v, mask, **kwargs)
         check_rows(options, len(q))
         apart = Heads(q, k, v, heads, kwargs)
         q, k, v = apart.qkv
         scale = kwargs.get("scale") or q.shape[-1] ** -0.5
-        layout = forward.layout(q.shape[2], options, (placed[0] if placed else below or cross).label)
+        layout = forward.layout(q.shape[2], options, who.label)
         here = Call(forward, run, options, block, scale, layout, mask, apart.attention(host))
         if cross is not None:
             return apart.back(cross.attend(here, q, k, v))

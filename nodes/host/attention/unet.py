@@ -7,6 +7,7 @@ them or cuts them into tiles, and what is last of the other sees them after it h
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
@@ -50,9 +51,8 @@ def _queries(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[
 def _before_cross_attention(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
     """The attention calls of a layer are counted, and another node may have replaced the first one, self-attention, by
     something that the override never sees."""
-    forward = current_forward(options)
-    place = forward.family.current_block(options)
-    forward.attention_calls.setdefault(place, 1)
+    place = Block(*options["block"]), options["block_index"]
+    current_forward(options).attention_calls.setdefault(place, 1)
     return n, context, value
 
 
@@ -84,7 +84,7 @@ def _with(out: Tensor, whole: Whole, options: dict) -> Tensor:
     return out
 
 
-def _attention_of(network: nn.Module, options: dict) -> nn.Module:
+def _attention_of(network: nn.Module, options: dict) -> Any:
     """The self-attention of the current layer."""
     kind, number = options["block"]
     transformer = next(layer for layer in unet_parts(network)[kind][number] if isinstance(layer, SpatialTransformer))
@@ -112,8 +112,8 @@ class _Replaced:
         apart = Heads(q, k, v, heads, {})
         layout = forward.layout(apart.qkv[0].shape[2], options, placed[0].label)
         call = Call(forward, run, options, block, apart.qkv[0].shape[-1] ** -0.5, layout, None, _Plain(heads, options))
-        own = (torch.cat([rows_of(t, i, count) for i in mine]) for t in apart.qkv)
-        found = apart.back(through(call, placed, *own, mine))
+        own_q, own_k, own_v = (torch.cat([rows_of(t, i, count) for i in mine]) for t in apart.qkv)
+        found = apart.back(through(call, placed, own_q, own_k, own_v, mine))
         if len(mine) == count:
             return found
         out = self.inner(q, k, v, options).clone()
@@ -131,5 +131,6 @@ class _Plain:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         precision = self.options["attn_precision"]
-        layout = {"skip_reshape": True, "skip_output_reshape": True}
-        return optimized_attention(q, k, v, self.heads, mask=mask, attn_precision=precision, **layout)
+        return optimized_attention(
+            q, k, v, self.heads, mask=mask, attn_precision=precision, skip_reshape=True, skip_output_reshape=True
+        )

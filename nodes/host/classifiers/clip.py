@@ -60,7 +60,7 @@ def _features(clip, text: str, width: int) -> Tensor:
     for name in _READERS:
         reader = getattr(model, f"clip_{name}", None)
         projection = getattr(getattr(reader, "transformer", None), "text_projection", None)
-        if projection is None or name not in tokens or projection.out_features != width:
+        if reader is None or projection is None or name not in tokens or projection.out_features != width:
             continue
         clip.load_model()
         model.reset_clip_options()

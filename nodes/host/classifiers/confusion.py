@@ -39,11 +39,11 @@ class Confusion:
         if self.interval == 1:
             return self._ask(run, denoised)
         memory = run.memory(self)
-        step, said = memory.read() or (-self.interval, None)
-        if run.step - step >= self.interval:
-            step, said = run.step, self._ask(run, denoised)
-        memory.write((step, said))
-        return said
+        last: tuple[int, Verdict] | None = memory.read()  # the step in which it was asked, and what it said
+        if last is None or run.step - last[0] >= self.interval:
+            last = run.step, self._ask(run, denoised)
+        memory.write(last)
+        return last[1]
 
     def _ask(self, run: Run, denoised: Tensor) -> Verdict:
         with torch.no_grad():

@@ -8,6 +8,7 @@ formats scaling and shifting every number by itself (comfy/latent_formats.py).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from .image import ImageClassifier
 
 
 class _Decode(nn.Module):
-    def __init__(self, vae):
+    def __init__(self, vae: Any):
         super().__init__()
-        self.network = vae.first_stage_model
+        self.vae, self.network = vae, vae.first_stage_model
 
     def forward(self, latent: Tensor) -> Tensor:
         return self.network.decode(latent)
@@ -36,9 +37,9 @@ class PictureGradient:
     """Of one run."""
 
     def __init__(self, run: Run, decoder: Decoder, classifier: ImageClassifier):
-        self._run, self._vae, self._classifier = run, decoder.vae, classifier
+        self._run, self._classifier = run, classifier
         self._network = _copied(classifier.network)
-        self._decode = _Decode(self._vae) if self._vae is not None else None
+        self._decode = _Decode(decoder.vae) if decoder.vae is not None else None
         self._decoder = _copied(self._decode) if self._decode is not None else {}
 
     def __call__(self, denoised: Tensor, beta: float | None, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -62,6 +63,7 @@ class PictureGradient:
     def _pictures(self, latent: Tensor) -> Tensor:
         if self._decode is None:
             return by_colour(latent, self._run.latent_format)
-        given = latent.to(self._vae.device, self._vae.vae_dtype)
+        vae = self._decode.vae
+        given = latent.to(vae.device, vae.vae_dtype)
         pictures = torch.func.functional_call(self._decode, self._decoder, (given,)).float()
-        return self._vae.process_output(pictures.clone())[:, :3]
+        return vae.process_output(pictures.clone())[:, :3]

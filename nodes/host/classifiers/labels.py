@@ -28,7 +28,9 @@ class Label:
 
 
 class Classifier(Protocol):
-    patchers: tuple[ModelPatcher, ...]  # of its networks, to be loaded beside the diffusion model
+    @property
+    def patchers(self) -> tuple[ModelPatcher, ...]:
+        """Of its networks, to be loaded beside the diffusion model."""
 
     def among(self, labels: Sequence[Label]) -> Logits:
         """Raises ValueError for labels that it does not know."""

@@ -14,6 +14,6 @@ def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         content = tensor.contiguous().flatten().view(torch.uint8).numpy()
         digest.update(f"{name!r} {tensor.dtype} {list(tensor.shape)} {len(content)}\n".encode())
-        digest.update(content)
+        digest.update(content.data)
     digest.update(description.encode())
     return digest.hexdigest()

@@ -87,12 +87,12 @@ class Folder:
     ) -> tuple[dict[str, Tensor], dict]:
         """(tensors, description). Raises ValueError with a sentence for a file that `save` has not written, or that is
         not as it was; earlier versions wrote no checksum."""
-        path = self.path_of(name)
-        if path is None:
+        found = self.path_of(name)
+        if found is None:
             names = self.names()
             known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
             raise ValueError(f"There is no file {name[:200]!r} in {self.shown}. It has: {known or 'nothing'}.")
-        path = Path(path)
+        path = Path(found)
         header = read_header(path)
         inside, text = header.tensors, header.metadata.get(_NAME, "null")
         try:

@@ -29,7 +29,7 @@ def path_of(name: str) -> Path:
 def modified(name: str) -> float | None:
     """When; None for what is not there."""
     path = _find(name)
-    return path and path.stat().st_mtime
+    return None if path is None else path.stat().st_mtime
 
 
 def _find(name: str) -> Path | None:

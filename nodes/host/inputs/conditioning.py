@@ -4,6 +4,7 @@ Relies on: convert_cond (comfy/sampler_helpers.py:59), to which tokens may be No
 asks for the pooled output where its network takes one (comfy/model_base.py:469).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..run.messages import quoted
 _RANKS = {"tokens": (3, "[batch, tokens, channels]"), "pooled output": (2, "[batch, channels]")}
 
 
-def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> list:
+def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> Sequence:
     if not isinstance(value, list | tuple) or not all(map(_is_prompt, value)):
         raise ValueError(f"{name} is {quoted(value)}. Connect a CONDITIONING, as CLIP Text Encode gives it.")
     if not value:

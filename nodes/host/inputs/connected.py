@@ -55,4 +55,5 @@ def curve(name: str, value: Any, wanted: io.Input) -> Callable[[float], float]:
 
 
 def _along(points: list[tuple[float, float]], position: float) -> float:
-    return float(np.interp(position, *zip(*points)))
+    positions, heights = zip(*points)
+    return float(np.interp(position, positions, heights))

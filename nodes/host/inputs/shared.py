@@ -65,6 +65,14 @@ def range_inputs() -> list:
     ]
 
 
+class RangedNode(io.ComfyNode):
+    """A node with `range_inputs`, which are looked at before a prompt runs."""
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+
 def validate_range(start_percent: float | None, end_percent: float | None) -> bool | str:
     """For `validate_inputs`, which takes over the host's own bounds for what it names. A linked input arrives as None
     and is checked when the node runs."""

@@ -37,19 +37,20 @@ class _Exact(ScheduleSampler):
         quantum = _QUANTUM if dtype == torch.float64 else 0.0
         model_sampling = drift.guider.model_patcher.get_model_object("model_sampling")
         levels = Levels(tuple(sigmas), partial(_input_scale, model_sampling), quantum)
-        pair = self.go(drift, levels, *(part.to(dtype).to(device) for part in self.start))
+        pair = self.go(drift, levels, [part.to(dtype).to(device) for part in self.start])
         self.found = Pair(*(part.cpu() for part in pair))
         return pair.x
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
         raise NotImplementedError
 
 
 class ToNoise(_Exact):
     """From a picture's latent, the only part of `start`, to the pair that it comes from."""
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
-        pair = invert(self.method, drift, *start, levels, self.after, drift.enter)
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
+        [picture] = start
+        pair = invert(self.method, drift, picture, levels, self.after, drift.enter)
         if not drift.is_pure():
             raise ValueError(
                 "The model gives two answers to one question, so that its steps cannot be undone. Take nodes off it "
@@ -64,7 +65,7 @@ class FromNoise(_Exact):
     def steps(self, steps: int) -> int:
         return steps - self.method.first
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
         return sample(self.method, drift, Pair(*start), levels, self.after, drift.enter)
 
 

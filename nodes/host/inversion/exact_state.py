@@ -20,7 +20,8 @@ def method_of(name: str, p: float, gamma: float, steps: int) -> Method:
     """`p`: of EDICT, 0 for the one that suits the number of steps; `gamma`: of BDIA."""
     if name in ("edict", "edict own level"):
         return Edict(p or mixing(steps), own_level=name == "edict own level")
-    return {"bdia": Bdia(gamma), "o-belm": OBelm(), "rex": Rex()}[name]
+    others: dict[str, Method] = {"bdia": Bdia(gamma), "o-belm": OBelm(), "rex": Rex()}
+    return others[name]
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class InversionState:
         raise NotImplementedError
 
 
-def carried(latent: dict, wanted: type[_Some] = InversionState) -> _Some:
+def carried(latent: dict, wanted: type[_Some]) -> _Some:
     """What a LATENT carries, unchecked. Raises ValueError where that is nothing, or another kind."""
     state = latent.get(KEY)
     if isinstance(state, wanted):

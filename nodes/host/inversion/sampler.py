@@ -69,6 +69,8 @@ class GuiderDrift:
 
     def is_pure(self) -> bool:
         """Whether the last question gets the same answer again."""
+        if self.last is None:  # there was none
+            return True
         x, sigma, before = self.last
         return ((self._denoised(x, sigma) - before).norm() <= _SAME * before.norm()).item()
 

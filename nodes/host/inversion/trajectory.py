@@ -53,6 +53,6 @@ class Replayer(ScheduleSampler):
 
     def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         drift.first_shown = 1
-        batch = replay(drift, self.latents.to(device), sigmas, drift.enter)
+        batch = replay(drift, self.latents.to(device).unbind(), sigmas, drift.enter)
         self.found = batch.cpu()
         return batch

@@ -28,8 +28,9 @@ def shared_difference(model: ModelPatcher, other: ModelPatcher) -> Difference | 
         lacked, added = _beyond(mine, theirs, key), _beyond(theirs, mine, key)
         if lacked is None or added is None:
             return None
-        products = [_product(model.model, key, patch) for patch in (*lacked, *added)]
-        if None in products:
+        patches = [*lacked, *added]
+        products = [found for patch in patches if (found := _product(model.model, key, patch)) is not None]
+        if len(products) < len(patches):
             return None
         for patch, product in zip(lacked, products):
             lacks.append(known.get(id(patch)) or Unmerged(key, patch, product, patch))

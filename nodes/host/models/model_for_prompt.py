@@ -141,12 +141,11 @@ def mix_in(
 ) -> str:
     """Mixes what `other` predicts into the positive of a (cloned) model; returns how, SHARED or SEPARATE."""
     difference = shared_difference(model, other)
-    settings = label, range, model_weight, prompt
     if difference is None:
         second = add_second_model(model, other, prompt=prompt)
-        add_correction(model, _OtherMixture(*settings, second))
+        add_correction(model, _OtherMixture(label, range, model_weight, prompt, second))
         return SEPARATE
-    technique = _SharedMixture(*settings, difference)
+    technique = _SharedMixture(label, range, model_weight, prompt, difference)
     add_row_lora(model, technique)
     add_branch(model, technique)
     add_correction(model, technique)

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -76,7 +76,8 @@ class Difference:
 class RowLora(Protocol):
     """A technique some rows of which have other LoRAs than the model."""
 
-    difference: Difference
+    @property
+    def difference(self) -> Difference: ...
 
     def chunks(self, run: Run, options: dict) -> list[int]:
         """Which chunks of the current network call these rows are."""
@@ -89,8 +90,8 @@ class _RowLoras:
     def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
         run, hooks = current_run(transformer_options), []
         factors = run.notes.setdefault(self, {})
-        chunks = len(transformer_options["cond_or_uncond"])
-        call = _Call(tuple(range(chunks)), len(x) // chunks)
+        count = len(transformer_options["cond_or_uncond"])
+        call = _Call(tuple(range(count)), len(x) // count)
         options = {**transformer_options, KEY: call}
         try:
             for product, chunks in self._placed(run, options):
@@ -189,8 +190,8 @@ class _Add:
         return output
 
 
-def _add(module: nn.Module, output: Tensor, x: Tensor, up: Tensor, down: Tensor | None) -> None:
-    """Adds the product to what the layer has given for these rows."""
+def _add(module: Any, output: Tensor, x: Tensor, up: Tensor, down: Tensor | None) -> None:
+    """Adds the product to what the layer `module` of the host has given for these rows."""
     if is_linear(module):
         if down is None:
             output.add_(up)

@@ -29,6 +29,8 @@ from ..run import Run, attach_around
 from ..run.loaded_beside import load_beside
 from .row_lora import set_unmerged, unmerged
 
+_NONE = References(())
+
 
 class Guest(NamedTuple):
     """A second model that is ready to predict: `guider(x, sigma, **extra_args)`."""
@@ -50,7 +52,7 @@ class SecondModel:
     a conditioning in the host's form. `references`: of which it can predict too."""
 
     model: ModelPatcher
-    references: References | None = None
+    references: References = _NONE
     role: str = "positive"
     prompt: list | None = None
 
@@ -100,8 +102,7 @@ class SecondModel:
         else:
             guest = comfy.samplers.CFGGuider(self.model)
             guest.original_conds = {"positive": prompt}
-        if self.references is not None:
-            guest.original_conds |= self.references.prompts()
+        guest.original_conds |= self.references.prompts()
         return guest
 
     def _prompt_of(self, guider) -> list[dict]:
@@ -121,13 +122,14 @@ class _NegativeAlone(comfy.samplers.CFGGuider):
 
 class _Inside:
     """As a sampler of the second model: runs the first model's sampling. `sampler_function` and `extra_options` are
-    those of the first, by which a run knows the order of evaluations."""
+    those of the first, by which a run knows the order of evaluations; `result`: of its sampling, once that is over."""
+
+    result: Tensor
 
     def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler):
         self.second, self.run, self._sample = second, run, sample
         self.sampler_function = getattr(sampler, "sampler_function", None)
         self.extra_options = getattr(sampler, "extra_options", {})
-        self.result: Tensor | None = None
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:
         guests, callbacks = self.run.of(Guests), [] if callback is None else [callback]
@@ -145,7 +147,7 @@ class _Inside:
 def add_second_model(
     model: ModelPatcher,
     other: ModelPatcher,
-    references: References | None = None,
+    references: References = _NONE,
     role: str = "positive",
     prompt: list | None = None,
 ) -> SecondModel:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..run import Part, Run, attach, current_run
 from ..run.branch_chunks import chunks_of
-from .families import Block, family_of, order_of, self_attention_blocks
-from .forward import check_rows, current_forward, watch_forward
-from .shared_prefix import Sharing, Streams, rows_of
+from .families import Block, family_of, self_attention_blocks
+from .forward import Forward, check_rows, current_forward, watch_forward
+from .shared_prefix import Prefix, Streams, rows_of
 
 _UNET_PATCH = "forward_timestep_embed_patch"
 
@@ -86,8 +86,8 @@ def reaches_unet_layers() -> bool:
 @dataclass(eq=False)
 class _Passing:
     """A block, or one layer of a UNet's, in one network call. `out`: what it gives, where nothing is to be computed;
-    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeps`: whether
-    branches go on from what it gives."""
+    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeper`: what
+    keeps it for branches that go on from there."""
 
     block: Block
     options: dict
@@ -95,25 +95,28 @@ class _Passing:
     out: Any = None
     came: Streams = field(default_factory=dict)
     skipping: set[int] = field(default_factory=set)
-    keeps: bool = False
+    keeper: Prefix | None = None
 
-    def enter(self, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
+    def enter(self, forward: Forward, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
         """What it gives, if that is known: `whole` if it can be skipped, `last` if the block ends with it."""
-        run, uuids = current_run(self.options), self.options["uuids"]
-        check_rows(self.options, len(streams["img"]))
-        prefix, unet = run.of(Sharing).prefix, current_forward(self.options).family.name == "UNet"
+        prefix, uuids = forward.prefix, self.options["uuids"]
         if prefix is not None:
-            order = order_of(run)
+            order, unet = forward.order, forward.family.name == "UNet"
             ahead = order[prefix.first] - order[self.block]
             if ahead > 0:
+                check_rows(self.options, len(streams["img"]))
                 if order[self.block] == 0 and not unet:
                     prefix.count_tokens(uuids, streams)
                 states = prefix.states(uuids)
                 if states is not None:
                     return _left(states, self.block, streams) if last else streams
-                self.keeps = last and (unet or ahead == 1)  # a UNet needs all of them, for its skip connections
+                if last and (unet or ahead == 1):  # a UNet needs all of them, for its skip connections
+                    self.keeper = prefix
                 return None
-        self.skipping = skipping_chunks(run, self.block, self.options) if whole else set()
+        if not whole or "skips" not in forward.run.techniques:
+            return None
+        check_rows(self.options, len(streams["img"]))
+        self.skipping = skipping_chunks(forward.run, self.block, self.options)
         if len(self.skipping) == len(uuids):
             return streams
         self.came = {name: t.clone() for name, t in streams.items()} if self.skipping else {}
@@ -122,8 +125,8 @@ class _Passing:
     def leave(self, streams: Streams) -> Streams:
         """What it gives, of what has been computed."""
         uuids = self.options["uuids"]
-        if self.keeps:
-            current_run(self.options).of(Sharing).prefix.keep(self.block, uuids, streams)
+        if self.keeper is not None:
+            self.keeper.keep(self.block, uuids, streams)
         return _restored(streams, self.came, self.skipping, len(uuids))
 
 
@@ -178,12 +181,14 @@ class _DiTBlock:
             options = {**options, "block_type": self.block.kind, "block_index": self.block.number}
         streams = {name: args[name] for name in ("img", "txt") if args.get(name) is not None}
         passing = _Passing(self.block, options, {**args, "transformer_options": options})
-        out = passing.enter(streams)
+        out = passing.enter(current_forward(options), streams)
         passing.out = None if out is None else self._all(args, out)
         return passing
 
     @torch.compiler.disable
     def leave(self, passing: _Passing, out: dict) -> dict:
+        if passing.keeper is None and not passing.skipping:
+            return out
         streams = {name: t for name, t in out.items() if t is not None}  # SD3's last block gives no text
         return self._all(passing.given, passing.leave(streams))
 
@@ -198,8 +203,10 @@ class _UNetLayer:
         passing = self.enter(layer, x, options)
         if passing.out is not None:
             return passing.out
-        settings = (emb, context, passing.given, output_shape, time_context, frames, image_only)
-        return self.leave(passing, forward_timestep_embed([layer], x, *settings))
+        out = forward_timestep_embed(
+            [layer], x, emb, context, passing.given, output_shape, time_context, frames, image_only
+        )
+        return self.leave(passing, out)
 
     @torch.compiler.disable
     def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:
@@ -209,7 +216,7 @@ class _UNetLayer:
             forward.patches_of_others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
         passing = _Passing(block, options, {**options, "patches": forward.patches_of_others})
         last = layer is forward.unet_parts[block.kind][block.number][-1]
-        out = passing.enter({"img": x}, isinstance(layer, SpatialTransformer), last)
+        out = passing.enter(forward, {"img": x}, isinstance(layer, SpatialTransformer), last)
         passing.out = None if out is None else out["img"]
         return passing
 
@@ -217,6 +224,8 @@ class _UNetLayer:
     def leave(self, passing: _Passing, out: Tensor) -> Tensor:
         if "transformer_index" in passing.given:
             passing.options["transformer_index"] = passing.given["transformer_index"]  # the host counts on
+        if passing.keeper is None and not passing.skipping:
+            return out
         return passing.leave({"img": out})["img"]
 
 

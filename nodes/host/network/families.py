@@ -73,7 +73,7 @@ class Family:
     self_attentions: tuple[int, ...] = (0,)
     replaceable: bool = True
     second_text: str | None = None
-    looks_at_text: Callable[[torch.nn.Module, int, bool], bool] | None = None
+    looks_at_text: Callable[[torch.nn.Module, int, bool], bool] = lambda network, call, image: False
 
     def current_block(self, options: dict) -> tuple[Block, int] | None:
         """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
@@ -84,12 +84,12 @@ class Family:
         return Block(options["block_type"], options["block_index"]), 0
 
 
-def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Module]]:
+def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Sequential]]:
     """The blocks of a UNet by kind, in the order in which they run."""
     return {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
 
 
-def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Module]:
+def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Sequential]:
     return {Block(kind, i): block for kind, blocks in unet_parts(network).items() for i, block in enumerate(blocks)}
 
 
@@ -194,9 +194,7 @@ _FAMILIES = {
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout, second_text="refined"),
-    WanModel: Family(
-        "Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text
-    ),
+    WanModel: Family("Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text),
     QwenImageTransformer2DModel: Family(
         "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
     ),

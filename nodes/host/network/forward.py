@@ -9,6 +9,7 @@ part in `cond_or_uncond` and leave the `uuids` of the whole.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from comfy.model_base import BaseModel
@@ -16,9 +17,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..run import Run, attach_hook, wrap_run
+from ..run import Run, attach_hook, current_run, wrap_run
 from ..run.partial_calls import know_rows
-from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of, unet_parts
+from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of, order_of, unet_parts
+from .shared_prefix import Prefix, Sharing
 
 _FORWARD = "guidekit_forward"
 _OURS = __name__.split(".nodes.")[0]
@@ -26,9 +28,12 @@ _OURS = __name__.split(".nodes.")[0]
 
 @dataclass
 class Forward:
-    """One network call, of latents of this shape, rows first. `patches`: those of all nodes, by kind."""
+    """One network call, of latents of this shape, rows first. `patches`: those of all nodes, by kind; `prefix`: what
+    branches share with cond in the evaluation that it belongs to, if anything."""
 
     base: BaseModel
+    run: Run
+    prefix: Prefix | None
     latent_shape: tuple[int, ...]
     patches: dict[str, list[Callable]]
     attention_calls: dict[tuple[Block, int], int] = field(default_factory=dict)  # so far, by block and layer
@@ -42,7 +47,7 @@ class Forward:
         return self.latent_shape[0]
 
     @cached_property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:  # what the host's networks have is not typed
         return network_of(self.base)
 
     @cached_property
@@ -50,7 +55,11 @@ class Forward:
         return family_of(self.base)
 
     @cached_property
-    def unet_parts(self) -> dict[str, Sequence[torch.nn.Module]]:
+    def order(self) -> dict[Block, int]:
+        return order_of(self.run)
+
+    @cached_property
+    def unet_parts(self) -> dict[str, Sequence[torch.nn.Sequential]]:
         return unet_parts(self.network)
 
     def layout(self, tokens: int, options: dict, label: str) -> Layout:
@@ -107,5 +116,6 @@ def _hook(run: Run, guider) -> None:
 
 
 def _innermost(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
-    forward = Forward(executor.class_obj, tuple(x.shape), transformer_options.get("patches", {}))
+    run, patches = current_run(transformer_options), transformer_options.get("patches", {})
+    forward = Forward(executor.class_obj, run, run.of(Sharing).prefix, tuple(x.shape), patches)
     return executor(x, t, c_concat, c_crossattn, control, {**transformer_options, _FORWARD: forward}, **kwargs)

@@ -38,8 +38,8 @@ class Prefix:
 
     def states(self, uuids: list[UUID]) -> list[dict[Block, Streams]] | None:
         """What cond left, by chunk; None in a call that has to be computed from the start."""
-        states = [self.kept.get(self.resumed.get(entry)) for entry in uuids]
-        return None if self.unusable or None in states else states
+        states = [self.kept[self.resumed[entry]] for entry in uuids if self.resumed.get(entry) in self.kept]
+        return None if self.unusable or len(states) < len(uuids) else states
 
     def count_tokens(self, uuids: list[UUID], streams: Streams) -> None:
         """At the first block: other nodes may make the sequence longer or shorter from call to call."""

@@ -89,7 +89,7 @@ def _resumed(
     """The same with the branches in `first` in a second call, from the first changed block on."""
     sharing, later = run.of(Sharing), {branch: wanted[branch] for branch in first}
     entries = {entry["uuid"] for entries in later.values() for entry in entries}
-    prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).get), entries)
+    prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).__getitem__), entries)
     try:
         out, found = _together(run, args, evaluate, {b: entries for b, entries in wanted.items() if b not in first})
         if not prefix.kept:

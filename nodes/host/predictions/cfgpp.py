@@ -53,12 +53,12 @@ class SeparatePredictions:
             denoised = self._model(x, x.new_full((len(x),), sigma), **self._extra_args)
         finally:
             self._guider.cfg = saved
-        change = self._guidance(x)
-        seen, self._seen = self._seen["cond_scale"], None
-        return Prediction(denoised, denoised - seen * change, seen / factor * change)
+        used, change = self._guidance(x)
+        self._seen = None
+        return Prediction(denoised, denoised - used * change, used / factor * change)
 
-    def _guidance(self, x: Tensor) -> Tensor:
-        """D_c - D_u of the last evaluation."""
+    def _guidance(self, x: Tensor) -> tuple[float, Tensor]:
+        """The scale of the last evaluation, and D_c - D_u in it."""
         seen = self._seen
         if seen is None or seen["uncond"] is None and seen["cond_scale"] != 1:
             raise ValueError(
@@ -66,8 +66,8 @@ class SeparatePredictions:
                 f"{type(self._guider).__name__} does not hand both on. Use KSampler, SamplerCustom or CFGGuider."
             )
         if seen["uncond"] is None:  # another node asked for the positive alone
-            return x.new_zeros(())
-        return seen["cond_denoised"] - seen["uncond_denoised"]
+            return seen["cond_scale"], x.new_zeros(())
+        return seen["cond_scale"], seen["cond_denoised"] - seen["uncond_denoised"]
 
 
 def reporter(callback: Callable[[dict], None] | None) -> Report:
@@ -75,7 +75,7 @@ def reporter(callback: Callable[[dict], None] | None) -> Report:
 
     def report(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         if callback is not None:
-            sigma = x.new_full((), sigma)
-            callback({"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+            level = x.new_full((), sigma)
+            callback({"x": x, "i": step, "sigma": level, "sigma_hat": level, "denoised": denoised})
 
     return report

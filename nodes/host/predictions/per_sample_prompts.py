@@ -71,8 +71,8 @@ class References:
         def evaluate(prompts: list[list[dict]]) -> list[Tensor]:
             if place:
                 run.prompts.take_for_negative([entry for prompt in prompts for entry in prompt])
-            at = args["input"], args["sigma"], args["model_options"]
-            return comfy.samplers.calc_cond_batch(args["model"], [None] * place + prompts, *at)[place:]
+            conds, x, sigma, options = [None] * place + prompts, args["input"], args["sigma"], args["model_options"]
+            return comfy.samplers.calc_cond_batch(args["model"], conds, x, sigma, options)[place:]
 
         return self.pick(run, run.prompts.by_name, chosen, evaluate)
 
@@ -88,14 +88,14 @@ def _joined(each: list[dict[str, Any]]) -> dict[str, Any] | None:
             if any(type(v) is not type(first) or v.cond.shape[1:] != first.cond.shape[1:] for v in values):
                 return None
             found[name] = first._copy_with(torch.stack([v.cond[b % len(v.cond)] for b, v in enumerate(values)]))
-        elif all(_same(v, first) for v in values):
+        elif all(_is_same_for_all(v, first) for v in values):
             found[name] = first
         else:
             return None
     return found
 
 
-def _same(a, b) -> bool:
+def _is_same_for_all(a, b) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a.cond, Tensor):

@@ -38,7 +38,9 @@ class WeakGuidance:
         """What to add to the guided prediction."""
         run.notes[self] = True  # it was asked, whether or not anything changes
         cond = args["cond_denoised"]
-        guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])  # without a negative, the host has scale 1
+        guided = cond
+        if self.rescale == "full":  # which alone looks at it; without a negative, the host has scale 1
+            guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])
         streams = zip(*map(run.unpack, (cond, weak, guided)))
         return run.pack([weak_branch(c, k, self.scale, g, self.rescale) for c, k, g in streams])
 
@@ -57,7 +59,7 @@ class WeakBranch(WeakGuidance, Branch):
         if not self.resumes:
             run.remark(self, "Its weak prediction is computed whole: the blocks of this network cannot be replaced.")
             return None
-        return min(self.blocks(run), key=order_of(run).get)
+        return min(self.blocks(run), key=order_of(run).__getitem__)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         weak = prediction(run, args, self)

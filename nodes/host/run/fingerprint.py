@@ -59,21 +59,21 @@ def check_description(found: dict) -> None:
 def difference(fitted: dict, run: dict) -> str | None:
     """A sentence that names the first field in which a run is not what the coefficients were fitted for."""
     for field, wanted in fitted.items():
-        given = run.get(field)
+        given = run[field]
         if field == "negative":
-            if not _same(wanted, given, _TOLERANCE):
+            if not _close(wanted, given, _TOLERANCE):
                 return "They were fitted for another negative prompt."
         elif field == "sigmas":
             if len(wanted) != len(given):
                 return f"They were fitted for {len(wanted) - 1} steps, this run has {len(given) - 1}."
-            if not _same(wanted, given):
+            if not _close(wanted, given):
                 return f"They were fitted for the sigmas {wanted}, this run has {given}."
-        elif not (_same([wanted], [given]) if field == "cfg" else wanted == given):
+        elif not (_close([wanted], [given]) if field == "cfg" else wanted == given):
             return f"They were fitted for {field} {wanted}, this run has {given}."
     return None
 
 
-def _same(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
+def _close(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
     return len(a) == len(b) and all(math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance) for x, y in zip(a, b))
 
 

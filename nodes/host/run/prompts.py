@@ -43,7 +43,8 @@ class Prompts:
     @cached_property
     def _negatives(self) -> tuple[set[UUID], set[UUID]]:
         """Of the guider's negative prompts, however it calls them, and of the others. Known once the run samples."""
-        negative, others = set(), set()
+        negative: set[UUID] = set()
+        others: set[UUID] = set()
         for name, entries in self.by_name.items():
             (negative if "negative" in name else others).update(entry["uuid"] for entry in entries)
         return negative, others

@@ -5,6 +5,7 @@ from typing import Any
 
 from .messages import keep, said
 from .run import Run
+from .told import Line
 
 
 def all_techniques(run: Run) -> list:
@@ -15,7 +16,7 @@ def report(run: Run) -> None:
     """Each technique says what it found, or its one reason for having had no effect, under its node."""
     techniques = [t for t in all_techniques(run) if getattr(t, "reports", True)]
     idle = {technique for technique in techniques if technique not in run.acted}
-    lines = {}
+    lines: dict[Line, int] = {}
     for technique in techniques:
         if technique not in idle:
             summary = getattr(technique, "summary", lambda run: None)(run)

@@ -46,7 +46,7 @@ class Run:
         self.acted: set = set()
         self.notes: dict[Any, Any] = {}
         self.step_callbacks: list[Callable[..., None]] = []
-        self._subsystems: dict[type, Any] = {}
+        self._subsystems: dict[Callable[[Run], Any], Any] = {}
         self._at_end: list[Callable[[Run], None]] = []
         self.remarks: dict[Any, list[str]] = {}
         self._nodes = nodes

@@ -65,8 +65,9 @@ class Adapter:
         self.modules = [self._module(known[path], parts, names) for path, parts in renamed.parts.items()]
 
     def _module(self, target: Target, parts: Mapping[str, str], names: Mapping[str, str | None]) -> Module:
-        in_file = {part: names[spelled] for part, spelled in parts.items() if names[spelled] is not None}
-        first = lora_keys.split(next(iter(in_file.values()))) or lora_keys.split(next(iter(parts.values())))
+        in_file = {part: name for part, spelled in parts.items() if (name := names[spelled]) is not None}
+        either = next(iter(in_file.values())), next(iter(parts.values()))
+        first = next(name for name in map(lora_keys.split, either) if name is not None)
         of_file = {part: self.header.tensors[name].shape for part, name in in_file.items()}
         return Module(first.module, target, in_file, {part: of_file.get(part, ()) for part in parts})
 

@@ -49,7 +49,7 @@ def read_difference(
     wrong = [
         name
         for name, key in whole.items()
-        if header.tensors[name].dtype not in FLOATS or not _same(header.tensors[name].shape, state[key].shape)
+        if header.tensors[name].dtype not in FLOATS or not _is_same_layer(header.tensors[name].shape, state[key].shape)
     ]
     parameters = {f"diffusion_model.{name}" for name, _ in model.model.diffusion_model.named_parameters()}
     missing = parameters - {*whole.values()}
@@ -90,7 +90,7 @@ def read_difference(
     return patches, report + about_itself(model, header)
 
 
-def _same(one: tuple[int, ...], other: torch.Size) -> bool:
+def _is_same_layer(one: tuple[int, ...], other: torch.Size) -> bool:
     """A linear layer and a convolution of one pixel are the same."""
 
     def bare(shape) -> tuple[int, ...]:

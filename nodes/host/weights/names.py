@@ -60,20 +60,22 @@ class Target:
 def modules_of(model: ModelPatcher) -> dict[str, Target]:
     """What the model has, by the paths that files may have for it."""
     state = model.model.state_dict()
-    known, found = {**_more(model, state), **comfy.lora.model_lora_keys_unet(model.model, {})}, {}
+    known = {**_more(model, state), **comfy.lora.model_lora_keys_unet(model.model, {})}
+    found: dict[str, Target] = {}
     for path, named in known.items():
         target = Target(named) if isinstance(named, str) else Target(*named)
         if target.key in state:  # the list is for the largest of a family
             if isinstance(model.model, Lumina2):
                 target = _by_heads(model, path, target)
-            if (target := _within(model, target)) is not None:
-                found[path] = target
+            if (within := _within(model, target)) is not None:
+                found[path] = within
     return found
 
 
 def _more(model: ModelPatcher, state: Mapping[str, Any]) -> dict[str, Any]:
     """The names of diffusers that the host's list does not have."""
-    prefix, found = "diffusion_model.", {}
+    prefix = "diffusion_model."
+    found: dict[str, Any] = {}
     if isinstance(model.model, HunyuanVideo):
         as_in_flux = comfy.utils.flux_to_diffusers(model.model.model_config.unet_config, output_prefix=prefix)
         found |= {k.removesuffix(".weight"): target for k, target in as_in_flux.items() if k.endswith(".weight")}

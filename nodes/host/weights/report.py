@@ -1,7 +1,7 @@
 """What is said of a file of adapters: how many of its modules are applied, and what became of the others."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +16,13 @@ _SHOWN = 3  # examples in a sentence
 
 
 class Applied(Protocol):
-    kind: str
-    rank: int | None
+    """A module whose weights are applied."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def rank(self) -> int | None: ...
 
 
 class AdapterReport:
@@ -84,6 +89,6 @@ def _ranks(applied: Sequence[Applied], alphas: Sequence[float]) -> str:
     return rank + alpha
 
 
-def _span(values: Sequence[float]) -> str:
+def _span(values: Collection[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -49,7 +49,13 @@ class InCrossAttention:
                 place = slice(begin, begin + text.count)
                 begin = place.stop
                 if call.block in text.steering.blocks:
-                    keys, values = k[part, :, place], v[part, :, place]
-                    asking = q[part, :, image], keys, values, text.count, None
-                    out[part, :, image] = about.steer(text, out[part, :, image], *asking)
+                    out[part, :, image] = about.steer(
+                        text,
+                        out[part, :, image],
+                        q=q[part, :, image],
+                        k=k[part, :, place],
+                        v=v[part, :, place],
+                        count=text.count,
+                        mask=None,
+                    )
         return out

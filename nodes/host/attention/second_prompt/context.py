@@ -20,10 +20,17 @@ class Steering(Protocol):
     """What is done with the two attention outputs, in `blocks`. `text_share`: of the second one, what comes from the
     text is meant, where text and picture share an attention; else all of it."""
 
-    label: str
-    idle_reason: str
-    blocks: frozenset[Block]
-    text_share: bool
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def idle_reason(self) -> str: ...
+
+    @property
+    def blocks(self) -> frozenset[Block]: ...
+
+    @property
+    def text_share(self) -> bool: ...
 
     def active(self, run: Run) -> bool:
         """Whether it acts in this step."""

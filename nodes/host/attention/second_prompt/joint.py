@@ -40,8 +40,15 @@ def split_around(
             rows_mask = mask if mask is None or len(mask) == 1 else mask[part]
             out[part, :, own] = call.attend(q[part, :, own], keys, values, _cut(rows_mask, [own], places))
             if call.block in text.steering.blocks:
-                asking = q[part, :, call.image], keys, values, text.count, _cut(rows_mask, [call.image], places)
-                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
+                out[part, :, call.image] = call.steer(
+                    text,
+                    out[part, :, call.image],
+                    q=q[part, :, call.image],
+                    k=keys,
+                    v=values,
+                    count=text.count,
+                    mask=_cut(rows_mask, [call.image], places),
+                )
     return out
 
 

@@ -9,6 +9,7 @@ along the first axis, of which only differences matter: text up to its length, t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ _STATE = "guidekit_text_layers"
 class LayeredTexts:
     """The second texts of one network call, and how far they have come."""
 
-    modulation: Tensor | None = None  # [rows, channels]
+    modulation: Tensor = field(init=False)  # [rows, channels], known before the first layer
     before_image: int = 0  # tokens of the rows' own text
     streams: dict = field(default_factory=dict)  # by text and chunk: {layer: its input}
     places: dict = field(default_factory=dict)  # by text: rotary factors
@@ -38,11 +39,12 @@ class _Alone:
 
     k: Tensor  # of what stands behind the text
     v: Tensor
-    own: tuple[Tensor, Tensor] | None = None  # keys and values of text and picture
+    own: tuple[Tensor, Tensor] = field(init=False)  # keys and values of text and picture, once it was asked
 
     def attend(self, host: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.own = tuple(torch.cat(pair, 2) for pair in ((k, self.k), (v, self.v)))
-        return host(q, *self.own, None)
+        k, v = torch.cat([k, self.k], 2), torch.cat([v, self.v], 2)
+        self.own = k, v
+        return host(q, k, v, None)
 
 
 def with_layers(transformer_options: dict) -> dict:
@@ -82,12 +84,20 @@ def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tens
             if chunk not in passing:
                 stream[call.block.number + 1] = goes
             if call.block in text.steering.blocks:
-                asking = q[part, :, call.image], *alone.own, came.shape[1], None
-                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
+                keys, values = alone.own
+                out[part, :, call.image] = call.steer(
+                    text,
+                    out[part, :, call.image],
+                    q=q[part, :, call.image],
+                    k=keys,
+                    v=values,
+                    count=came.shape[1],
+                    mask=None,
+                )
     return out
 
 
-def _refined(network: torch.nn.Module, text: SecondText, rows: slice, state: LayeredTexts, options: dict) -> Tensor:
+def _refined(network: Any, text: SecondText, rows: slice, state: LayeredTexts, options: dict) -> Tensor:
     """The text before the first layer, as the network makes it of its own."""
     tokens = text.by_row(state.modulation, options)[rows]
     count = tokens.shape[1] + (-tokens.shape[1] % (network.pad_tokens_multiple or 1))
