@@ -398,7 +398,7 @@ def fail(sentence: str) -> NoReturn:
 
 COMMANDS = {
     "setup": "make the environment and get ComfyUI (every command does so first, where needed)",
-    "demo": "start ComfyUI with this pack, run the demo workflows, save their pictures in output/demo",
+    "demo": "start ComfyUI with this pack, run the demo workflows, save their images in output/demo",
     "test": "run the tests; arguments go to pytest; --cov prints how much of samplers/ and nodes/ they run",
     "browser": "run the browser tests, in Chromium; GUIDEKIT_CHROMIUM names another one than that on the path",
     "lint": "run ruff check, ruff format --check and mypy; arguments go to the first",

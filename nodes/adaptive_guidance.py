@@ -120,7 +120,7 @@ class AdaptiveGuidance(RangedNode):
                 "skip cfg",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "threshold",
                     default=0.995,
@@ -135,7 +135,7 @@ class AdaptiveGuidance(RangedNode):
                     "space",
                     options=SPACES,
                     default="x0",
-                    tooltip="x0: the denoised picture, for every model. raw: what the network puts out, as in the "
+                    tooltip="x0: the denoised image, for every model. raw: what the network puts out, as in the "
                     "paper (0.991), for v and flow models; eps outputs are mostly noise and agree from the start. A "
                     "threshold means something else in each.",
                 ),

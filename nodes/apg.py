@@ -85,7 +85,7 @@ class APG(RangedNode):
             display_name="Adaptive Projected Guidance (APG)",
             category="guidekit/guidance",
             description="Keeps the detail of a high CFG scale without its oversaturation: removes the part of the "
-            "guidance that only makes the picture stronger. No extra network evaluations.",
+            "guidance that only makes the image stronger. No extra network evaluations.",
             search_aliases=[
                 "APG",
                 "adaptive projected guidance",
@@ -101,7 +101,7 @@ class APG(RangedNode):
                 "perp",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "eta",
                     default=0.0,

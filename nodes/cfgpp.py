@@ -64,7 +64,7 @@ class CFGPP(RangedNode):
             "amounts to CFG++. Exact for euler and ddim, an approximation for other samplers. Replaces cfg.",
             search_aliases=["CFG++", "cfgpp", "cfg_pp", "manifold constrained", "cfg schedule", "dynamic cfg"],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "guidance_lambda",
                     default=0.6,

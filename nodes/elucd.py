@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..samplers.guidance.elucd import guidance_update, objective, strength
 from .host.classifiers.decode import Decoder, vae_input
-from .host.classifiers.gradient import PictureGradient
+from .host.classifiers.gradient import ImageGradient
 from .host.classifiers.image import ImageClassifier
 from .host.classifiers.labels import ClassifierType, load_beside
 from .host.inputs import checked
@@ -38,7 +38,7 @@ class _EluCD:
         self.decoder.check(run, LABEL)
         shape = run.latent_shapes[0]
         if len(shape) == 5 and shape[2] > 1:
-            raise ValueError(f"{LABEL} changes single pictures, and this latent (shape {tuple(shape)}) is a video.")
+            raise ValueError(f"{LABEL} changes single images, and this latent (shape {tuple(shape)}) is a video.")
         for sigma in run.sigmas:  # what the steps will ask the device for
             progress_at(sigma, run.sigma_at)
 
@@ -46,7 +46,7 @@ class _EluCD:
         if not self.range.active(run):
             return None
         if self not in run.notes:
-            run.notes[self] = PictureGradient(run, self.decoder, self.classifier)
+            run.notes[self] = ImageGradient(run, self.decoder, self.classifier)
         cond = args["cond_denoised"]
         gradient = run.notes[self](cond, self.beta, self._objective)
         return guidance_update(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.sigma_at)))
@@ -62,13 +62,13 @@ class EluCD(RangedNode):
             node_id="GuidekitEluCD",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="Moves every step's picture in the direction in which a classifier is surer of a class: "
+            description="Moves every step's image in the direction in which a classifier is surer of a class: "
             "classifier guidance by gradient, without a gradient through the model.",
             search_aliases=["EluCD", "classifier guidance", "gradient", "ResNet", "class"],
             inputs=[
-                io.Model.Input("model", tooltip="Any model that makes pictures."),
+                io.Model.Input("model", tooltip="Any model that makes images."),
                 ClassifierType.Input("classifier", tooltip="From Image Classifier; CLIP Classifier has no gradient."),
-                io.String.Input("target", default="", tooltip="The class that the picture shall be of."),
+                io.String.Input("target", default="", tooltip="The class that the image shall be of."),
                 io.Float.Input(
                     "scale",
                     default=0.05,
@@ -76,7 +76,7 @@ class EluCD(RangedNode):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="How far to go, beside the size of the picture's latent. 0 is off and costs nothing.",
+                    tooltip="How far to go, beside the size of the image's latent. 0 is off and costs nothing.",
                 ),
                 io.Float.Input(
                     "tau_1",

@@ -26,8 +26,8 @@ class ExactInvert(io.ComfyNode):
             node_id="GuidekitExactInvert",
             display_name="Exact Inversion",
             category="guidekit/inversion",
-            description="From a picture to the noise that it comes from, without an error: Exact Inversion Sampling "
-            "makes the same picture of it again, or, with another prompt, an edited one.",
+            description="From an image to the noise that it comes from, without an error: Exact Inversion Sampling "
+            "makes the same image of it again, or, with another prompt, an edited one.",
             search_aliases=[
                 "EDICT",
                 "BDIA",
@@ -37,7 +37,7 @@ class ExactInvert(io.ComfyNode):
                 "exact inversion",
                 "invert",
                 "unsampler",
-                "edit a picture",
+                "edit an image",
                 "noise inversion",
                 "edit photo",
                 "unsample",
@@ -46,14 +46,14 @@ class ExactInvert(io.ComfyNode):
             inputs=[
                 io.Guider.Input(
                     "guider",
-                    tooltip="With the prompt that describes the picture, such as from CFGGuider. A cfg of 1 to 3.",
+                    tooltip="With the prompt that describes the image, such as from CFGGuider. A cfg of 1 to 3.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
-                    "deep to go: below 1 keeps more of the picture.",
+                    "deep to go: below 1 keeps more of the image.",
                 ),
-                io.Latent.Input("latent", tooltip="The picture, from VAE Encode."),
+                io.Latent.Input("latent", tooltip="The image, from VAE Encode."),
                 io.Combo.Input(
                     "method",
                     options=METHODS,

@@ -1,5 +1,5 @@
 """Gradient-Free Classifier Guidance (Shenoy, Pan, Balakrishnan et al., WACV 2026, arXiv 2411.15393): a classifier says
-what a picture is mistaken for, and guidance leads away from that.
+what an image is mistaken for, and guidance leads away from that.
 
 That a classifier is used in inference only, that a reference class adapted to the step takes the place of the
 unconditional prediction, and that the scale follows the confusion is the paper's; the formulas are this pack's (see
@@ -97,7 +97,7 @@ class _GFCG:
         against = ", ".join(f"{cut(word, 60)} {count}" for word, count in notes.against.most_common(5)) or "nothing"
         asked = self.confusion.asked(run)
         return (
-            f"led away from {against} (pictures and steps); {notes.evaluations} more evaluations, classifier asked "
+            f"led away from {against} (images and steps); {notes.evaluations} more evaluations, classifier asked "
             f"{asked} times."
         )
 
@@ -174,7 +174,7 @@ class _Auto(_GFCG):
 
 
 def _filled(chosen: list[int]) -> list[int]:
-    """Pictures without a reference take that of another one, which is evaluated anyway."""
+    """Images without a reference take that of another one, which is evaluated anyway."""
     some = next(k for k in chosen if k)
     return [k or some for k in chosen]
 
@@ -186,13 +186,13 @@ class GFCG(RangedNode):
             node_id="GuidekitGFCG",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="A classifier looks at every step's picture and says what it could be mistaken for; guidance "
+            description="A classifier looks at every step's image and says what it could be mistaken for; guidance "
             "leads away from that, as far as the classifier is in doubt. For prompts that models confuse.",
             search_aliases=["GFCG", "classifier guidance", "gradient-free", "confusion", "CLIP guidance", "class"],
             inputs=[
-                io.Model.Input("model", tooltip="Any model that makes pictures or videos."),
+                io.Model.Input("model", tooltip="Any model that makes images or videos."),
                 ClassifierType.Input("classifier", tooltip="From CLIP Classifier or Image Classifier."),
-                CandidatesType.Input("candidates", tooltip="From Candidates: what the picture shall be first."),
+                CandidatesType.Input("candidates", tooltip="From Candidates: what the image shall be first."),
                 io.Float.Input(
                     "scale",
                     default=5.0,

@@ -76,7 +76,7 @@ class GuidanceInterval(io.ComfyNode):
                 "skip cfg",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Combo.Input(
                     "limits",
                     options=LIMITS,

@@ -28,7 +28,7 @@ class _NASA:
     blocks: frozenset[Block]
     range: Range
 
-    # The paper changes cross-attention; in joint attention, that is what the picture takes from the text.
+    # The paper changes cross-attention; in joint attention, that is what the image takes from the text.
     text_share = True
     label = "Negative-Away Steer Attention (NASA)"
     idle_reason = "its range holds no step, or another node has replaced the attention of its blocks."
@@ -81,7 +81,7 @@ class NASA(RangedNode):
                     "Z-Image.",
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="What shall not be in the picture, from a CLIP Text Encode node."
+                    "negative", tooltip="What shall not be in the image, from a CLIP Text Encode node."
                 ),
                 io.Combo.Input(
                     "method",

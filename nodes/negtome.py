@@ -1,4 +1,4 @@
-"""Negative Token Merging (Singh et al. 2024, arXiv 2412.01339): pictures of a batch that do not look alike, or that do
+"""Negative Token Merging (Singh et al. 2024, arXiv 2412.01339): images of a batch that do not look alike, or that do
 not look like a given one."""
 
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ class _Merged:
         return negtome(tokens, a.riding(self.rider, chunk), self.alpha, self.threshold, mask, self.matching)
 
     def _fine(self, a: AttentionOutput) -> bool:
-        """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small pictures, of half the latent."""
+        """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small images, of half the latent."""
         side = min(a.run.latent_shapes[0][-2:])
         return min(a.grid[-2:]) >= min(32, side // 2)
 
@@ -105,7 +105,7 @@ class _Merged:
     def why_idle(self, run: Run) -> str | None:
         found = run.notes.get(self, ())
         if "alone" in found:
-            return "a batch of one picture has no other to keep away from. Make it larger, or give a reference latent."
+            return "a batch of one image has no other to keep away from. Make it larger, or give a reference latent."
         if "in range" in found:
             return "no block of the model has as many tokens as it wants by itself. Name blocks."
         if "reached" in found:
@@ -120,9 +120,9 @@ class NegToMe(RangedNode):
             node_id="GuidekitNegToMe",
             display_name="Negative Token Merging (NegToMe)",
             category="guidekit/attention",
-            description="Makes the pictures of a batch differ from each other, or from a picture you give: in the "
+            description="Makes the images of a batch differ from each other, or from an image you give: in the "
             "first steps every token is pushed away from the token of the reference that it is most like. For models "
-            "that draw the same picture whatever the seed.",
+            "that draw the same image whatever the seed.",
             search_aliases=[
                 "NegToMe",
                 "negative token merging",
@@ -139,7 +139,7 @@ class NegToMe(RangedNode):
                     "reference",
                     options=[*REFERENCES, GIVEN],
                     default=REFERENCES[0],
-                    tooltip="What to keep away from: the batch's first picture, the one before, all others, or the "
+                    tooltip="What to keep away from: the batch's first image, the one before, all others, or the "
                     "latent connected below.",
                 ),
                 io.Float.Input(
@@ -198,7 +198,7 @@ class NegToMe(RangedNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="For reference latent: an encoded picture. It goes through the model beside the others: in "
+                    tooltip="For reference latent: an encoded image. It goes through the model beside the others: in "
                     "the steps in which this node acts, each prediction costs two.",
                 ),
                 io.Mask.Input(

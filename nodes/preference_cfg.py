@@ -69,7 +69,7 @@ class PreferenceCFG(RangedNode):
                 io.Model.Input(
                     "other_model",
                     optional=True,
-                    tooltip="Tuned to what is disliked, or to one picture (SINE); of the same family. Where it is the "
+                    tooltip="Tuned to what is disliked, or to one image (SINE); of the same family. Where it is the "
                     "same model with other LoRAs, both share one network call.",
                 ),
                 io.Conditioning.Input(

@@ -83,7 +83,7 @@ class SamplerCFGPP(io.ComfyNode):
             display_name="CFG++ Sampler",
             category="guidekit/sampling",
             description="Samplers in CFG++ form, right for eps, v and flow models: guidance acts on the denoised "
-            "picture only, the noise is put back without it. Lambda is set here; the cfg of the guider is not used.",
+            "image only, the noise is put back without it. Lambda is set here; the cfg of the guider is not used.",
             search_aliases=["CFG++", "cfg_pp", "cfgpp", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "manifold constrained"],
             inputs=[
                 io.Combo.Input(

@@ -37,7 +37,7 @@ class SEG(RangedNode):
             display_name="Smoothed Energy Guidance (SEG)",
             category="guidekit/guidance",
             description="Like PAG with a dial: guides away from a prediction whose attention queries were blurred over "
-            "the picture. Costs the part of a network evaluation from that block on.",
+            "the image. Costs the part of a network evaluation from that block on.",
             search_aliases=[
                 "SEG",
                 "smoothed energy",
@@ -58,7 +58,7 @@ class SEG(RangedNode):
                     step=0.5,
                     round=0.01,
                     tooltip="Standard deviation of the blur, in tokens of the block: larger is a weaker prediction and "
-                    "so a stronger effect. -1 is without end: every query becomes the mean of its picture. 0 is off.",
+                    "so a stronger effect. -1 is without end: every query becomes the mean of its image. 0 is off.",
                 ),
                 blocks_input(),
                 rescale_input(),

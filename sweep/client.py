@@ -2,7 +2,7 @@
 
     client = Client("http://127.0.0.1:8188")
     outputs = client.run(prompt)                      # a workflow in API format
-    picture = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
+    image = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
 
 A prompt that fails is an exception with its node and sentence.
 """

@@ -43,7 +43,7 @@ def value_text(value: Any) -> str:
 
 
 def stem(filename: str) -> str:
-    """What a workflow calls a picture: the server's name for the file, without its counter, which differs from call to
+    """What a workflow calls an image: the server's name for the file, without its counter, which differs from call to
     call."""
     base = filename.replace("\\", "/").rpartition("/")[2]
     base = base.rpartition(".")[0] or base

@@ -51,7 +51,7 @@ def _seconds(messages: Mapping[str, Any]) -> float | None:
 
 
 def _files(outputs: Mapping[str, Any]) -> list[File]:
-    """Pictures, latents, videos, sounds and whatever else is a file; not what came from the input folder."""
+    """Images, latents, videos, sounds and whatever else is a file; not what came from the input folder."""
     found = []
     for node_id, output in outputs.items():
         for entries in output.values() if isinstance(output, dict) else ():

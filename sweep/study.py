@@ -64,7 +64,7 @@ class Sweep:
         settings: values by "NODE.input" (title, class or id of the node), or texts "NODE.input=VALUES" as the command
             line has them. They are multiplied; the first one changes slowest.
         zipped: groups of settings, those of one group advancing together.
-        grid: one or two settings, of which a grid picture is made: columns, rows.
+        grid: one or two settings, of which a grid image is made: columns, rows.
         servers: URLs.
         limit: jobs at most.
         retry: whether jobs that have failed in an earlier call are done again.

@@ -10,9 +10,9 @@ comes of it, token by token:
 
     Z~ = Z+ + phi (Z+ - Z-),  Z^ = Z~ min(R, tau) / R  with  R = |Z~|_1 / |Z+|_1,  Z = a Z^ + (1 - a) Z+
 
-Z+ and Z- are attention outputs, all heads side by side: [..., tokens, channels]. Where text and picture share one
+Z+ and Z- are attention outputs, all heads side by side: [..., tokens, channels]. Where text and image share one
 attention, Z- of NAG is its whole output with the negative text in the place of the positive, as in the paper's code.
-How NASA's authors did it there is not published; here Z- is what this output has from the text, so that the picture's
+How NASA's authors did it there is not published; here Z- is what this output has from the text, so that the image's
 attention to itself stays.
 """
 

@@ -9,7 +9,7 @@ def identity_attention(
 ) -> Tensor:
     """The image tokens' output when the image-to-image part of the attention map is the identity.
 
-    Each image token attends to itself and to every token outside `image` (text, reference pictures), none to another
+    Each image token attends to itself and to every token outside `image` (text, reference images), none to another
     image token: softmax over [q_i k_i, q_i k_outside] as if all other image logits were -inf. Without tokens outside
     this is v. No tokens-by-tokens matrix is made: the work and memory are linear in the image tokens.
 

@@ -9,7 +9,7 @@ MEAN_FROM = 9999.0  # a standard deviation above which the blur is the plain mea
 
 
 def blur_queries(q: Tensor, grid: tuple[int, ...], sigma: float) -> Tensor:
-    """`q` blurred with a Gaussian of standard deviation `sigma` tokens over the picture, each frame by itself.
+    """`q` blurred with a Gaussian of standard deviation `sigma` tokens over the image, each frame by itself.
 
     The blur is linear over queries, so (G q) k^T = G (q k^T): it smooths the attention's energy. Above `MEAN_FROM`
     (infinity included) every query is the mean of its frame; at 0 nothing changes.

@@ -66,7 +66,7 @@ class ResNet(nn.Module):
         return self.fc.out_features
 
     def forward(self, x: Tensor, beta: float | None = None) -> Tensor:
-        """Logits [B, classes] of normalised pictures [B, 3, H, W]; `beta`: of `activation`."""
+        """Logits [B, classes] of normalised images [B, 3, H, W]; `beta`: of `activation`."""
         x = F.max_pool2d(activation(self.bn1(self.conv1(x)), beta), 3, 2, 1)
         for name in self.stages:
             for block in getattr(self, name):
@@ -89,7 +89,7 @@ def _blocks(stage: str, shapes: Mapping[str, Sequence[int]]) -> list[_Block]:
 def plan_resnet(shapes: Mapping[str, Sequence[int]], side: int = 224) -> ResNet:
     """The network that a state dict of these shapes is of, on the meta device: it takes no memory, whatever they are.
 
-    `side`: of a picture that it has to take.
+    `side`: of an image that it has to take.
 
     Raises:
         ValueError: they are not those of a ResNet, to the last one.

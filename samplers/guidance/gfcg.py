@@ -22,7 +22,7 @@ from ..sending import sent
 
 
 def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """[B, N], the target first. A sample with NaN or infinity among its logits (a picture of NaN) counts as its target:
+    """[B, N], the target first. A sample with NaN or infinity among its logits (an image of NaN) counts as its target:
     a classifier that cannot see it says nothing about it. Minus infinity is a probability of 0."""
     logits = logits.float()
     seen = logits.amax(1, keepdim=True).isfinite()  # NaN is the largest

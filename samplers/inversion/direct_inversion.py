@@ -3,7 +3,7 @@
 
 The paper adds to the source, after each step of the generation, what lacks to the latent that the inversion had there.
 The sum is that latent, so it is set here; what the step made of the source is not needed. What is gained are the
-source's tokens inside the network, at every step those of the very picture: other rows of the batch can be made to
+source's tokens inside the network, at every step those of the very image: other rows of the batch can be made to
 take from them.
 
 All is in the coordinates of `pairs.py`.
@@ -17,15 +17,15 @@ from torch import Tensor
 from .reversible import Drift
 
 
-def record(f: Drift, picture: Tensor, sigmas: Sequence[float], before: Callable[[int], None]) -> list[Tensor]:
-    """DDIM inversion: [x_0, ..., x_N], from the noisy end to `picture`, at the falling levels `sigmas`.
+def record(f: Drift, image: Tensor, sigmas: Sequence[float], before: Callable[[int], None]) -> list[Tensor]:
+    """DDIM inversion: [x_0, ..., x_N], from the noisy end to `image`, at the falling levels `sigmas`.
 
         x_i = x_{i+1} + (sigma_i - sigma_{i+1}) f(x_{i+1}, sigma_i)
 
     The drift is asked at the level that is stepped to, as in the paper. `before(i)` is told that f is asked for step i
     of the generation, which goes from level i to level i + 1.
     """
-    x, kept = picture, [picture]
+    x, kept = image, [image]
     for i in reversed(range(len(sigmas) - 1)):
         before(i)
         x = x + (sigmas[i] - sigmas[i + 1]) * f(x, sigmas[i])

@@ -24,7 +24,7 @@ def check_falling(sigmas: Sequence[float]) -> None:
 
 
 class Pair(NamedTuple):
-    """The state; the picture, at the clean end, is `x`."""
+    """The state; the image, at the clean end, is `x`."""
 
     x: Tensor
     y: Tensor
@@ -78,7 +78,7 @@ class Method(Protocol):
     to_zero: bool
 
     def clean(self, f: Drift, x: Tensor, levels: Levels) -> Pair:
-        """The state at the clean end, of a picture."""
+        """The state at the clean end, of an image."""
 
     def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         """From level i to level i + 1."""
@@ -101,12 +101,12 @@ def sample(
 def invert(
     method: Method, f: Drift, x: Tensor, levels: Levels, after: After = unchanged, before: Before = _silent
 ) -> Pair:
-    """From a picture `x` to the noisy end; steps are those of `sample`, in reverse."""
+    """From an image `x` to the noisy end; steps are those of `sample`, in reverse."""
     if levels.sigmas[-1] == 0 and not method.to_zero:
         raise ValueError(
             f"{type(method).__name__} evaluates the model at both ends of a step. End above noise level 0."
         )
-    if method.first:  # the picture's neighbour has to be found
+    if method.first:  # the image's neighbour has to be found
         before(levels.steps - 1)
     pair = after(levels.steps, method.clean(f, x, levels))
     for i in reversed(range(method.first, levels.steps)):

@@ -39,7 +39,7 @@ def test_pages_refer_to_what_is_packed(page):
     assert [link for link in found if link not in PACKED] == []
 
 
-def test_the_registry_has_pictures_of_its_sizes():
+def test_the_registry_has_images_of_its_sizes():
     """An icon of at most 400 x 400, a banner of 21 to 9, at addresses of this repository's files."""
     wanted = dict(re.findall(r'^(Icon|Banner) = "(.*)"$', (PACK / "pyproject.toml").read_text("utf-8"), re.MULTILINE))
     base = "https://raw.githubusercontent.com/guidekit/guidekit/main/"

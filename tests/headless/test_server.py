@@ -1,4 +1,4 @@
-"""The pack in a real server: workflows run to pictures, the log is clean, bad input is answered, the server goes on."""
+"""The pack in a real server: workflows run to images, the log is clean, bad input is answered, the server goes on."""
 
 import copy
 import io
@@ -37,8 +37,8 @@ def workflow(name: str = "apg", **changes) -> dict:
     return prompt
 
 
-def pictures(server: Server, prompt: dict) -> dict[str, np.ndarray]:
-    """The saved pictures of a run by file name."""
+def images(server: Server, prompt: dict) -> dict[str, np.ndarray]:
+    """The saved images of a run by file name."""
     images = [image for output in server.run(prompt).values() for image in output.get("images", [])]
     return {i["filename"]: np.asarray(Image.open(io.BytesIO(server.view(i)))) for i in images}
 
@@ -56,19 +56,19 @@ def replace(prompt: dict, target: str, name: str, class_type: str, **inputs) -> 
 
 @pytest.mark.parametrize("family", ["unet", "dit"])
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_workflows_run_to_pictures(server, name, family):
+def test_workflows_run_to_images(server, name, family):
     # The one worse model is of the UNet.
     prompt = workflow(name, GuidekitAutoguidance={"weakness": "dropout"} if family == "dit" else {})
     for node in prompt.values():
         if node["class_type"] == "GuidekitDemoModel" and node["inputs"]["family"] != "unet_early":
             node["inputs"]["family"] = family
-    made = pictures(server, prompt)
+    made = images(server, prompt)
     assert made  # 64 x 64 images, enlarged by the templates
-    assert all(picture.shape == (256, 256, 3) and picture.std() > 0 for picture in made.values())
+    assert all(image.shape == (256, 256, 3) and image.std() > 0 for image in made.values())
 
 
 def test_apg_and_cfg_differ_from_the_same_seed(server):
-    made = pictures(server, workflow())
+    made = images(server, workflow())
     cfg, apg = ([p for name, p in sorted(made.items()) if name.startswith(k)] for k in ("cfg", "apg"))
     assert len(cfg) == len(apg) == 4
     assert all((a != b).any() for a, b in zip(cfg, apg))
@@ -182,7 +182,7 @@ def test_bad_input_is_answered_and_the_next_prompt_works(server, case):
     with pytest.raises(PromptError, match=sentence):
         server.run(prompt)
     seed = 100 + list(BAD).index(case)
-    assert pictures(server, workflow(KSampler={"steps": 2, "seed": seed}))
+    assert images(server, workflow(KSampler={"steps": 2, "seed": seed}))
 
 
 # What feeds the sockets of a node under test, by their type.
@@ -262,7 +262,7 @@ def test_every_type_of_input(server):
     allowed |= {(kind, how) for kind, how in taken if kind == "COMFY_MATCHTYPE_V3"}  # passed on
     allowed |= {(kind, f"{how} null") for kind in ("VAE", "MASK", "CURVE") for how in ("literally", "linked")}
     assert set(taken) <= allowed | {("STRING", "linked digits")}
-    assert pictures(server, workflow(KSampler={"steps": 2, "seed": 77}))
+    assert images(server, workflow(KSampler={"steps": 2, "seed": 77}))
 
 
 def test_what_a_file_says_of_itself_is_text(server):
@@ -286,9 +286,9 @@ def test_an_interrupted_prompt_leaves_no_trace(server):
     with pytest.raises(PromptError, match="interrupted"):
         server.run(guided_only(KSampler={"steps": 1000, "seed": 900}), stop)
     prompt = workflow(KSampler={"steps": 4, "seed": 900})
-    again = pictures(server, prompt)
+    again = images(server, prompt)
     with Server() as fresh:
-        reference = pictures(fresh, prompt)
+        reference = images(fresh, prompt)
     assert len(again) == len(reference)
     for (_, ours), (_, theirs) in zip(sorted(again.items()), sorted(reference.items())):
         assert (ours == theirs).all()
@@ -296,18 +296,18 @@ def test_an_interrupted_prompt_leaves_no_trace(server):
 
 def test_unusual_but_valid_settings_work(server):
     for settings in ({"cfg": 0.0}, {"cfg": 1.0}, {"steps": 1}, {"sampler_name": "heun"}, {"denoise": 0.5}):
-        assert pictures(server, workflow(KSampler={"steps": 2, "seed": 7} | settings))
+        assert images(server, workflow(KSampler={"steps": 2, "seed": 7} | settings))
 
 
 def test_an_inversion_of_an_earlier_run_is_loaded(server):
     """By its name, which the running server has to know by then."""
     prompt = workflow("save_inversion")
-    made = pictures(server, prompt)
+    made = images(server, prompt)
     unwanted = ("GuidekitExactInvert", "GuidekitSaveInversion", "SaveImage")
     later = {k: v for k, v in prompt.items() if v["class_type"] not in unwanted or "3_" in str(v["inputs"])}
     [load] = [node for node in later.values() if node["class_type"] == "GuidekitLoadInversion"]
     load["inputs"]["file"] = "demo_inversion.safetensors"
-    again = pictures(server, later)
+    again = images(server, later)
     first, second = ([p for name, p in sorted(run.items()) if name.startswith("3_")] for run in (made, again))
     assert len(second) == 4
     assert all((a == b).all() for a, b in zip(first, second))
@@ -342,7 +342,7 @@ def test_files_of_any_kind_are_answered(server):
     [liked] = [n for n in prompt.values() if n["inputs"].get("file") == "demo: liked"]
 
     def third_row() -> list[np.ndarray]:
-        return [picture for name, picture in sorted(pictures(server, prompt).items()) if name.startswith("3_")]
+        return [image for name, image in sorted(images(server, prompt).items()) if name.startswith("3_")]
 
     first = third_row()
     liked["inputs"]["file"] = "good.safetensors"

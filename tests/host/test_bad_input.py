@@ -205,7 +205,7 @@ def test_masks_of_other_ranks(shape):
     given = right(ExactSample) | {"guider": right(ExactInvert)["guider"], "mask": torch.ones(shape).bool()}
     given["guider"].set_conds(encode("a small green ball"), encode(""))
     given["mask"][..., 4:] = False
-    found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].picture
+    found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].image
     assert torch.allclose(found[..., 4:], before[..., 4:], atol=1e-5)
     assert not torch.allclose(found[..., :4], before[..., :4], atol=1e-3)
     model = tiny.model("unet")

@@ -55,7 +55,7 @@ def images(n=2, height=40, width=56):
 
 
 def test_a_file_of_torchvision(folder):
-    """As torchvision prepares pictures: the middle square, resized, normalised; and only the classes asked for."""
+    """As torchvision prepares images: the middle square, resized, normalised; and only the classes asked for."""
     name = put(folder)
     (folder / "zoo.txt").write_text("\n".join(NAMES) + "\n")
     classifier = run_node(ImageClassifier, file=name)
@@ -88,7 +88,7 @@ def test_names_of_classes(folder, where):
     assert classifier.labels == NAMES
 
 
-def test_how_pictures_are_prepared_may_be_said(folder):
+def test_how_images_are_prepared_may_be_said(folder):
     name = put(folder, {"labels": "\n".join(NAMES), "size": "64", "mean": "0.5 0.4 0.3", "std": "0.1 0.2 0.3"})
     classifier = run_node(ImageClassifier, file=name)
     assert (classifier.size, classifier.mean, classifier.std) == (64, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
@@ -285,7 +285,7 @@ def vision(width):
 
 @pytest.mark.parametrize("encoder", ["l", "g"])
 def test_clip(encoder):
-    """100 times the cosine of the picture's features and the text's, projected."""
+    """100 times the cosine of the image's features and the text's, projected."""
     clip, see = clip_of_sdxl(), vision(WIDTHS[encoder])
     logits = run_node(CLIPClassifier, clip_vision=see, clip=clip).among(guides.labels("cat", "dog", "fox"))
     found = logits(images())

@@ -107,7 +107,7 @@ def test_pag_needs_no_queries(core):
 
 
 def test_seg_without_end_is_the_same_with_merged_queries():
-    """All queries of a picture are then one, whoever merges some of them."""
+    """All queries of an image are then one, whoever merges some of them."""
     found = weak_prediction(run_node(SEG, model=tome(tiny.model("unet")), scale=1.0, blur=-1.0, blocks=MERGED))
     wanted = weak_prediction(run_node(SEG, model=tiny.model("unet"), scale=1.0, blur=-1.0, blocks=MERGED))
     assert probes.distance(found, wanted) < 1e-5
@@ -255,8 +255,8 @@ def test_a_cache_goes_on_when_it_gets_off(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
-def test_the_reference_has_the_prompt_of_the_picture_that_looks_at_it(family):
-    """A batch of prompts: the second picture is what it is alone, whatever the first one's prompt."""
+def test_the_reference_has_the_prompt_of_the_image_that_looks_at_it(family):
+    """A batch of prompts: the second image is what it is alone, whatever the first one's prompt."""
     prompts = [tiny.conditioning(family, seed)[0] for seed in (1, 2)]
     extra = {key: torch.cat([p[1][key] for p in prompts]) for key in prompts[0][1]}
     model = riding(tiny.model(family), alpha=0.3)

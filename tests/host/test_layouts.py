@@ -75,7 +75,7 @@ def spied(model):
 
 
 def referring(family, reference):
-    """A prompt with a reference picture."""
+    """A prompt with a reference image."""
     prompt = tiny.conditioning(family, 11)
     return [[tokens, {**options, "reference_latents": [reference]}] for tokens, options in prompt]
 
@@ -117,7 +117,7 @@ def test_references_that_a_cache_has_taken_out(first, flux2):
 
 
 def naive_negtome(out, options):
-    """[rows, tokens, channels]: the second picture's image tokens away from the first one's."""
+    """[rows, tokens, channels]: the second image's image tokens away from the first one's."""
     out = out.clone()
     first, second = out[:, TEXT2 : TEXT2 + GRID]
     unit = torch.nn.functional.normalize(first, dim=-1)
@@ -139,12 +139,12 @@ def test_negtome_pushes_image_tokens_beside_the_cache(flux2):
 
 
 def cut(args):
-    """A patch that takes a token from the picture, as no node of the host does."""
+    """A patch that takes a token from the image, as no node of the host does."""
     return {**args, "img": args["img"][:, 1:], "img_ids": args["img_ids"][:, 1:]}
 
 
 def longer(args):
-    """A patch that puts a token behind the picture without counting it as a reference."""
+    """A patch that puts a token behind the image without counting it as a reference."""
     return {
         **args,
         "img": torch.cat([args["img"], args["img"][:, :1]], 1),
@@ -164,7 +164,7 @@ def test_a_sequence_that_cannot_be_told_apart(family, node, patch):
 
 
 def test_a_text_that_another_node_makes_longer():
-    """As core's USO style node does: what is before the picture is not the picture."""
+    """As core's USO style node does: what is before the image is not the image."""
 
     def style(args):
         more = args["txt"][:, :3]

@@ -213,7 +213,7 @@ def test_flux_control_loras(folder):  # noqa: F811
 
 
 def test_a_wider_layer_samples(folder):  # noqa: F811
-    """With zeros for the new inputs, which the host gives where no control picture is."""
+    """With zeros for the new inputs, which the host gives where no control image is."""
     model = tiny.model("flux")
     tensors = control_lora(model)
     save_file(tensors, folder / "x.safetensors")

@@ -140,7 +140,7 @@ def test_a_run_that_fails_leaves_nothing_of_the_one_before(told):
 
 @pytest.mark.parametrize("node", [PAG, NegToMe, APG])
 def test_one_reason_and_no_other(node, told):
-    """Under a guider that evaluates its prompts by itself, with one picture, at cfg 1."""
+    """Under a guider that evaluates its prompts by itself, with one image, at cfg 1."""
     with CurrentNodeContext("p", "2"):
         model = run_node(node, model=tiny.model("unet"))
     with CurrentNodeContext("p", "9"):

@@ -54,12 +54,12 @@ def test_the_files_are_as_the_descriptions_say(host_info):
 def test_thumbnails_are_of_templates():
     """What is done by no demo model has none."""
     found = {path.stem: path for path in WORKFLOWS.glob("*.jpg")}
-    wanted = {made.title: made for made in templates.TEMPLATES if made.picture}
+    wanted = {made.title: made for made in templates.TEMPLATES if made.image}
     assert set(found) == set(wanted)
     titles = {made.name: made.title for made in templates.TEMPLATES}
     for title, made in wanted.items():
         assert Image.open(found[title]).format == "JPEG"
-        assert found[title].read_bytes() == found[titles[made.picture]].read_bytes()
+        assert found[title].read_bytes() == found[titles[made.image]].read_bytes()
 
 
 def test_titles_are_file_names_and_addresses_everywhere():

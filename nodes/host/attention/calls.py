@@ -24,7 +24,7 @@ class SelfAttention:
     """One self-attention call, or the rows of it that a technique works on.
 
     `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the image
-    tokens' place in the sequence (text and reference pictures are outside it). `grid`: their arrangement, (h, w) or
+    tokens' place in the sequence (text and reference images are outside it). `grid`: their arrangement, (h, w) or
     (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
     boolean. `chunks`: of the rows, in order. `attend(q, k, v)`: the attention that the technique replaces, [rows,
     heads, tokens, dim]; with `queries`, a slice, only the output of those tokens.

@@ -1,4 +1,4 @@
-"""Classifying by CLIP (Radford et al., ICML 2021, arXiv 2103.00020): how near a picture is to each of some texts.
+"""Classifying by CLIP (Radford et al., ICML 2021, arXiv 2103.00020): how near an image is to each of some texts.
 
 Relies on: the host's text encoders being SDClipModels in attributes `clip_l`, `clip_g`, `clip_h`, each with a
 `transformer` that ends in `text_projection` (comfy/clip_model.py:198), and reading tokens under `l`, `g`, `h`
@@ -49,13 +49,13 @@ class _Near:
     vision: Any
     texts: Tensor  # [labels, width], of length 1
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        seen = self.vision.encode_image(pictures.movedim(1, -1))["image_embeds"].float()
+    def __call__(self, images: Tensor) -> Tensor:
+        seen = self.vision.encode_image(images.movedim(1, -1))["image_embeds"].float()
         return _SCALE * torch.nn.functional.normalize(seen, dim=1) @ self.texts.to(seen).T
 
 
 def _features(clip, text: str, width: int) -> Tensor:
-    """[1, width] of a text, in the space that it shares with pictures."""
+    """[1, width] of a text, in the space that it shares with images."""
     model, tokens = clip.cond_stage_model, clip.tokenize(text)
     for name in _READERS:
         reader = getattr(model, f"clip_{name}", None)
@@ -71,5 +71,5 @@ def _features(clip, text: str, width: int) -> Tensor:
     raise ValueError(
         f"None of the text encoders in this CLIP leads into the {width} numbers that the CLIP vision model gives. "
         "Take the two of one CLIP model: ViT-L with clip_l (768), from a file that has its text_projection; ViT-bigG "
-        "with clip_g (1280). Encoders such as T5 share no space with pictures."
+        "with clip_g (1280). Encoders such as T5 share no space with images."
     )

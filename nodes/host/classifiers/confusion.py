@@ -1,4 +1,4 @@
-"""What a classifier says of denoised estimates in a run: which candidate each picture is mistaken for, and how much."""
+"""What a classifier says of denoised estimates in a run: which candidate each image is mistaken for, and how much."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from .labels import Logits
 
 @dataclass(frozen=True)
 class Verdict:
-    """For each picture: `reference`, the number of the most confusing wrong candidate, and `confusion`, 0..1, both
+    """For each image: `reference`, the number of the most confusing wrong candidate, and `confusion`, 0..1, both
     [B] on the processor; `p`: [B, candidates], the target first."""
 
     p: Tensor
@@ -21,7 +21,7 @@ class Verdict:
     confusion: Tensor
 
     def chosen(self, threshold: float) -> list[int]:
-        """The reference of each picture, 0 where it is not confused."""
+        """The reference of each image, 0 where it is not confused."""
         return [k if c > threshold else 0 for k, c in zip(self.reference.tolist(), self.confusion.tolist())]
 
 
@@ -57,5 +57,5 @@ class Confusion:
 
 
 def verdict(p: Tensor, measure: str, reference: Tensor) -> Verdict:
-    """Of probabilities, with `reference` as the wrong candidate of each picture."""
+    """Of probabilities, with `reference` as the wrong candidate of each image."""
     return Verdict(p, reference, confusion(p, reference, measure))

@@ -33,7 +33,7 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in named}
 
 
-class PictureGradient:
+class ImageGradient:
     """Of one run."""
 
     def __init__(self, run: Run, decoder: Decoder, classifier: ImageClassifier):
@@ -47,23 +47,23 @@ class PictureGradient:
         start, scale = self._start(denoised)
         with torch.inference_mode(False), torch.enable_grad():
             latent = start.clone().requires_grad_()
-            prepared = self._classifier.prepared(self._pictures(latent))
+            prepared = self._classifier.prepared(self._images(latent))
             logits = torch.func.functional_call(self._classifier.network, self._network, (prepared, beta))
             [gradient] = torch.autograd.grad(objective(logits).sum(), latent)
         return gradient.to(denoised) * scale
 
     def _start(self, denoised: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Where the pictures are made from, and its derivative by `denoised`."""
+        """Where the images are made from, and its derivative by `denoised`."""
         if self._decode is None:
             return denoised, 1.0
         ones = torch.ones_like(denoised)
         out = self._run.process_latent_out
         return out(denoised), out(ones) - out(torch.zeros_like(ones))
 
-    def _pictures(self, latent: Tensor) -> Tensor:
+    def _images(self, latent: Tensor) -> Tensor:
         if self._decode is None:
             return by_colour(latent, self._run.latent_format)
         vae = self._decode.vae
         given = latent.to(vae.device, vae.vae_dtype)
-        pictures = torch.func.functional_call(self._decode, self._decoder, (given,)).float()
-        return vae.process_output(pictures.clone())[:, :3]
+        images = torch.func.functional_call(self._decode, self._decoder, (given,)).float()
+        return vae.process_output(images.clone())[:, :3]

@@ -59,17 +59,17 @@ class ImageClassifier:
     def among(self, labels: Sequence[Label]) -> Logits:
         return _Some(self, [self.index(label.word) for label in labels])
 
-    def logits(self, pictures: Tensor, beta: float | None = None) -> Tensor:
+    def logits(self, images: Tensor, beta: float | None = None) -> Tensor:
         """[B, classes]; `beta`: see samplers/classifiers/resnet.py."""
         comfy.model_management.load_model_gpu(self.patcher)
-        return self.network(self.prepared(pictures), beta)
+        return self.network(self.prepared(images), beta)
 
-    def prepared(self, pictures: Tensor) -> Tensor:
+    def prepared(self, images: Tensor) -> Tensor:
         """As the network takes them: the middle square, resized, normalised."""
-        pictures = pictures.to(self.patcher.load_device, torch.float32)
-        side = min(pictures.shape[-2:])
-        top, left = ((length - side) // 2 for length in pictures.shape[-2:])
-        square = pictures[..., top : top + side, left : left + side]
+        images = images.to(self.patcher.load_device, torch.float32)
+        side = min(images.shape[-2:])
+        top, left = ((length - side) // 2 for length in images.shape[-2:])
+        square = images[..., top : top + side, left : left + side]
         if side != self.size:
             square = torch.nn.functional.interpolate(square, (self.size, self.size), mode="bilinear", antialias=True)
         mean, std = (sent(torch.tensor(each), square.device).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
@@ -83,8 +83,8 @@ class _Some:
     classifier: ImageClassifier
     index: list[int]
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        logits = self.classifier.logits(pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.classifier.logits(images)
         return logits.index_select(1, sent(torch.tensor(self.index), logits.device))
 
 

@@ -16,7 +16,7 @@ ClassifierType = io.Custom("GUIDEKIT_CLASSIFIER")
 CandidatesType = io.Custom("GUIDEKIT_CANDIDATES")
 
 _MOST = 1000  # candidates
-Logits = Callable[[Tensor], Tensor]  # of pictures [B, 3, H, W], RGB in 0..1: [B, labels]
+Logits = Callable[[Tensor], Tensor]  # of images [B, 3, H, W], RGB in 0..1: [B, labels]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a picture could be: the target first. `conditionings` are the host's lists."""
+    """What an image could be: the target first. `conditionings` are the host's lists."""
 
     labels: tuple[Label, ...]
     conditionings: tuple[list, ...]
@@ -50,7 +50,7 @@ class Candidates:
         """Raises ValueError where there is nothing to choose among."""
         if len(self.labels) < 2:
             raise ValueError(
-                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the picture shall be, "
+                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the image shall be, "
                 "and what it could be taken for."
             )
 

@@ -46,11 +46,11 @@ class _Exact(ScheduleSampler):
 
 
 class ToNoise(_Exact):
-    """From a picture's latent, the only part of `start`, to the pair that it comes from."""
+    """From an image's latent, the only part of `start`, to the pair that it comes from."""
 
     def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
-        [picture] = start
-        pair = invert(self.method, drift, picture, levels, self.after, drift.enter)
+        [image] = start
+        pair = invert(self.method, drift, image, levels, self.after, drift.enter)
         if not drift.is_pure():
             raise ValueError(
                 "The model gives two answers to one question, so that its steps cannot be undone. Take nodes off it "
@@ -60,7 +60,7 @@ class ToNoise(_Exact):
 
 
 class FromNoise(_Exact):
-    """From a pair, `start`, to the latent of a picture."""
+    """From a pair, `start`, to the latent of an image."""
 
     def steps(self, steps: int) -> int:
         return steps - self.method.first

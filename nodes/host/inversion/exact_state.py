@@ -1,4 +1,4 @@
-"""What an exact inversion leaves: with it, sampling makes the same picture again."""
+"""What an exact inversion leaves: with it, sampling makes the same image again."""
 
 from dataclasses import dataclass
 from reprlib import repr as shown

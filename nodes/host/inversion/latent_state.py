@@ -19,7 +19,7 @@ _Some = TypeVar("_Some", bound="InversionState")
 
 @dataclass(frozen=True, eq=False)
 class InversionState:
-    """`sigmas` of the generation, falling; `model`: of `describe_model`; `picture`: the latent that was inverted, as a
+    """`sigmas` of the generation, falling; `model`: of `describe_model`; `image`: the latent that was inverted, as a
     VAE gives it, which inpainting models look at in both directions; `shown`: the `samples` of the LATENT that carries
     this.
 
@@ -28,11 +28,11 @@ class InversionState:
 
     sigmas: Tensor
     model: dict
-    picture: Tensor
+    image: Tensor
     shown: Tensor
 
     maker: ClassVar[str] = "Exact Inversion or Trajectory Record"
-    tensors: ClassVar[tuple[str, ...]] = ("sigmas", "picture", "shown")
+    tensors: ClassVar[tuple[str, ...]] = ("sigmas", "image", "shown")
     optional: ClassVar[tuple[str, ...]] = ()
 
     def latent(self) -> dict:
@@ -62,7 +62,7 @@ class InversionState:
 
     def to_file(self) -> tuple[dict[str, Tensor], dict]:
         """(tensors, description)"""
-        tensors = {"sigmas": self.sigmas, "picture": self.picture, "shown": self.shown}
+        tensors = {"sigmas": self.sigmas, "image": self.image, "shown": self.shown}
         return tensors, {"made by": self.maker, "model": self.model}
 
     @classmethod
@@ -85,7 +85,7 @@ def carried(latent: dict, wanted: type[_Some]) -> _Some:
 
 def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
     """The common part of a file, as arguments for a `InversionState`. Raises ValueError."""
-    sigmas, picture, latent, model = *(tensors[name] for name in InversionState.tensors), description.get("model")
+    sigmas, image, latent, model = *(tensors[name] for name in InversionState.tensors), description.get("model")
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}, and is a list")
     sigmas = sigmas.float()
@@ -94,8 +94,8 @@ def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
         raise ValueError("it does not say which model it was made with")
     if not 3 <= latent.ndim <= 5 or 0 in latent.shape:
         raise ValueError(f"shown has shape {tuple(latent.shape)[:10]}, which no latent has")
-    check_shape("picture", picture, latent.shape)
-    return {"sigmas": sigmas, "model": model, "picture": picture, "shown": latent}
+    check_shape("image", image, latent.shape)
+    return {"sigmas": sigmas, "model": model, "image": image, "shown": latent}
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

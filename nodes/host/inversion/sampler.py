@@ -98,7 +98,7 @@ class ScheduleSampler(comfy.samplers.Sampler):
 
 
 def sample_schedule(guider, sampler: ScheduleSampler, sigmas: Tensor, latent: Tensor) -> Any:
-    """`sampler.found`. `latent`: a picture as a VAE gives it, which inpainting models look at."""
+    """`sampler.found`. `latent`: an image as a VAE gives it, which inpainting models look at."""
     if sampler.undoes and "easycache" in guider.model_options.get("transformer_options", {}):
         raise ValueError(
             "EasyCache and LazyCache remember earlier steps, and an inversion goes through them backwards."
@@ -113,6 +113,6 @@ def check_unmasked(latent: dict) -> None:
     """Raises ValueError for latents that cannot be inverted."""
     if latent.get("noise_mask") is not None:
         raise ValueError(
-            "The latent has a mask, and a picture cannot be inverted in part. Take the mask off; for edits in part "
+            "The latent has a mask, and an image cannot be inverted in part. Take the mask off; for edits in part "
             "give it to Exact Inversion Sampling."
         )

@@ -13,7 +13,7 @@ from .sampler import GuiderDrift, ScheduleSampler
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(InversionState):
-    """`latents`: [levels, 1, ...], raw (as the sampler sees them), from the noisy end to the picture."""
+    """`latents`: [levels, 1, ...], raw (as the sampler sees them), from the noisy end to the image."""
 
     latents: Tensor
 
@@ -32,15 +32,15 @@ class Trajectory(InversionState):
 
 
 class Recorder(ScheduleSampler):
-    """From `picture`, raw, to noise; finds what `Trajectory.latents` is."""
+    """From `image`, raw, to noise; finds what `Trajectory.latents` is."""
 
     undoes = True
 
-    def __init__(self, picture: Tensor):
-        self.picture = picture
+    def __init__(self, image: Tensor):
+        self.image = image
 
     def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
-        latents = torch.stack(record(drift, self.picture.to(device), sigmas, drift.enter))
+        latents = torch.stack(record(drift, self.image.to(device), sigmas, drift.enter))
         self.found = latents.cpu()
         return latents[0]
 

@@ -61,7 +61,7 @@ class SecondModel:
         return guest.guider(x, sigma, **guest.extra_args)
 
     def predict_chosen(self, run: Run, x: Tensor, sigma: Tensor, chosen: list[int]) -> tuple[Tensor, int]:
-        """(for picture b of the batch, with prompt `chosen[b]` of the references; evaluations)"""
+        """(for image b of the batch, with prompt `chosen[b]` of the references; evaluations)"""
         guider = run.of(Guests)[self].guider
         positive = guider.conds["positive"]
 

@@ -50,10 +50,10 @@ class Layout(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Tokens of the text and of all pictures in joint attention."""
+    """Tokens of the text and of all images in joint attention."""
 
     text: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
 
 
 def _behind(grid: tuple[int, ...], options: dict) -> int:
-    """How many tokens of reference pictures are behind the image tokens: those that the network has counted, if
+    """How many tokens of reference images are behind the image tokens: those that the network has counted, if
     another node (a cache of their keys and values) has not taken them off the sequence."""
     sequence, references = options.get(SEQUENCE), sum(options.get("reference_image_num_tokens", ()))
-    return 0 if sequence is not None and sequence.pictures == math.prod(grid) else references
+    return 0 if sequence is not None and sequence.images == math.prod(grid) else references
 
 
 def _flux_layout(network, latent_shape, tokens, options) -> Layout:
@@ -150,7 +150,7 @@ def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
 def _wan_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, network.patch_size)
     count = math.prod(grid)
-    # A whole reference picture goes in front, in-context references and extra frames behind.
+    # A whole reference image goes in front, in-context references and extra frames behind.
     start = tokens - count if network.ref_conv is not None else 0
     return Layout(slice(start, start + count), grid)
 
@@ -176,7 +176,7 @@ def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
 
 def fits(layout: Layout, tokens: int, options: dict) -> bool:
     """Whether a layout agrees with what else is known of a sequence of `tokens`: that it holds it, where the host's
-    blocks find the pictures, and how many tokens the network has given them."""
+    blocks find the images, and how many tokens the network has given them."""
     image, sequence = layout.image, options.get(SEQUENCE)
     text, total = options.get("img_slice", (0, tokens))
     grid = tuple(options.get("grid_sizes", layout.grid))  # Wan's, to which it may have added frames

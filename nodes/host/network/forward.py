@@ -70,7 +70,7 @@ class Forward:
         if not fits(layout, tokens, options):
             kind = type(self.network).__name__
             raise ValueError(
-                f"{label} cannot tell which of the {tokens} tokens in a block of {kind} are the picture's "
+                f"{label} cannot tell which of the {tokens} tokens in a block of {kind} are the image's "
                 f"{' x '.join(map(str, layout.grid))}: other nodes ({self.other_nodes()}) have changed the sequence. "
                 "Take one of them off the model."
             )

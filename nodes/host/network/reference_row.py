@@ -1,8 +1,8 @@
 """A latent that rides through the network in chunks of its own, so that its features can be looked at.
 
-Each such chunk is a copy of one of the call's, with the latent in the place of every picture: the same prompt, the same
-ControlNet, the same branch. So a call has as many rows as its options say, and a picture's reference depends on nothing
-but that picture's own row.
+Each such chunk is a copy of one of the call's, with the latent in the place of every image: the same prompt, the same
+ControlNet, the same branch. So a call has as many rows as its options say, and an image's reference depends on nothing
+but that image's own row.
 
 Relies on: APPLY_MODEL wrappers, which see all rows of a network call and everything that goes with them
 (comfy/model_base.py:191), in the order of a dict; `process_latent_in` of the model, `noise_scaling` and
@@ -125,7 +125,7 @@ def _longer(value: Any, rows: int, chunks: int, chosen: list[int]) -> Any:
 
 
 def _fitted(latent: Tensor, x: Tensor) -> Tensor:
-    """In the shape of a row of x: a picture in every frame of a video, scaled to its height and width."""
+    """In the shape of a row of x: an image in every frame of a video, scaled to its height and width."""
     while latent.ndim < x.ndim:
         latent = latent.unsqueeze(2)
     if latent.shape[-2:] != x.shape[-2:]:

@@ -1,4 +1,4 @@
-"""Further prompts in a run, of which each picture of the batch is compared with its own.
+"""Further prompts in a run, of which each image of the batch is compared with its own.
 
 Relies on: `guider.conds` by name, all prepared by the host when a run starts (process_conds, comfy/samplers.py:773),
 of which a guider evaluates those that it knows; `model_conds` of a prepared entry, whose tensors are taken row by row
@@ -38,7 +38,7 @@ class References:
         return f"guidekit_{id(self)}_{i}" if i else self.zero
 
     def together(self, run: Run, conds: dict[str, list[dict]], chosen: list[int]) -> list[dict] | None:
-        """One prompt that is `chosen[b]` for picture b, of a running guider's `conds`; None where they do not fit into
+        """One prompt that is `chosen[b]` for image b, of a running guider's `conds`; None where they do not fit into
         one."""
         prompts = {i: conds[self._name(i)] for i in set(chosen)}
         if len(prompts) == 1:
@@ -55,7 +55,7 @@ class References:
     def pick(
         self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate
     ) -> tuple[Tensor, int]:
-        """(the prediction for picture b with prompt `chosen[b]`, how many evaluations it took): one where they fit into
+        """(the prediction for image b with prompt `chosen[b]`, how many evaluations it took): one where they fit into
         one prompt, else one for each prompt."""
         one = self.together(run, conds, chosen)
         if one is not None:
@@ -78,7 +78,7 @@ class References:
 
 
 def _joined(each: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Of prepared prompts, one for each picture, the rows for these pictures; None where they differ in shape."""
+    """Of prepared prompts, one for each image, the rows for these images; None where they differ in shape."""
     if any(conds.keys() != each[0].keys() for conds in each):
         return None
     found = {}

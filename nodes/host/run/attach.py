@@ -157,7 +157,7 @@ def _check_latent(guider, latent_shapes: list) -> None:
         name = type(guider.model_patcher.model).__name__
         raise ValueError(
             f"The latent has {shape[1]} channels (shape {tuple(shape)}), but {name} takes {wanted}. "
-            "Make the latent with an empty-latent node, or encode the picture with this model's VAE."
+            "Make the latent with an empty-latent node, or encode the image with this model's VAE."
         )
 
 

@@ -34,9 +34,7 @@ def about_itself(model: ModelPatcher, header: Header) -> list[str]:
         says = "v" if metadata["ss_v_parameterization"] == "True" else "epsilon"
     predicts = _predicts(model)
     if says in ("epsilon", "v") and predicts is not None and says != predicts:
-        found.append(
-            f"Warning: it was trained to predict {says}, and the model predicts {predicts}: pictures may break."
-        )
+        found.append(f"Warning: it was trained to predict {says}, and the model predicts {predicts}: images may break.")
     for name, title in (
         ("modelspec.title", "Title"),
         ("modelspec.architecture", "Made for"),

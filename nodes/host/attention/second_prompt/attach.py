@@ -36,7 +36,7 @@ from .refined import join_refined_texts, split_refined, with_refined
 
 _KIND = "second text"
 _BELOW = {"joint": split_attention, "refined": split_refined, "layers": steer_layer}  # by the family's way
-# Models of these families that place pictures by the length of the text, or keep its keys and values for other steps.
+# Models of these families that place images by the length of the text, or keep its keys and values for other steps.
 _UNFIT = ("LongCatImage", "WAN21_CausalAR")
 _NOT_TEXT = {
     "area": "an area",
@@ -89,7 +89,7 @@ class _Prompt(Part):
 
 
 def _is_of_tokens(mask: Tensor, tokens: Tensor) -> bool:
-    """[B, N], 1 where a token counts; other masks of a prompt are for attention, of text and picture."""
+    """[B, N], 1 where a token counts; other masks of a prompt are for attention, of text and image."""
     return mask.ndim == 2 and mask.shape[1] == tokens.shape[1]
 
 
@@ -163,7 +163,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     if way == "layers" and kwargs.get("ref_latents"):
         raise ValueError(
-            f"{prompts[0].label} does not work together with reference pictures in {type(base).__name__}. Take "
+            f"{prompts[0].label} does not work together with reference images in {type(base).__name__}. Take "
             "the reference latents off the positive prompt, or the node off the model."
         )
     if way == "joint":

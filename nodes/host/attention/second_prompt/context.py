@@ -18,7 +18,7 @@ _JOINED = "guidekit_joined_texts"
 
 class Steering(Protocol):
     """What is done with the two attention outputs, in `blocks`. `text_share`: of the second one, what comes from the
-    text is meant, where text and picture share an attention; else all of it."""
+    text is meant, where text and image share an attention; else all of it."""
 
     @property
     def label(self) -> str: ...
@@ -41,7 +41,7 @@ class Steering(Protocol):
 
 @dataclass(frozen=True)
 class SecondText:
-    """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one picture or each of
+    """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one image or each of
     the batch; `mask` [B, N], 1 where a token counts, None if all do. `technique`: what it was attached to the model
     as, with its `steering`."""
 
@@ -63,7 +63,7 @@ class SecondText:
 
 
 def by_row(value: Tensor, rows: int, options: dict) -> Tensor:
-    """What belongs to the pictures of the batch, for the rows of a network call."""
+    """What belongs to the images of the batch, for the rows of a network call."""
     chunks = len(options["cond_or_uncond"])
     return comfy.utils.repeat_to_batch_size(value, rows // chunks).repeat(chunks, *[1] * (value.ndim - 1))
 

@@ -1,10 +1,10 @@
 """A second text in networks that refine and pad their text before the first block (Lumina2, Z-Image): in the attention
 of each layer, the network's own layer is called a second time, with the second text alone. Its attention is given the
-keys and values of the picture, so that the text goes from layer to layer as if it were the row's own.
+keys and values of the image, so that the text goes from layer to layer as if it were the row's own.
 
 Relies on: NextDiT's `embed_cap`, `context_refiner` and `layers` (comfy/ldm/lumina/model.py);
 `patches["noise_refiner"]`, called before the first layer with the modulation and the text (model.py:793); positions
-along the first axis, of which only differences matter: text up to its length, the picture right behind.
+along the first axis, of which only differences matter: text up to its length, the image right behind.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class _Alone:
 
     k: Tensor  # of what stands behind the text
     v: Tensor
-    own: tuple[Tensor, Tensor] = field(init=False)  # keys and values of text and picture, once it was asked
+    own: tuple[Tensor, Tensor] = field(init=False)  # keys and values of text and image, once it was asked
 
     def attend(self, host: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = torch.cat([k, self.k], 2), torch.cat([v, self.v], 2)
