@@ -62,7 +62,7 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "trajectory_record": _TRAJECTORY,
     "trajectory_replay": _TRAJECTORY,
 }
-IN_NO_TEMPLATE = {"candidate", "report"}  # Candidates takes plain words too; reports are outputs of the nodes
+IN_NO_TEMPLATE = {"candidate"}  # Candidates takes plain words too
 
 PLACES = {
     "samplers": ("samplers/**/{}.py", "samplers/**/{}/__init__.py"),
