@@ -22,7 +22,7 @@ SPACES = ["x0", "raw"]
 
 class _Seen:
     """What a guided step leaves: the smallest cosine of the batch, and whether it counts. It lies on the device until
-    the next step has to know it, once in a step."""
+    the next step reads it, once per step."""
 
     def __init__(self, least: Tensor, threshold: float, counts: bool):
         self._least, self._threshold, self._counts = least, threshold, counts
@@ -53,7 +53,7 @@ class _Latch(ScaleChange):
         return 1.0
 
     def _crossed(self, run: Run) -> bool:
-        """Whether an earlier step has."""
+        """Whether an earlier step has crossed the threshold."""
         seen = run.memory(self).read()
         return seen is not None and seen.crossed
 
@@ -73,7 +73,7 @@ class _Latch(ScaleChange):
         memory.write(seen)
 
     def _cosines(self, run: Run) -> dict[int, float]:
-        """The smallest cosine of the batch, by step."""
+        """The smallest cosine of the batch in each step."""
         return {step: seen.cosine for step, seen in run.notes.get(self, {}).items()}
 
     def why_idle(self, run: Run) -> str:
@@ -158,7 +158,7 @@ class AdaptiveGuidance(RangedNode):
     @checked
     def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
-        if threshold <= 1:  # no cosine is above
+        if threshold <= 1:  # no cosine exceeds it
             latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent))
             limit_scale(model, latch)
             observe(model, latch.look)

@@ -162,7 +162,7 @@ class APG(RangedNode):
         cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
         inputs = {"eta": eta, "momentum": momentum}
-        if norm_unit == "rms":  # as the table has it
+        if norm_unit == "rms":  # as in the table of presets
             inputs["norm_threshold"] = norm_threshold
         taken, told = resolve(cls, model, preset, **inputs)
         eta, momentum, norm_threshold = taken["eta"], taken["momentum"], taken.get("norm_threshold", norm_threshold)

@@ -30,7 +30,7 @@ from .host.run.ranges import Range
 LABEL = "Autoguidance"
 DEGRADE = {"dropout": drop, "token noise": add_noise}
 WEAKEN = [*DEGRADE, "LoRA strength", "second model"]
-UNCHANGED = {"dropout": 0, "token noise": 0, "LoRA strength": 1}  # the amount that weakens nothing
+UNCHANGED = {"dropout": 0, "token noise": 0, "LoRA strength": 1}  # the amount at which the model is not weakened
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class _Degraded:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
-        # Other numbers at every noise level and in every block, the same ones in every evaluation of a step and in
+        # New random numbers at every noise level and in every block, but the same in every evaluation of a step and in
         # every run.
         seed = a.run.seed_of_step(self.seed) + order_of(a.run)[a.block]
         out = a.attend(a.q, a.k, a.v).clone()

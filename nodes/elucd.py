@@ -39,7 +39,7 @@ class _EluCD:
         shape = run.latent_shapes[0]
         if len(shape) == 5 and shape[2] > 1:
             raise ValueError(f"{LABEL} changes single images, and this latent (shape {tuple(shape)}) is a video.")
-        for sigma in run.sigmas:  # what the steps will ask the device for
+        for sigma in run.sigmas:  # loads now what every step needs on the device
             progress_at(sigma, run.sigma_at)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:

@@ -57,7 +57,7 @@ class ExactSample(io.ComfyNode):
 
 
 class _Outside:
-    """Puts the source's latents outside a mask, at every level."""
+    """Restores the source's latents outside a mask, at every noise level."""
 
     def __init__(self, state: Inverted, mask: torch.Tensor):
         if state.trajectory is None:

@@ -38,7 +38,7 @@ ADD, SWAP, AUTOGUIDANCE = "add to CFG", "in place of the negative", "autoguidanc
 
 @dataclass
 class _Notes:
-    """Of one run: how often which candidate was led away from, and evaluations beyond those of the guider."""
+    """State of one run: how often each candidate was guided away from, and evaluations beyond the guider's own."""
 
     against: Counter = field(default_factory=Counter)
     evaluations: int = 0
@@ -46,7 +46,7 @@ class _Notes:
 
 @dataclass(frozen=True, eq=False)
 class _GFCG:
-    """What the three ways to combine share."""
+    """What the three combinations share."""
 
     candidates: Candidates
     references: References
@@ -64,7 +64,7 @@ class _GFCG:
         guider.conds |= self.references.prompts()
 
     def look(self, run: Run, denoised: Tensor) -> tuple[Verdict, list[int]]:
-        """What the classifier says of this step, and the prompt that each image is led away from, 0 for none. With
+        """The classifier's verdict on this step, and the prompt that each image is guided away from, 0 for none. With
         use_previous_step the prompts are those that the step before has found, and the verdict is on them."""
         now = self.confusion(run, denoised)
         if not self.lags(run):

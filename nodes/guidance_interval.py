@@ -48,7 +48,7 @@ class _Interval(ScaleChange):
         return above(sigma, low) and not above(sigma, high)
 
     def _position(self, run: Run) -> float:
-        """Of the current step among those inside: 0 for the first, 1 for the last."""
+        """Position of the current step among those inside the interval: 0 for the first, 1 for the last."""
         inside = [i for i, sigma in enumerate(run.sigmas[:-1]) if self._holds(sigma, run)]
         return min(max((run.clock.place - inside[0]) / max(inside[-1] - inside[0], 1), 0.0), 1.0) if inside else 0.0
 

@@ -21,7 +21,7 @@ MISMATCH = ["error", "use CFG"]
 
 @dataclass
 class _Notes:
-    """Of one run: why it is plain CFG, if it is, and the evaluations saved."""
+    """State of one run: why it falls back to plain CFG, if it does, and the evaluations saved."""
 
     refused: str | None = None
     estimated: int = 0
@@ -42,7 +42,7 @@ class _LinearAG(Negative):
         if notes.refused is None and not has_one_scale(guider):
             notes.refused = f"They were fitted for CFG, and {why_not_one_scale(guider)}"
         if notes.refused and self.on_mismatch == "error":
-            reason = cut(plain(notes.refused), 500)  # it quotes the file
+            reason = cut(plain(notes.refused), 500)  # the message quotes the file
             raise ValueError(
                 f"LinearAG: the coefficients do not fit this run. {reason} Fit them again for it (LinearAG Fit), or "
                 "set on_mismatch to 'use CFG'."
@@ -55,7 +55,7 @@ class _LinearAG(Negative):
         return policy(run.step, self.coefficients.steps)
 
     def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
-        """The outputs of the steps before this one, as far as they are known."""
+        """The network's outputs in the steps before this one, as far as they are known."""
         return run.memory(self).read() or ([], [])
 
     def _is_whole(self, run: Run, history: tuple[list[Tensor], list[Tensor]]) -> bool:
@@ -133,7 +133,7 @@ class LinearAG(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
-        """A file that was fitted anew is another input."""
+        """Changes when the file is fitted again."""
         return files.MODELS.fingerprint(file)
 
     @classmethod

@@ -26,7 +26,7 @@ LABEL = "LinearAG Fit"
 
 @dataclass(eq=False)
 class _Recorder(Negative):
-    """Keeps the outputs of one run."""
+    """Records the network's outputs of one run."""
 
     cond: list[Tensor] = field(default_factory=list)
     uncond: list[Tensor] = field(default_factory=list)

@@ -29,7 +29,7 @@ APPLY_TO = ["both", "positive only"]
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """Where the technique acts."""
+    """The part of the run in which the technique acts."""
 
     usual: bool
     range: Range
@@ -39,7 +39,7 @@ class _Steps:
             return False
         if not self.usual:
             return True
-        # The papers' t >= 900 of a flow, where sigma is t / 1000, and t >= 800 of SDXL.
+        # The paper's t >= 900 of a flow, where sigma is t / 1000, and t >= 800 of SDXL.
         flow = is_flow(run.model_sampling)
         low = 0.9 if flow else run.sigma_at(0.2)
         return not above(low, run.step_sigma)
@@ -76,7 +76,7 @@ class _Merged:
         return torch.stack(pushed) if len(pushed) > 1 else pushed[0][None]
 
     def _pushed(self, a: AttentionOutput, tokens: Tensor, chunk: Chunk, mask: Tensor | None) -> Tensor:
-        """[rows of the chunk, tokens, channels]"""
+        """The changed tokens [rows of the chunk, tokens, channels]."""
         if chunk.copy is not None or chunk.negative and self.positive_only:
             return tokens
         if self.rider is None:
@@ -89,7 +89,7 @@ class _Merged:
         return min(a.grid[-2:]) >= min(32, side // 2)
 
     def _mask(self, run: Run, grid: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """[tokens], brought to the device once in a run."""
+        """The mask [tokens], moved to the device once per run."""
         if self.mask is None:
             return None
         known = run.notes.setdefault((self, "masks"), {})

@@ -25,7 +25,7 @@ class _Identity:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
-        if a.afterwards is not None:  # in a UNet, where image tokens are all there is
+        if a.afterwards is not None:  # in a UNet, whose self-attention has image tokens only
             return a.afterwards(a.v)
         own = identity_attention(a.q, a.k, a.v, a.image, a.scale, a.mask)
         if own.shape == a.v.shape:

@@ -16,7 +16,7 @@ from .host.run.ranges import Range
 from .host.weights.read import read_tuned
 
 LABEL = "Preference LoRA Loader"
-_LONGEST = 500  # characters of a sentence about a file, which quotes what the file says of itself
+_LONGEST = 500  # characters of a message, which may quote what the file says about itself
 BOTH, POSITIVE, NEGATIVE = "both", "positive only", "negative only"
 _DEMO = {f"demo: {say}": say for say in TASTES}
 
@@ -91,7 +91,7 @@ class PreferenceLoraLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
-        """A file that was written anew is another input."""
+        """Changes when the file is written again."""
         return tuned_files.modified(file) if file is not None and file not in _DEMO else None
 
     @classmethod

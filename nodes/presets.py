@@ -124,8 +124,8 @@ TABLE = (
 
 
 def preset_input() -> io.Combo.Input:
-    """Of a node with rows in the table; always its last widget, so that older workflows find theirs. A client that
-    leaves it out gets what it sends: `preset=TYPED` in `execute`."""
+    """The widget of nodes with rows in the table; always the last one, so that older workflows keep theirs. A client
+    that leaves it out gets the values it sends: `preset=TYPED` in `execute`."""
     return io.Combo.Input(
         "preset",
         options=[AUTO, TYPED],
@@ -137,7 +137,7 @@ def preset_input() -> io.Combo.Input:
 
 
 def resolve(node: type[io.ComfyNode], model: ModelPatcher, preset: str, **values: Any) -> tuple[dict[str, Any], str]:
-    """`values` as they are to be used, in their order, and a sentence that tells what was taken from the table; "" if
+    """`values` to be used, in their order, and a sentence that says what was taken from the table; "" if
     nothing was."""
     if preset != AUTO:
         return values, ""
@@ -168,7 +168,7 @@ def _told(kinds: tuple[str, ...], rows: dict[str, Row], kept: dict[str, Any]) ->
 
 
 def shown(name: str, value: Any) -> str:
-    """An input and its value, as they are told."""
+    """An input and its value, as shown to the user."""
     if value == "":
         return f"{name} as usual"
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

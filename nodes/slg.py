@@ -29,7 +29,7 @@ LABEL = "Skip-Layer Guidance (SLG)"
 
 @dataclass(frozen=True)
 class _SomeOf:
-    """`count` of the blocks, others at every noise level; the same in every evaluation of a step and in every run."""
+    """`count` random blocks, drawn anew at every noise level, the same in all evaluations of a step and in all runs."""
 
     blocks: tuple[Block, ...]
     count: int
@@ -80,9 +80,9 @@ class SLG(RangedNode):
         cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
         inputs = {"scale": scale}
-        if not random_blocks:  # which are of all blocks, if none are named
+        if not random_blocks:  # drawn from all blocks if none are named
             inputs["blocks"] = blocks
-        if (start_percent, end_percent) == (0, 1):  # one without the other may not be a range
+        if (start_percent, end_percent) == (0, 1):  # one of them alone need not make a valid range
             inputs |= {"start_percent": start_percent, "end_percent": end_percent}
         taken, told = resolve(cls, model, preset, **inputs)
         scale, blocks = taken["scale"], taken.get("blocks", blocks)
