@@ -253,7 +253,7 @@ def checkout(path: Path) -> Path:
     return path.resolve()
 
 
-# Of what a checkout asks for, these are not looked at: torch is chosen above, and no test needs examples and texts.
+# Requirements of a checkout that are ignored: torch is chosen above, and no test needs examples and texts.
 NOT_ASKED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
 # Runs in the environment, which has packaging. Prints the requirements in a file that are not met there, one a line.
@@ -451,7 +451,7 @@ def with_coverage(rest: Sequence[str]) -> list[str]:
 
 
 def on_workers(rest: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Of the arguments of bench: the workers to run on, if there are any, and the benchmarks."""
+    """The workers to run on, if any, and the benchmarks, from the arguments of bench."""
     options = argparse.ArgumentParser(prog="dev.py bench", allow_abbrev=False)
     options.add_argument("--dask", metavar="ADDRESS")
     options.add_argument("names", nargs="*")

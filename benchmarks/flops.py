@@ -81,7 +81,7 @@ def _added_product(_added, a: torch.Size, b: torch.Size, *_rest, **_more) -> int
 
 
 def operations(network: Network, model: ModelPatcher, cfg: float = 1.0, batch: int = 1) -> int:
-    """Of one step."""
+    """Floating-point operations of one step."""
     in_place = {torch.ops.aten.addmm_: _added_product}  # which torch does not count by itself
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         network.sample(model, cfg, 1, batch)

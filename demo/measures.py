@@ -44,7 +44,7 @@ def grown(mask: Tensor, pixels: int) -> Tensor:
 
 
 def change(before: Tensor, after: Tensor, mask: Tensor, margin: int = 4) -> tuple[Tensor, Tensor]:
-    """Of an edit that is to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
+    """Of an edit meant to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
     farther than `margin` pixels; each [n]. An edit is good if the first is large and the second small."""
     square = (after - before).square().mean(1)
     outside = 1 - grown(mask, margin)

@@ -59,7 +59,7 @@ def images_of(name: str, row: Row) -> dict[str, list[Path]]:
 
 
 def saturation(images: list[Image.Image]) -> float:
-    """Of all pixels, 0 to 1."""
+    """Mean saturation of all pixels, 0 to 1."""
     stack = torch.stack([torch.from_numpy(np.array(image)) for image in images])
     return measures.saturation(stack.movedim(-1, 1).double() / 255).mean().item()
 

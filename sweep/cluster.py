@@ -433,7 +433,7 @@ def local_workers(address: str) -> int:
 
 
 def _gpus() -> int:
-    """Of this machine, by the driver's own tool; importing torch would take seconds."""
+    """Number of GPUs of this machine, from the driver's own tool: importing torch would take seconds."""
     with suppress(OSError, subprocess.SubprocessError):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
         return listed.count("GPU ")

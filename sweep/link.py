@@ -47,7 +47,7 @@ class Refused(Exception):  # noqa: N818  one job's end, not the program's
 
 @dataclass(frozen=True)
 class Event:
-    """Of a prompt: it "started", its "node" runs, did `done` of `total` steps, "told" a `text`, or the prompt
+    """Event of a prompt: it "started", its "node" runs, did `done` of `total` steps, "told" a `text`, or the prompt
     "ended"."""
 
     kind: str

@@ -26,7 +26,7 @@ def safe(text: str, length: int = _SETTING) -> str:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Of settings: the input alone where no other setting has an input of this name."""
+    """Short names of settings: the input alone where no other setting has an input of this name."""
     inputs = [name.rpartition(".")[2] for name in names]
     return {name: part if inputs.count(part) == 1 else name for name, part in zip(names, inputs)}
 

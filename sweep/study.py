@@ -29,7 +29,7 @@ DEFAULT_PATIENCE = 300  # seconds
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the jobs of one call; `seconds`: how long one takes on average, None if none has ended well."""
+    """Summary of one call's jobs; `seconds`: the average time of a job, None if none has succeeded."""
 
     count: int
     done: int

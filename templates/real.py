@@ -289,7 +289,7 @@ def _two_stages(
         **kept,
     )
     frames = g.add("VAEDecode", samples=done[0], vae=vae)
-    # Of core's nodes that save videos, the one that has been the same in all versions.
+    # The one of core's video-saving nodes that is the same in all versions.
     settings = {"fps": 16.0, "lossless": False, "quality": 90, "method": "default"}
     g.add("SaveAnimatedWEBP", images=frames[0], filename_prefix=f"guidekit/{name}", **settings)
     return begun, done

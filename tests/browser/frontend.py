@@ -156,5 +156,5 @@ class Frontend:
 
     @property
     def errors(self) -> list[str]:
-        """Of the page, but for those that it has without this pack."""
+        """Errors of the page, except those that it has without this pack."""
         return [error for error in self.page.errors if "guidekit" in error or not any(map(error.__contains__, USUAL))]

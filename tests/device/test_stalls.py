@@ -59,7 +59,7 @@ def check(found: Waits, usual: Waits, allowed: int) -> None:
 
 
 def test_waits_are_seen():
-    """Of the test itself: a reading in every step is found, and where."""
+    """A check of the test itself: a reading in every step is found, and where."""
     model = new("flux")
     observe(model, lambda run, args: args["denoised"].sum().item())
     model = run_node(PAG, model=model)

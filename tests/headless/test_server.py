@@ -109,7 +109,7 @@ def test_nodes_tell_what_they_did(server, name, node, text):
 
 
 def test_the_report_is_in_the_history_of_every_run(server):
-    """Of patched models and of nodes that speak as they execute, in the graph's order; again where all is cached."""
+    """Of patched models and of nodes that report while executing, in the graph's order; repeated if all is cached."""
     prompt = workflow("adaptive_guidance", KSampler={"steps": 12})
     prompt = {key: node for key, node in prompt.items() if node["class_type"] not in ("GuidekitReport", "PreviewAny")}
     for sampler in [key for key, node in prompt.items() if node["class_type"] == "KSampler"]:

@@ -67,7 +67,7 @@ def always(*probabilities: float) -> Says:
 
 
 def each(*rows: tuple[float, ...]) -> Says:
-    """Of image b, the probabilities `rows[b]`."""
+    """A classifier that gives image b the probabilities `rows[b]`."""
     return Says(lambda call, images: torch.tensor(rows).log())
 
 

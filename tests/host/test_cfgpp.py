@@ -171,7 +171,7 @@ def toy_run(parameterisation, sampler, batch=1, positive=2.0, model=None, **opti
 @pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
 @pytest.mark.parametrize("batch", [1, 3])
 class TestIdentities:
-    """Of the paper, on a network with exact arithmetic."""
+    """The paper's identities, on a network with exact arithmetic."""
 
     def test_euler_is_the_scale_schedule(self, parameterisation, batch):
         model = run_node(CFGPP, model=toy.model(4, parameterisation))

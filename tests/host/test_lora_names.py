@@ -135,7 +135,7 @@ def test_a_layer_whose_halves_diffusers_exchanges(folder, family):  # noqa: F811
 
 
 def test_musubi_s_names_of_hunyuan_video(folder):  # noqa: F811
-    """Of the authors, flat: ComfyUI's list has them with dots only."""
+    """The authors' names, flat: ComfyUI's list has them with dots only."""
     model = tiny.model("hunyuan_video")
     paths = {"img_attn_qkv": "img_attn.qkv", "img_mlp_fc1": "img_mlp.0", "img_mod_linear": "img_mod.lin"}
     targets = [whole(f"double_blocks.0.{own}", f"double_blocks.0.{theirs}") for theirs, own in paths.items()]

@@ -25,7 +25,7 @@ FAMILIES = ("unet", "sd3", "flux", "chroma", "hunyuan_video", "wan", "qwen_image
 
 
 def to_text(queries, keys):
-    """Of Wan: not to the video itself, and not to the tokens of an image."""
+    """Whether Wan's attention is to the text: neither to the video itself nor to the tokens of an image."""
     return keys not in (queries, IMAGE_TOKENS)
 
 

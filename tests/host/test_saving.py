@@ -287,7 +287,7 @@ def test_a_copy_is_made_only_of_what_shares_memory():
 
 
 def test_what_a_checksum_tells_apart():
-    """Of files with the same bytes in the same order."""
+    """Files with the same bytes in the same order."""
     zeros = torch.zeros(2, 3)
     same = [
         ("x", {"a": zeros}),

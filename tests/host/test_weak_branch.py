@@ -277,7 +277,7 @@ def test_unet_patches_of_others_keep_their_effect(name, monkeypatch):
 
 
 def evaluation_flops(model: ModelPatcher, latent: torch.Tensor, prompt: list) -> int:
-    """Of one step with CFG."""
+    """Floating-point operations of one step with CFG."""
     with FlopCounterMode(display=False) as counter:
         settings = (1, 4.0, "euler", "simple", prompt, prompt, torch.zeros_like(latent))
         comfy.sample.sample(model, torch.zeros_like(latent), *settings, seed=0, disable_pbar=True)

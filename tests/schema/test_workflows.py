@@ -27,7 +27,7 @@ ANYTHING = ("*", "COMFY_MATCHTYPE_V3")  # types of inputs that take anything
 NOTES = ("Note", "MarkdownNote")  # exist in the frontend only
 MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
-# Of one class, beside which the others of its list are; its page shows how.
+# Lengthens a list of Candidates; its page shows how.
 IN_NO_TEMPLATE = {"GuidekitCandidate"}
 # Their makers call them something that says nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}

@@ -28,7 +28,7 @@ def arguments(tmp_path):
 
 
 def workers() -> list[psutil.Process]:
-    """Of local clusters that this process has started: those whose child is a keeper with its ComfyUI."""
+    """Workers of local clusters that this process has started: those whose child is a keeper with its ComfyUI."""
     return [
         process
         for process in psutil.Process().children(recursive=True)

@@ -34,7 +34,7 @@ def _nothing_is_left(tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Of COUNT jobs; the second half waits until the file `gate` is there."""
+    """A sweep of COUNT jobs; the second half waits until the file `gate` exists."""
 
     def make(*servers, out="out", **settings) -> Sweep:
         workflow = counted(tmp_path, free=COUNT // 2)
