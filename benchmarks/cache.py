@@ -21,7 +21,7 @@ from ._nodes import run_node
 from ._quality import MEANING, Table, asked, print_header
 from .adaptive import fitted
 
-COUNT = 240
+COUNT = 120
 STEPS = 20
 SCALE = 3.0
 EASY = {"unet": 0.35, "dit": 0.35}  # reuse_threshold at which EasyCache takes about as many evaluations
@@ -30,7 +30,7 @@ EASY = {"unet": 0.35, "dit": 0.35}  # reuse_threshold at which EasyCache takes a
 def methods(demo: Demo, family: str) -> dict[str, Callable[[], ModelPatcher]]:
     model = demo.model
     settings = {
-        "CFG-Cache": {},
+        "CFG-Cache, every 5": {},
         "CFG-Cache, every 2": {"every": 2},
         "CFG-Cache, warm_up 0.5": {"warm_up": 0.5},
         "CFG-Cache, low 1.1, high 1.1": {"low": 1.1, "high": 1.1},

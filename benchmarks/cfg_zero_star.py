@@ -8,7 +8,7 @@ from . import FAMILIES
 from ._nodes import run_node
 from ._quality import MEANING, Table, asked, print_header
 
-COUNT = 240
+COUNT = 120
 SCALES = (3.0, 8.0)
 SETTINGS = {
     "CFG-Zero*": {},

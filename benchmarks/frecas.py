@@ -24,7 +24,7 @@ from ._quality import COLUMNS, MEANING, Look, asked, print_header
 from ._table import print_row
 from .flops import plain_attention
 
-COUNT = 120
+COUNT = 60
 SCALE = 3.0
 BATCH = 10
 SMALL, LARGE, DOWNSCALE = 64, 128, 4

@@ -147,8 +147,9 @@ class _Cache(Negative, BranchCache):
         if (before := memory.read()) is not None:
             streams = zip(self._estimates(run, conds, before), others, conds)
             error = torch.stack([missed(*stream).max() for stream in streams]).max()
-            # Earlier ones are of steps in which nothing would have been reused.
-            check = _Check(error, self.limit, run.step >= self._first(run) - 1, before.check)
+            # Before, nothing would have been reused anyway; behind the last step there is nothing to reuse.
+            counts = self._first(run) - 1 <= run.step < run.steps - 1
+            check = _Check(error, self.limit, counts, before.check)
             self._notes(run, prediction).checks.setdefault(run.step, check)
         memory.write(_Kept(run.step, [o - c for o, c in zip(others, conds)], check))
 

@@ -129,7 +129,7 @@ def planned(model: ModelPatcher, sizes: str, steps: str, ends: str, gamma: float
                 f"Stage {i + 1} would begin at noise level {start:.4g} and end above it, at {end:.4g}. Give it a "
                 "smaller end."
             )
-        levels = [*stage_levels(curve, start, end, count), 0.0]
+        levels = [*_levels(curve, start, end, count, is_flow(sampling)), 0.0]
         stages.append(Stage(width, height, torch.tensor(levels)))
         if i < len(lasts):
             ratio = max(after / before for after, before in zip(pixels[i + 1], pixels[i]))
@@ -172,6 +172,13 @@ def _sizes(text: str, downscale: int) -> list[tuple[int, int]]:
 def _level(end: float, sampling: object) -> float:
     """The model's sigma where `end` of the schedule is left: of flows, the time itself."""
     return end if is_flow(sampling) else float(sampling.percent_to_sigma(1 - end))
+
+
+def _levels(curve: list[float], start: float, end: float, steps: int, flow: bool) -> list[float]:
+    """A flow has no noise at its last timestep: a step there would do nothing."""
+    if end == 0 and flow:
+        return stage_levels(curve, start, end, steps + 1)[:-1]
+    return stage_levels(curve, start, end, steps)
 
 
 def _empty(model: ModelPatcher, plan: Plan, batch: int) -> torch.Tensor:

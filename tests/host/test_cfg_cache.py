@@ -144,6 +144,14 @@ def test_what_turns_in_the_warm_up_is_forgiven_before_its_last_step():
         assert counted.chunks == [2 if step in evaluated else 1 for step in range(STEPS)], turn
 
 
+def test_what_the_last_step_missed_ends_nothing(caplog):
+    """It turns in step 8, which is reused; the last one shows it."""
+    caplog.set_level("INFO")
+    toy.sample(cache(turning(0.25), limit=1.0), steps=STEPS)
+    assert "8: 0.00, 10: 2.00." in caplog.text
+    assert "An estimate missed more" not in caplog.text
+
+
 def test_it_says_that_it_stopped_before_it_began(caplog):
     toy.sample(cache(turning(0.75), limit=1.0), steps=STEPS)
     told = "had no effect in this run: estimates missed more of the guidance than limit 1. By step: 2: 0.00, 3: 0.00, "

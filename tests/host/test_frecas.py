@@ -71,6 +71,7 @@ def test_of_flows_odds_grow_by_the_root():
     _, first, planned, report = plan(model, sizes="64x32, 96x64", steps="5, 3", gamma=2.0)
     second = planned.stages[1].sigmas
     assert first.tolist() == pytest.approx([1, 0.8, 0.6, 0.4, 0.2, 0], abs=2e-3)
+    assert second.diff().tolist() == pytest.approx([-second[0].item() / 3] * 3, abs=2e-3)  # the last step ends at 0
     odds = second[0] / (1 - second[0])
     assert odds.item() == pytest.approx(2**0.5 * 0.25, rel=1e-4)  # by the larger ratio, that of the heights
     assert "gamma is not used with flow models." in report
