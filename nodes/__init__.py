@@ -7,6 +7,8 @@ from .apg import APG
 from .autoguidance import Autoguidance
 from .candidate import Candidate
 from .candidates import Candidates
+from .cfg_cache import CFGCache
+from .cfg_zero_star import CFGZeroStar
 from .cfgpp import CFGPP
 from .cfgpp_inversion import CFGPPInversion
 from .clip_classifier import CLIPClassifier
@@ -14,6 +16,9 @@ from .demo_model import DemoModel
 from .elucd import EluCD
 from .exact_invert import ExactInvert
 from .exact_sample import ExactSample
+from .frecas_plan import FreCaSPlan
+from .frecas_up import FreCaSUp
+from .frequency_guidance import FrequencyGuidance
 from .gfcg import GFCG
 from .guidance_interval import GuidanceInterval
 from .host.run import told
@@ -40,13 +45,18 @@ NODES: list[type[io.ComfyNode]] = [
     SEG,
     SLG,
     Autoguidance,
+    CFGZeroStar,
+    FrequencyGuidance,
     GuidanceInterval,
     CFGPP,
     SamplerCFGPP,
     CFGPPInversion,
+    FreCaSPlan,
+    FreCaSUp,
     AdaptiveGuidance,
     LinearAG,
     LinearAGFit,
+    CFGCache,
     GFCG,
     Candidates,
     Candidate,

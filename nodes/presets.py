@@ -111,6 +111,24 @@ TABLE = (
     # Guidance in a limited interval (2404.07724), for SDXL with cfg 16.
     Row("GuidanceInterval", "SDXL", "limits", "SDXL", PAPER),
     Row("GuidanceInterval", ANY, "limits", "SDXL", f"{PAPER}, for SDXL, as ratios of noise to signal"),
+    # CFG-Zero* (2503.18886): the paper's share of the steps; of Wan's 50 the authors' code has 2, from an image 1.
+    Row("CFGZeroStar", "Wan I2V", "zero_init", 0.02, f"{CODE}: 1 of 50 steps"),
+    Row("CFGZeroStar", ANY, "zero_init", 0.04, PAPER),
+    # Frequency-Decoupled Guidance (2506.19713): 10 for the fine band and 5, the sampler's cfg, for the rest.
+    Row("FrequencyGuidance", "SDXL", "high", 2.0, f"{PAPER} with cfg 5"),
+    Row("FrequencyGuidance", ANY, "high", 2.0, f"{PAPER}, for SDXL with cfg 5"),
+    # FreCaS (2410.18410), for two stages; the authors' numbers for more are on the node's page.
+    Row("FreCaSPlan", "SDXL", "steps", "40, 10", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SDXL", "ends", "0.2", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SDXL", "gamma", 1.5, f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SD2", "steps", "40, 10", f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD2", "ends", "0.1", f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD2", "gamma", 3.0, f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD3", "steps", "20, 8", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SD3", "ends", "0.05", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", ANY, "steps", "40, 10", f"{CODE}, for SDXL"),
+    Row("FreCaSPlan", ANY, "ends", "0.2", f"{CODE}, for SDXL"),
+    Row("FreCaSPlan", ANY, "gamma", 1.5, f"{CODE}, for SDXL"),
     # CFG++ (2406.08070), in the place of CFG 7.5 at 50 steps.
     Row("CFGPP", "SD1.5", "guidance_lambda", 0.6, PAPER),
     Row("CFGPP", "SDXL", "guidance_lambda", 0.6, PAPER),

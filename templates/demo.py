@@ -170,6 +170,81 @@ def linear_ag(g: Graph) -> None:
     )
 
 
+def cfg_cache(g: Graph) -> None:
+    prompt = "a large metal blue cube left of a small glossy red ball on wood by day"
+    rows = Rows(g, "unet", prompt, 31, 5.0, ("CFG in every step", "cfg"))
+    rows.add("CFG-Cache", "cfg_cache", "GuidekitCFGCache")
+    note(
+        g,
+        f"{SAME} In the lower row, behind the first third of the run, the negative prompt is evaluated in every fifth "
+        "step only; in the others its last difference to the positive is taken.",
+        "the differences, if you can find any; the node says what it saved, and what its estimates would have missed.",
+        f"`every` 2 and 10; `warm_up` 0 and 0.6; `limit` 0.3, at which it stops earlier. {WORDS}",
+        f"none: 12 of 50 evaluations are saved here. {OWN}",
+    )
+
+
+def cfg_zero_star(g: Graph) -> None:
+    prompt = "a large glossy purple cone left of a small metal yellow ball on tiles at sunset"
+    rows = Rows(g, "dit", prompt, 21, 5.0, _CFG)
+    rows.add("CFG-Zero*", "cfg_zero_star", "GuidekitCFGZeroStar")
+    note(
+        g,
+        f"{SAME} In the lower row the negative's output is scaled to what of it is in the positive's, and the first of "
+        "25 steps leaves the noise as it is.",
+        "shapes and colours; the node says which scales it has found.",
+        f"`zero_init` 0 and 0.2; `optimized_scale` off; `cfg` 3 and 10 in *both* samplers. {WORDS}",
+        f"no further evaluations. For flow models. {OWN}",
+    )
+
+
+def frequency_guidance(g: Graph) -> None:
+    prompt = "a large metal green ring left of a small glossy orange cube on grass by day"
+    rows = Rows(g, "unet", prompt, 24, 3.0, _CFG)
+    rows.add("Frequency Guidance", "frequency_guidance", "GuidekitFrequencyGuidance", high=3.0)
+    note(
+        g,
+        f"{SAME} In the lower row fine detail is guided three times as much as composition and colour.",
+        "edges, highlights and the grass; and at colours, which stay.",
+        f"`high` 1.5 to 5; `low` 0.5; `between` 2, 1.5 for four bands. {WORDS}",
+        f"no further evaluations. {OWN}",
+    )
+
+
+def frecas(g: Graph) -> None:
+    loaded = demo_model(g, "dit")
+    prompt = "a large glossy red ball left of a small metal yellow cone on wood by day"
+    positive, negative = (p[0] for p in prompts(g, loaded.clip, prompt))
+    inputs = {"model": loaded.model, "sizes": "64, 128", "steps": "20, 5", "batch_size": IMAGES}
+    plan = g.add("GuidekitFreCaSPlan", column=1, **inputs)
+    euler = g.add("KSamplerSelect", column=1, sampler_name="euler")
+    noise, no_noise = g.add("RandomNoise", column=1, noise_seed=2), g.add("DisableNoise", column=1)
+
+    def stage(model: Output, noise: Output, sigmas: Output, latent: Output) -> Node:
+        guider = g.add("CFGGuider", column=3, model=model, positive=positive, negative=negative, cfg=3.0)
+        inputs = {"noise": noise, "guider": guider[0], "sampler": euler[0], "sigmas": sigmas, "latent_image": latent}
+        return g.add("SamplerCustomAdvanced", column=4, **inputs)
+
+    with g.row("At 64, the size that the model was trained for"):
+        small = stage(loaded.model, noise[0], plan["sigmas"], plan["latent"])
+        shown(g, small["denoised_output"], loaded.vae, "1_at_64")
+    with g.row("Then at 128"):
+        inputs = {"model": loaded.model, "plan": plan["plan"], "denoised": small["denoised_output"], "vae": loaded.vae}
+        up = g.add("GuidekitFreCaSUp", column=2, **inputs)
+        inputs = {"split": "resize (FreCaS)", "size_factor": up["size_factor"]}
+        guided = g.add("GuidekitFrequencyGuidance", column=2, model=loaded.model, **inputs)
+        large = stage(guided[0], no_noise[0], up["sigmas"], up["latent"])
+        shown(g, large[0], loaded.vae, "2_at_128")
+    note(
+        g,
+        "A model draws well at the size that it was trained for. FreCaS ends there before all noise is gone, makes "
+        "what is predicted larger, adds new noise, and takes a few steps at twice the size.",
+        "the second row: the same images, with the edges and the grain of the larger size.",
+        f"`ends` 0.4, for more anew; `steps` 20, 10; `sizes` 64, 96, with `family` unet too. {WORDS}",
+        "20 steps at 64 and 5 at 128; a step at 128 has four times the latents.",
+    )
+
+
 def sampler_cfgpp(g: Graph) -> None:
     loaded = demo_model(g, "unet")
     prompt = "a large metal green cone left of a small glossy white ball on tiles at sunset"
@@ -462,6 +537,10 @@ TEMPLATES = tuple(
         autoguidance: "Better structure without a loss of variety (Autoguidance)",
         adaptive_guidance: "Same quality in less time (Adaptive Guidance)",
         linear_ag: "Same quality in less time (LinearAG)",
+        cfg_cache: "Same quality in less time (CFG-Cache)",
+        cfg_zero_star: "Better images of flow models (CFG-Zero)",
+        frequency_guidance: "More detail, not more colour (Frequency Guidance)",
+        frecas: "Large images without repetition (FreCaS)",
         sampler_cfgpp: "Natural colours and clean edges (CFG++)",
         nasa: "A negative prompt at CFG 1 (NAG, NASA)",
         negtome: "More variety between seeds (NegToMe)",

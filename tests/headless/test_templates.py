@@ -83,6 +83,9 @@ def small(name: str) -> dict[str, dict]:
             middle = SMALL["steps"] // 2
             first = node["inputs"]["start_at_step"] == 0
             node["inputs"] |= {"start_at_step": 0 if first else middle, "end_at_step": middle if first else 10000}
+        if node["class_type"] == "GuidekitFreCaSPlan":
+            sizes = [int(size) // 16 for size in node["inputs"]["sizes"].split(",")]
+            node["inputs"] |= {"sizes": ", ".join(map(str, sizes)), "steps": ", ".join(["2"] * len(sizes))}
         if node["inputs"].get("blocks", "").startswith("7"):  # of SD3.5 medium's 24
             node["inputs"]["blocks"] = "1"
         family = next((FAMILIES[v] for v in node["inputs"].values() if isinstance(v, str) and v in FAMILIES), None)
@@ -109,6 +112,7 @@ def bypassed(prompt: dict[str, dict]) -> dict[str, dict]:
         node_id: node["inputs"]["model"]
         for node_id, node in prompt.items()
         if node["class_type"].startswith("Guidekit") and "model" in node["inputs"]
+        if not node["class_type"].startswith("GuidekitFreCaS")  # which give none
     }
     for node in prompt.values():
         for key, value in node["inputs"].items():

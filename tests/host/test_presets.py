@@ -15,6 +15,7 @@ from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.frequency_guidance import RESIZE, FrequencyGuidance
 from guidekit.nodes.gfcg import AUTOGUIDANCE, GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.inputs import CHECKS
@@ -277,7 +278,15 @@ def inversion():
 
 NAG = {"nag_scale": 7.0, "nag_tau": 2.0, "nag_alpha": 0.3}
 SECOND = {"weakness": "second model"}
+FREQUENCY = {"split": RESIZE}
 UNUSED = [
+    (FrequencyGuidance, plain, {"size_factor": 3.0}, "size_factor is not used with split 'pyramid (FDG)'."),
+    (
+        FrequencyGuidance,
+        plain,
+        {**FREQUENCY, "between": "1.5", "parallel": 0.5},
+        "between and parallel are not used with split 'resize (FreCaS)'.",
+    ),
     (NASA, with_negative, {"method": "NASA", "nag_scale": 7.0}, "nag_scale is not used with method NASA."),
     (NASA, with_negative, {"nasa_alpha": 0.7}, "nasa_alpha is not used with method NAG."),
     (NASA, with_negative, {"method": "NASA", **NAG}, "nag_scale, nag_tau and nag_alpha are not used with method NASA."),
@@ -309,6 +318,8 @@ def test_inputs_without_effect_are_told(node, given, settings, sentence, caplog)
 
 
 USED = [
+    (FrequencyGuidance, plain, {**FREQUENCY, "size_factor": 3.0}),
+    (FrequencyGuidance, plain, {"between": "1.5", "parallel": 0.5}),
     (NASA, with_negative, NAG),
     (NASA, with_negative, {"method": "NASA", "nasa_alpha": 0.7}),
     (GuidanceInterval, plain, {"limits": "sigma", "sigma_high": 0.9, "sigma_low": 0.2}),

@@ -21,6 +21,7 @@ from ..run.messages import cut, plain
 from .conditioning import check_prompt_for, conditioning
 from .connected import OBJECTS, anything, candidates, connected, curve
 from .number import number, switch, whole_number
+from .plan import PlanType, plan
 from .tensors import fit_latent, latent, mask, sigmas
 from .text import option, text
 
@@ -43,6 +44,7 @@ CHECKS: dict[str, Check] = {
     io.Curve.io_type: curve,
     ClassifierType.io_type: connected,
     CandidatesType.io_type: candidates,
+    PlanType.io_type: plan,
     **dict.fromkeys(OBJECTS, connected),
     io.MatchType.io_type: anything,
 }

@@ -20,6 +20,7 @@ from .second_model import SecondModel, add_second_model
 class WeakLora(WeakGuidance, Branch):
     """Away from cond with other LoRAs."""
 
+    weakens = True
     difference: Difference
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:

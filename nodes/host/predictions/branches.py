@@ -21,6 +21,8 @@ from ..run.prompt_slot import Evaluate, evaluate_alone, take_slot
 class Branch:
     """An extra prediction, for `prediction(run, args, branch)`."""
 
+    weakens = False  # it is cond in a weakened network, so that it stays near to it from step to step
+
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
         raise NotImplementedError
@@ -29,6 +31,22 @@ class Branch:
         """For a branch that is cond itself in a changed network: the first block that is changed. What comes before
         it is then not computed again. None: all of it is computed, in the same call as cond."""
         return None
+
+
+class BranchCache:
+    """A technique that stands in for the prediction of weak branches where it is not worth an evaluation."""
+
+    def replaces_branch(self, run: Run, branch: Branch) -> bool:
+        """Whether `branch` is not to be evaluated this time."""
+        raise NotImplementedError
+
+    def branch_stand_in(self, run: Run, args: dict, cond: Tensor, branch: Branch) -> Tensor:
+        """The prediction to take for it; denoised, as `cond` is."""
+        raise NotImplementedError
+
+    def see_branch(self, run: Run, args: dict, cond: Tensor, weak: Tensor, branch: Branch) -> None:
+        """Shown the prediction where it was evaluated, or another technique's for it."""
+        raise NotImplementedError
 
 
 class Branches:
@@ -68,10 +86,30 @@ def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
     first = {branch: branch.first_block(run) for branch in wanted} if state.shares_blocks else {}
     first = {branch: block for branch, block in first.items() if block is not None and order_of(run)[block] > 0}
+    cached = {branch: cache for branch in wanted if (cache := _cache_for(run, branch)) is not None}
+    wanted = {branch: entries for branch, entries in wanted.items() if branch not in cached}
+    first = {branch: block for branch, block in first.items() if branch not in cached}
     done = _resumed(run, args, evaluate, wanted, first) if first else None
     out, found = done or _together(run, args, evaluate, wanted)
+    found |= {branch: cache.branch_stand_in(run, args, out[0], branch) for branch, cache in cached.items()}
+    _show(run, args, out[0], found, cached)
     state.predictions(run).update({**dict.fromkeys(asked), **found})
     return out
+
+
+def _cache_for(run: Run, branch: Branch) -> BranchCache | None:
+    """Who stands in for it this time."""
+    caches = run.techniques.get("branch cache", ()) if branch.weakens else ()
+    chosen = next((cache for cache in caches if cache.replaces_branch(run, branch)), None)
+    run.acted.update([] if chosen is None else [chosen])
+    return chosen
+
+
+def _show(run: Run, args: dict, cond: Tensor, found: dict[Branch, Tensor], cached: dict[Branch, BranchCache]) -> None:
+    for cache in run.techniques.get("branch cache", ()):
+        for branch, weak in found.items():
+            if branch.weakens and cached.get(branch) is not cache:
+                cache.see_branch(run, args, cond, weak, branch)
 
 
 def _together(
@@ -119,6 +157,11 @@ def add_branch(model: ModelPatcher, branch: Branch) -> None:
     attach(model, "branches", branch)
     know_rows(model)
     attach_hook(model, _hook)
+
+
+def keep_branches(model: ModelPatcher, cache: BranchCache) -> None:
+    """Lets `cache` stand in for the weak branches that other nodes evaluate."""
+    attach(model, "branch cache", cache)
 
 
 def _hook(run: Run, guider) -> None:

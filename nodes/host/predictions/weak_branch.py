@@ -50,6 +50,7 @@ class WeakBranch(WeakGuidance, Branch):
     """Away from cond in a network that is weakened at `blocks(run)`."""
 
     blocks: Callable[[Run], frozenset[Block]]
+    weakens = True
     resumes: bool  # whether the blocks before can be shared with cond
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import comfy.model_sampling
 
+_NEARLY = 0.99  # of the largest level: schedules pass through tables
 _BISECTIONS = 20  # to a millionth
 
 
@@ -20,6 +21,11 @@ def is_flow(model_sampling) -> bool:
 def from_ratio(ratio: float, model_sampling) -> float:
     """The model's sigma at a noise-to-signal ratio: the ratio itself, or t = r / (1 + r) of a flow."""
     return ratio / (1 + ratio) if is_flow(model_sampling) else ratio
+
+
+def is_pure_noise(sigma: float, model_sampling) -> bool:
+    """Whether `sigma` is the largest level of the model."""
+    return sigma >= _NEARLY * float(model_sampling.sigma_max)
 
 
 def progress_at(sigma: float, sigma_at: Callable[[float], float]) -> float:
