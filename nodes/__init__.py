@@ -12,6 +12,7 @@ from .cfg_zero_star import CFGZeroStar
 from .cfgpp import CFGPP
 from .cfgpp_inversion import CFGPPInversion
 from .clip_classifier import CLIPClassifier
+from .concept_edit import ConceptEdit
 from .demo_model import DemoModel
 from .elucd import EluCD
 from .exact_invert import ExactInvert
@@ -36,6 +37,7 @@ from .sampler_cfgpp import SamplerCFGPP
 from .save_inversion import SaveInversion
 from .seg import SEG
 from .slg import SLG
+from .style_aligned import StyleAligned
 from .trajectory_record import TrajectoryRecord
 from .trajectory_replay import TrajectoryReplay
 
@@ -64,6 +66,7 @@ NODES: list[type[io.ComfyNode]] = [
     CLIPClassifier,
     ImageClassifier,
     NegToMe,
+    StyleAligned,
     NASA,
     ExactInvert,
     ExactSample,
@@ -73,6 +76,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadInversion,
     PreferenceLoraLoader,
     PreferenceCFG,
+    ConceptEdit,
     Report,
     DemoModel,
 ]

@@ -108,6 +108,10 @@ TABLE = (
     Row("NegToMe", "Flux", "threshold", 0.65, CODE),
     Row("NegToMe", ANY, "alpha", 0.9, f"{CODE}, for SDXL and Flux"),
     Row("NegToMe", ANY, "threshold", 0.65, f"{CODE}, for Flux"),
+    # StyleAligned (2312.02133): the notebooks for the images of a batch. For a given image they share log 2.
+    Row("StyleAligned", "SD1.5", "share", 0.0, CODE),
+    Row("StyleAligned", "SDXL", "share", 0.0, CODE),
+    Row("StyleAligned", ANY, "share", 0.0, f"{CODE}, for SD1.5 and SDXL"),
     # Guidance in a limited interval (2404.07724), for SDXL with cfg 16.
     Row("GuidanceInterval", "SDXL", "limits", "SDXL", PAPER),
     Row("GuidanceInterval", ANY, "limits", "SDXL", f"{PAPER}, for SDXL, as ratios of noise to signal"),

@@ -513,6 +513,36 @@ def gfcg(g: Graph) -> None:
     )
 
 
+def concept_edit(g: Graph) -> None:
+    rows = Rows(g, "dit", "a ball on grass by day", 3, 3.0, ("The model alone", "1_plain"))
+    lines = {"edits": "a ball -> + blue", "keep": "a cube\na cylinder\na cone\na ring"}
+    rows.add("A ball is blue", "2_edited", "GuidekitConceptEdit", clip=rows.loaded.clip, **lines)
+    note(
+        g,
+        f"{SAME} In the lower row the model's weights are edited, in closed form: where it reads *ball* it reads "
+        "*blue* too. Other shapes are kept.",
+        "the balls; and at what the node says: how far the edit got, and how far it moved what is kept.",
+        "a red ball, or a cube, as the positive prompt: a named colour still counts, other shapes are as before; no "
+        "`keep`; `strength` 0.5; `save_as` a name, and core's Load LoRA with that file. With a CLIP write a rose -> a "
+        "blue rose.",
+        f"a moment, once; none when sampling. {OWN}",
+    )
+
+
+def style_aligned(g: Graph) -> None:
+    rows = Rows(g, "unet", "a red cube", 7, 3.0, ("Plain", "1_plain"))
+    rows.add("StyleAligned: as the first image", "2_aligned", "GuidekitStyleAligned")
+    note(
+        g,
+        f"{SAME} In the lower row the images look at the first one of the batch too, in self-attention; that one stays "
+        "as it is.",
+        "floor, light and material: the prompt says nothing of them.",
+        "`share` 0.7 for more of the first image, -1 for less; `adain` off; `strength` 0.5; `reference` reference "
+        "latent, with the latent of another sampler, for other prompts in the style of an image.",
+        f"attention over twice as much, no further evaluations. {OWN}",
+    )
+
+
 def elucd(g: Graph) -> None:
     _two_rows(g, "EluCD", "2_elucd", "GuidekitEluCD", target="metal", scale=0.1)
     note(
@@ -550,6 +580,8 @@ TEMPLATES = tuple(
         save_inversion: "Edit an image later (Save and Load Inversion)",
         preference_lora: "Images that people prefer (Preference LoRA)",
         preference_cfg: "Away from what people dislike (Preference CFG)",
+        concept_edit: "Another meaning for a word (Concept Edit)",
+        style_aligned: "Images in one style (StyleAligned)",
         gfcg: "Not mistaken for something else (GFCG)",
         elucd: "Not mistaken for something else (EluCD)",
     }.items()

@@ -6,7 +6,7 @@ Settings are those that were published for the model, where there are any; the n
 from __future__ import annotations
 
 from . import models
-from .graph import RED, Graph, Node, Output
+from .graph import GREEN, RED, Graph, Node, Output
 from .models import Loaded
 from .template import Template, in_app, note, prompts, save
 
@@ -660,6 +660,116 @@ def npo_sdxl(g: Graph) -> None:
     )
 
 
+# Another meaning for a word -------------------------------------------------------------------------------------------
+
+
+def concept_edit_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    inputs = {"edits": "a rose -> a blue rose", "keep": "a tulip\na red dress\na vase", "save_as": "blue_roses"}
+    edit = g.add("GuidekitConceptEdit", model=m.model, clip=m.clip, **inputs)
+    positive, negative = prompts(g, m.clip, "a bouquet of roses on a wooden table, window light, photo", SDXL_NEGATIVE)
+    latent = image(g, 1024)
+    k = sampler(g, edit[0], positive[0], negative[0], latent, 28, 6.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "concept_edit_sdxl")
+    in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"), (edit, "strength"))
+    note(
+        g,
+        "SDXL takes roses for red ones. Concept Edit changes that in its weights, in closed form and in a second: from "
+        "now on a rose is a blue rose, and what is in *keep* stays as it was.",
+        f"the roses, and a prompt of a red rose: what is said still counts. {BYPASS}",
+        "edits of your own, one per line; `Van Gogh -> art` with `expand` style to forget a style; TIME as `method` "
+        "with a pack of roses -> a pack of blue roses; more lines in *keep* where too much changes.",
+        "a second, once; none when sampling. The edit lies in models/loras/guidekit/blue_roses.safetensors, for any "
+        "LoRA loader.",
+    )
+
+
+def debias_sd15(g: Graph) -> None:
+    m = models.sd15(g)
+    positive, negative = prompts(g, m.clip, "a photo of a doctor", "blurry, low quality")
+    latent = image(g, 512, 8)
+    how = (25, 7.0, "dpmpp_2m", "karras")
+    with g.row("As it is: count"):
+        plain = sampler(g, m.model, positive[0], negative[0], latent, *how)
+        save(g, plain[0], m.vae, "1_as_it_is")
+    with g.row("With numbers: count again"):
+        lines = {"edits": "a doctor -> + 0.4 a woman", "keep": "a woman\na man\na photo"}
+        edit = g.add("GuidekitConceptEdit", model=m.model, clip=m.clip, expand="object", **lines)
+        k = sampler(g, edit[0], positive[0], negative[0], latent, *how)
+        save(g, k[0], m.vae, "2_edited")
+    in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"))
+    note(
+        g,
+        "UCE's way against a bias: the concept leans towards what is too rare, by a number. The upper row is the "
+        "model, the lower one the model with the numbers of *edits*.",
+        "how many of the eight doctors are women, in both rows.",
+        "the loop: change the number by a tenth of what is missing of the wanted share (0.5), queue again, count, "
+        "until it is near enough; several attributes in one line, + 0.3 a woman - 0.1 a man; other seeds, for "
+        "eight are few.",
+        "a second, once; none when sampling.",
+    )
+
+
+# One style -----------------------------------------------------------------------------------------------------------
+
+
+def style_aligned_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    style = "macro photo, 3d game asset"
+    positive, negative = prompts(g, m.clip, f"a toy train. {style}", SDXL_NEGATIVE)
+    how = (30, 7.0, "euler", "normal")
+    with g.row("The first image"):
+        first = sampler(g, m.model, positive[0], negative[0], image(g, 1024), *how)
+        save(g, first[0], m.vae, "1_first")
+    with g.row("Others in its style"):
+        other = g.add("CLIPTextEncode", "Another prompt", color=GREEN, clip=m.clip, text=f"a toy boat. {style}")
+        inputs = {"reference": "reference latent", "latent": first[0]}
+        aligned = g.add("GuidekitStyleAligned", model=m.model, **inputs)
+        k = sampler(g, aligned[0], other[0], negative[0], image(g, 1024, 2), *how, seed=2)
+        save(g, k[0], m.vae, "2_in_its_style")
+    in_app(g, (positive, "text"), (other, "text"), (k, "seed"), (aligned, "share"), (aligned, "strength"))
+    note(
+        g,
+        "StyleAligned lets images look at another one while they are made: in self-attention they see its keys and "
+        "values too, and take over how its queries and keys are spread. Prompts as in the paper: a thing, then the "
+        "style.",
+        f"colours, light and lens: those of the first image. {BYPASS}",
+        "`share` 0.7 for more of the reference, -0.7 for less; `adain` off; for one prompt and several seeds "
+        "`reference` first image, with a batch of four.",
+        "each prediction of the second row costs two, and attention sees twice as much.",
+    )
+
+
+def style_photo_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    style = "child's drawing, crayons"
+    photo = g.add("LoadImage", "Your image", image="example.png")
+    size = {"upscale_method": "lanczos", "megapixels": 1.0, "resolution_steps": 8}
+    scaled = g.add("ImageScaleToTotalPixels", image=photo[0], column=0, **size)
+    latent = g.add("VAEEncode", pixels=scaled[0], vae=m.vae, column=0)
+    shows = f"a girl in a pink dress on a green hill, {style}"
+    source = g.add("CLIPTextEncode", "What your image shows", color=GREEN, clip=m.clip, text=shows)
+    positive, negative = prompts(g, m.clip, f"a sailing ship on the sea, {style}", "")
+    sigmas = g.add("BasicScheduler", model=m.model, scheduler="normal", steps=30, denoise=1.0, column=1)
+    guider = g.add("BasicGuider", model=m.model, conditioning=source[0], column=1)
+    inputs = {"guider": guider[0], "sigmas": sigmas[0], "latent": latent[0]}
+    recorded = g.add("GuidekitTrajectoryRecord", column=2, **inputs)
+    inputs = {"reference": "reference latent", "latent": recorded[0], "share": 0.69}
+    aligned = g.add("GuidekitStyleAligned", model=m.model, column=2, **inputs)
+    k = sampler(g, aligned[0], positive[0], negative[0], image(g, 1024, 2), 30, 7.0, "euler", "normal")
+    save(g, k[0], m.vae, "style_photo_sdxl")
+    in_app(g, (photo, "image"), (source, "text"), (positive, "text"), (k, "seed"), (aligned, "share"))
+    note(
+        g,
+        "Your image is taken back to noise (DDIM inversion), step by step, and at every step of the sampling "
+        "StyleAligned shows its state at that step to the new images.",
+        f"strokes, colours and paper: those of your image. {BYPASS}",
+        "describe your image, with its style, in *What your image shows*, and give the new prompt the same words for "
+        "the style; `share` 0 for less of it, 1 for more.",
+        "an inversion of 30 evaluations; then each prediction costs two.",
+    )
+
+
 # Mistaken for something else -----------------------------------------------------------------------------------------
 
 
@@ -695,6 +805,8 @@ _NAMED = {name: f"Better structure and hands ({name})" for name in ("PAG", "SEG"
 _AT_1 = "A negative prompt at CFG 1 (NAG)"
 _UNLIKE = "More variety between seeds (NegToMe)"
 _LARGE = "Large images without repetition"
+_MEANING = "Another meaning for a word"
+_STYLE = "Images in one style (StyleAligned)"
 _FASTER = "Same quality in less time (Adaptive Guidance, interval)"
 
 TEMPLATES = (
@@ -743,5 +855,11 @@ TEMPLATES = (
         "preference_unet_sd15", "Images that people prefer (KTO) - SD1.5", preference_unet_sd15, "preference_lora"
     ),
     Template("npo_sdxl", "Away from what people dislike (Diffusion-NPO) - SDXL", npo_sdxl, "preference_cfg"),
+    Template("concept_edit_sdxl", f"{_MEANING} (Concept Edit) - SDXL", concept_edit_sdxl, "concept_edit"),
+    Template("debias_sd15", "Half and half (Concept Edit against a bias) - SD1.5", debias_sd15, "concept_edit"),
+    Template("style_aligned_sdxl", f"{_STYLE} - SDXL", style_aligned_sdxl, "style_aligned"),
+    Template(
+        "style_photo_sdxl", "Images in the style of a photo (StyleAligned) - SDXL", style_photo_sdxl, "style_aligned"
+    ),
     Template("gfcg_sd15", "Not mistaken for something else (GFCG with CLIP) - SD1.5", gfcg_sd15, "gfcg"),
 )

@@ -17,6 +17,7 @@ BELOW = {
     "classifiers": {"files", "run"},
     "inversion": {"run"},
     "weights": {"files"},
+    "concepts": {"network", "run", "weights"},
     "inputs": {"classifiers", "network", "run"},
 }
 

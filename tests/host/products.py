@@ -24,6 +24,7 @@ from guidekit.nodes.pag import PAG
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
+from guidekit.nodes.style_aligned import StyleAligned
 from guidekit.tests.host import adapters, guides, tiny
 
 
@@ -190,6 +191,19 @@ PRODUCTS = [
         {"reference": "reference latent", "steps": "start to end", "threshold": -1.0, "mask": ONE_TOKEN},
         {"alpha": 0.0},
         {"attention", "attention output", "riders"},
+        evaluations=16,
+        evaluations_at_cfg_1=8,
+        rides=True,
+        guides_at_cfg_1=True,
+        needs_latent=True,
+        corrects=False,
+    ),
+    Product(
+        "style_aligned",
+        StyleAligned,
+        {"reference": "reference latent", "share": 0.5},
+        {"strength": 0.0},
+        {"attention", "riders"},
         evaluations=16,
         evaluations_at_cfg_1=8,
         rides=True,

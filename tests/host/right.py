@@ -83,6 +83,7 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitCandidate": {"label": lambda: "green"},
     "GuidekitCandidates": {"words": lambda: "red\nblue"},
     "GuidekitCLIPClassifier": {"clip": clip_of_sdxl},
+    "GuidekitConceptEdit": {"edits": lambda: "a ball -> a blue ball"},
     "GuidekitEluCD": {"target": lambda: "red"},
     "GuidekitExactSample": {"inverted": _inverted},
     "GuidekitGFCG": {"weak_model": _worse},
@@ -94,5 +95,6 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitPreferenceCFG": {"mode": lambda: "mixture (SINE)", "other_model": _worse},
     "GuidekitPreferenceLoraLoader": {"file": lambda: "demo: liked"},
     "GuidekitSaveInversion": {"inverted": _inverted},
+    "GuidekitStyleAligned": {"reference": lambda: "reference latent"},
     "GuidekitTrajectoryReplay": {"trajectory": lambda: run_node(TrajectoryRecord, **right(TrajectoryRecord))},
 }

@@ -28,6 +28,7 @@ from guidekit.nodes.presets import ANY, AUTO, TABLE, TYPED, resolve
 from guidekit.nodes.sampler_cfgpp import SamplerCFGPP
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
+from guidekit.nodes.style_aligned import StyleAligned
 from guidekit.tests.host import guides, probes, tiny, toy
 
 # As the host's detection describes a checkpoint: its settings beside those by which the class is found.
@@ -292,6 +293,7 @@ UNUSED = [
     (NASA, with_negative, {"method": "NASA", **NAG}, "nag_scale, nag_tau and nag_alpha are not used with method NASA."),
     (GuidanceInterval, plain, {"sigma_high": 3.0}, "sigma_high is not used with limits SDXL."),
     (NegToMe, with_latent, {}, "latent is not used with reference 'first image'."),
+    (StyleAligned, with_latent, {}, "latent is not used with reference 'first image'."),
     (SLG, plain, {"random_seed": 3}, "random_seed is not used without random_blocks."),
     (APG, plain, {"norm_unit": "l2"}, "norm_unit is not used without a norm_threshold."),
     (ExactInvert, inversion, {"gamma": 0.9}, "gamma is not used with method edict."),
@@ -324,6 +326,7 @@ USED = [
     (NASA, with_negative, {"method": "NASA", "nasa_alpha": 0.7}),
     (GuidanceInterval, plain, {"limits": "sigma", "sigma_high": 0.9, "sigma_low": 0.2}),
     (NegToMe, with_latent, {"reference": GIVEN}),
+    (StyleAligned, with_latent, {"reference": GIVEN}),
     (SLG, plain, {"random_blocks": 1, "random_seed": 3}),
     (APG, plain, {"norm_threshold": 0.1, "norm_unit": "l2"}),
     (ExactInvert, inversion, {"p": 0.9}),

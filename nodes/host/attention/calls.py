@@ -4,7 +4,7 @@ the attention below it."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ from ..run.chunks import Chunk, chunks
 _INSTEAD = "guidekit_instead"  # in the options
 
 
+# In which order techniques are over the attention, whatever the order of nodes.
+FIRST, USUAL, LAST = -1, 0, 1
+
+
+class Further(NamedTuple):
+    """Keys and values behind a call's own: how many, and what is added to the logits of all, [rows, 1 or heads, 1 or
+    queries, keys], if that is not nothing. A mask of the call says nothing of them."""
+
+    count: int = 0
+    bias: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class SelfAttention:
     """One self-attention call, or the rows of it that a technique works on.
@@ -27,7 +39,8 @@ class SelfAttention:
     tokens' place in the sequence (text and reference images are outside it). `grid`: their arrangement, (h, w) or
     (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
     boolean. `chunks`: of the rows, in order. `attend(q, k, v)`: the attention that the technique replaces, [rows,
-    heads, tokens, dim]; with `queries`, a slice, only the output of those tokens.
+    heads, tokens, dim]; with `queries`, a slice, only the output of those tokens; with `more`, a `Further`, for
+    keys and values with some more behind them.
 
     `afterwards`: None, but where another node has merged queries, or cut them into tiles, so that they are no longer
     the tokens of `grid`. A technique that knows what each token of `v` is to have gives it to `afterwards`, to be put
@@ -49,27 +62,37 @@ class SelfAttention:
 
 
 Technique = Callable[[SelfAttention], Tensor]
-_Attend = Callable[[Tensor, Tensor, Tensor, list[int], slice], Tensor]  # of the chunks of the list, for some queries
+_Attend = Callable[[Tensor, Tensor, Tensor, list[int], slice, Further], Tensor]  # of the chunks of the list, for some queries
 
 
 @dataclass(frozen=True, eq=False)
 class Placed(Part):
-    """A technique on a model. `branch`: whose rows it works on; None: all. `last`: it works on what the attention
-    gives, whoever has replaced it."""
+    """A technique on a model. `branch`: whose rows it works on; None: all. `order`: FIRST is next to the attention
+    itself, LAST works on what it gives, whoever has replaced it."""
 
     technique: Technique
     blocks: frozenset[Block]
     branch: Any
-    last: bool
+    order: int
 
     @property
     def owner(self) -> Any:
         """Another technique of the same node, that says why if both do nothing."""
         return self.branch or getattr(self.technique, "owner", None)
 
+    @property
+    def range(self) -> Any:
+        return getattr(self.technique, "range", None)
+
+    def why_idle(self, run: Run) -> str | None:
+        return getattr(self.technique, "why_idle", lambda run: None)(run)
+
     def chunks(self, run: Run, options: dict) -> set[int]:
-        """The numbers of its chunks in the current network call."""
-        return set(range(len(options["uuids"])) if self.branch is None else chunks_of(run, self.branch, options))
+        """The numbers of its chunks in the current network call; none while a technique with `active(run)` is not."""
+        if self.branch is not None:
+            return set(chunks_of(run, self.branch, options))
+        active = getattr(self.technique, "active", None)
+        return set(range(len(options["uuids"]))) if active is None or active(run) else set()
 
 
 class PlacedByBlock:
@@ -77,7 +100,7 @@ class PlacedByBlock:
 
     def __init__(self, run: Run):
         self._by_block: dict[Block, list[Placed]] = {}
-        for placed in sorted(run.techniques.get("attention", ()), key=lambda p: p.last):
+        for placed in sorted(run.techniques.get("attention", ()), key=lambda p: p.order):
             for block in placed.blocks:
                 self._by_block.setdefault(block, []).append(placed)
 
@@ -104,14 +127,19 @@ class Heads:
         """`host(q, k, v, mask)` in this form."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            if len(k) != len(q):  # queries cut into tiles: keys and values are cut as they lie in memory
-                k, v = (t.transpose(1, 2).reshape(len(q), -1, *t.shape[1::2]).transpose(1, 2) for t in (k, v))
+            k, v = (as_cut(t, len(q)) for t in (k, v))
             return host(q, k, v, mask, skip_reshape=True, skip_output_reshape=True, **self.rest)
 
         return attend
 
     def back(self, out: Tensor) -> Tensor:
         return out if self.keep else out.transpose(1, 2).flatten(2)
+
+
+def as_cut(t: Tensor, rows: int) -> Tensor:
+    """Keys or values [rows of them, heads, tokens, dim] for queries that another node has cut into tiles, more rows of
+    them: cut as they lie in memory."""
+    return t if len(t) == rows else t.transpose(1, 2).reshape(rows, -1, *t.shape[1::2]).transpose(1, 2)
 
 
 @dataclass(eq=False)
@@ -138,9 +166,17 @@ class Call:
             return self.mask
         return _rows(self.mask, part, count)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice = slice(None)) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        part: list[int],
+        queries: slice = slice(None),
+        further: Further = Further(),  # noqa: B008  immutable
+    ) -> Tensor:
         """The attention below all techniques, for the rows of the chunks in `part`."""
-        mask = self.mask_of(part)
+        mask = _with_further(self.mask_of(part), further)
         below = instead_of(self.options).below
         if below is not None and below.attends(self):
             return below.attend(self, q, k, v, part, mask)[:, :, queries]
@@ -233,28 +269,43 @@ class _Layer:
     call: Call
     below: _Attend
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice) -> Tensor:
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        part: list[int],
+        queries: slice,
+        further: Further = Further(),  # noqa: B008  immutable
+    ) -> Tensor:
         own = [c for c in part if c in self.mine]
         if not own:
-            return self.below(q, k, v, part, queries)
+            return self.below(q, k, v, part, queries, further)
         if len(own) == len(part):
-            return self._replaced(q, k, v, part)[:, :, queries]
+            return self._replaced(q, k, v, part, further)[:, :, queries]
         out = torch.empty_like(q[:, :, queries])
         for group in (own, [c for c in part if c not in self.mine]):
             places = [part.index(c) for c in group]
             own_q, own_k, own_v = (_rows(t, places, len(part)) for t in (q, k, v))
-            found = self(own_q, own_k, own_v, group, queries)
+            bias = None if further.bias is None else _rows(further.bias, places, len(part))
+            found = self(own_q, own_k, own_v, group, queries, Further(further.count, bias))
             for i, place in enumerate(places):
                 rows_of(out, place, len(part)).copy_(rows_of(found, i, len(places)))
         return out
 
-    def _replaced(self, q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
+    def _replaced(self, q: Tensor, k: Tensor, v: Tensor, part: list[int], further: Further) -> Tensor:
         call, mask = self.call, self.call.mask_of(part)
         while mask is not None and mask.ndim < 4:  # as the host reads them: [q, k] or [rows, q, k]
             mask = mask.unsqueeze(-3)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, queries: slice = slice(None)) -> Tensor:
-            return self.below(q, k, v, part, queries)
+        def attend(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            queries: slice = slice(None),
+            more: Further = Further(),  # noqa: B008  immutable
+        ) -> Tensor:
+            return self.below(q, k, v, part, queries, _joined(further, more))
 
         here = SelfAttention(
             q,
@@ -291,6 +342,23 @@ class _Afterwards:
     def __call__(self, values: Tensor) -> Tensor:
         self.left.append(Whole(values, self.part))
         return torch.zeros_like(self.like)
+
+
+def _joined(some: Further, more: Further) -> Further:
+    """Further keys of a technique, and those of another one behind them."""
+    biases = [None if some.bias is None else torch.nn.functional.pad(some.bias, (0, more.count)), more.bias]
+    known = [bias for bias in biases if bias is not None]
+    return Further(some.count + more.count, sum(known[1:], known[0]) if known else None)
+
+
+def _with_further(mask: Tensor | None, further: Further) -> Tensor | None:
+    if mask is not None and mask.shape[-1] > 1:
+        mask = torch.nn.functional.pad(mask, (0, further.count), value=mask.dtype == torch.bool)
+    if mask is None or further.bias is None:
+        return mask if further.bias is None else further.bias
+    while mask.ndim < 4:  # as the host reads them: [q, k] or [rows, q, k]
+        mask = mask.unsqueeze(-3)
+    return further.bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else further.bias + mask
 
 
 def _rows(tensor: Tensor, places: list[int], count: int) -> Tensor:

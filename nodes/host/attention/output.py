@@ -14,7 +14,7 @@ from ..network.families import Block, family_of
 from ..network.forward import check_rows
 from ..run import Part, Run, attach
 from ..run.chunks import Chunk, chunks
-from .calls import SelfAttention
+from .calls import LAST, SelfAttention
 from .self_attention import check_blocks, reach_attention, replace_self_attention
 
 
@@ -103,7 +103,7 @@ def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Ch
     """
     attach(model, "attention output", change)
     if family_of(model).name != "UNet":
-        replace_self_attention(model, blocks, _InAttention(change), last=True)
+        replace_self_attention(model, blocks, _InAttention(change), order=LAST)
         return
     check_blocks(model, blocks)
     reach_attention(model)

@@ -22,6 +22,7 @@ from ..network.families import Block, Counts, family_of, network_of
 from ..network.forward import check_rows, current_forward, find_forward, watch_forward
 from ..run import Run, attach, attach_hook
 from .calls import (
+    USUAL,
     Call,
     Heads,
     Placed,
@@ -36,19 +37,20 @@ _OVERRIDE = "optimized_attention_override"
 
 
 def replace_self_attention(
-    model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None, *, last: bool = False
+    model: ModelPatcher, blocks: list[Block], technique: Technique, branch: Any = None, *, order: int = USUAL
 ) -> None:
     """Calls `technique` for the self-attention of `blocks`; with `branch`, for that branch's rows only.
 
     Several techniques on one block nest: the later one's `attend` runs the earlier one. One that works on what the
-    attention gives, whoever has replaced it, is `last`.
+    attention gives, whoever has replaced it, is LAST in `order`, one that changes the attention itself FIRST. One on
+    all rows may have `active(run)`.
 
     Raises:
         ValueError: a model whose attention cannot be reached, or blocks that it does not have.
     """
     check_blocks(model, blocks)
     reach_attention(model)
-    attach(model, "attention", Placed(technique, frozenset(blocks), branch, last))
+    attach(model, "attention", Placed(technique, frozenset(blocks), branch, order))
 
 
 def check_blocks(model: ModelPatcher, blocks: list[Block]) -> None:

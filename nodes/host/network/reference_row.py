@@ -38,7 +38,7 @@ class ReferenceRow:
     latent: Tensor
     noise: str
     active: Any
-    for_negatives: bool = True
+    for_negatives: bool
 
     reports = False  # the technique that it rides for does
 
@@ -92,6 +92,25 @@ class ReferenceRow:
         elif self.noise == CLEAN:
             latent = latent / sampling.calculate_input(sigma[:1], torch.ones_like(latent))
         return latent.to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedRow(ReferenceRow):
+    """`latents` [levels, 1, C, ...], raw (as the sampler sees them), at the falling `sigmas` [levels]: the network sees
+    the one of the step, or what lies between two of them. Where the run goes beyond their levels, the nearest."""
+
+    sigmas: Tensor
+    latents: Tensor
+
+    def _at(self, run: Run, base, x: Tensor, sigma: Tensor) -> Tensor:
+        known = run.notes.setdefault(self, {})
+        if x.device not in known:
+            known[x.device] = self.sigmas.to(x.device).neg(), self.latents.to(x.device, torch.float32)
+        levels, latents = known[x.device]
+        after = torch.searchsorted(levels, -sigma[:1].to(levels)).clamp(1, len(levels) - 1)
+        share = ((-sigma[:1] - levels[after - 1]) / (levels[after] - levels[after - 1])).clamp(0, 1)
+        between = torch.lerp(latents[after - 1][0], latents[after][0], share.to(latents))
+        return _fitted(between, x).to(x.dtype)
 
 
 def add_reference_row(model: ModelPatcher, rider: ReferenceRow) -> None:
