@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..samplers.guidance.cfg_cache import estimate, evaluates, first_reuse, missed, strengths
 from .host.inputs import checked
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.branches import Branch, BranchCache, keep_branches
 from .host.predictions.negative import Negative, watch_negative
 from .host.run import Part, Run
@@ -177,7 +177,7 @@ class _Cache(Negative, BranchCache):
         return " ".join(told)
 
 
-class CFGCache(io.ComfyNode):
+class CFGCache(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -261,16 +261,18 @@ class CFGCache(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(cls, model, every, warm_up, limit, weak_too, low, high, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
         if every > 1 and warm_up < 1:
-            settings = (every, warm_up, limit, low, high)
-            technique = _Cache(*settings, Range(start_percent, end_percent))
+            technique = _Cache(
+                every=every,
+                warm_up=warm_up,
+                limit=limit,
+                low=low,
+                high=high,
+                range=Range(start_percent, end_percent),
+            )
             watch_negative(model, technique)
             if weak_too:
                 keep_branches(model, technique)

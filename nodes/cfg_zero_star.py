@@ -9,7 +9,7 @@ from torch import Tensor
 from ..samplers.guidance.cfg_zero_star import cfg_zero_star, zero_init_steps
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import Result, add_correction, replace_result
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
@@ -91,7 +91,7 @@ class _ZeroStar(Result):
         return " ".join(found)
 
 
-class CFGZeroStar(io.ComfyNode):
+class CFGZeroStar(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -139,10 +139,6 @@ class CFGZeroStar(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model with CFG-Zero*."), report_output()],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked

@@ -23,9 +23,9 @@ LABEL = "Concept Edit"
 UCE, TIME = "UCE", "TIME"
 LAMBDAS = {UCE: 0.5, TIME: 0.1}  # both papers' code
 # What is put before a concept, so that it is edited in other prompts too: TIME's, UCE's for objects and for styles.
-_OF_TIME = ("A photo of", "An image of", "A picture of")
-_OF_OBJECTS = ("image of", "photo of", "portrait of", "picture of", "painting of")
-_OF_STYLES = ("painting by", "art by", "artwork by", "picture by", "style of")
+_OF_TIME = ("A photo of", "An image of", "An image of")
+_OF_OBJECTS = ("image of", "photo of", "portrait of", "image of", "painting of")
+_OF_STYLES = ("painting by", "art by", "artwork by", "image by", "style of")
 AUTO, OFF, OBJECT, STYLE = "auto", "off", "object", "style"
 _LONGEST = 500  # characters of a line in the report
 
@@ -37,6 +37,13 @@ class _Wish:
     given: Tensor  # [n, C]
     wanted: Tensor
     weight: float
+
+
+def _pooled(encoded: Encoded) -> Tensor:
+    """The pooled output [1, channels]."""
+    if encoded.pooled is None:
+        raise ValueError(f"The CLIP has no pooled output for {quoted(encoded.text)}.")
+    return encoded.pooled[None]
 
 
 class _Concepts:
@@ -62,23 +69,24 @@ class _Concepts:
                 pairs = self._pairs(source, target, one)
                 given, wanted = (e.tokens[[pair[i] for pair in pairs]] for i, e in enumerate((source, target)))
                 yield _Wish(given, wanted, one.weight)
-        for one in self.keeps:
-            kept = self._kept(one)
+        for keep in self.keeps:
+            kept = self._kept(keep)
             tokens = kept.tokens if self.method == TIME else kept.last_words
-            yield _Wish(tokens, tokens, one.weight)
+            yield _Wish(tokens, tokens, keep.weight)
 
     def of_pooled(self) -> Iterator[_Wish]:
         for one in self.edits:
             for prefix in self.prefixes:
-                source = self._source(one, prefix).pooled[None]
+                source = _pooled(self._source(one, prefix))
                 if one.target is None:
-                    target = source + sum(amount * self._attribute(one, text).pooled for amount, text in one.added)
+                    added = (amount * _pooled(self._attribute(one, text)) for amount, text in one.added)
+                    target = sum(added, source)
                 else:
-                    target = self.texts[_behind(prefix, one.target)].pooled[None]
+                    target = _pooled(self.texts[_behind(prefix, one.target)])
                 yield _Wish(source, target, one.weight)
-        for one in self.keeps:
-            pooled = self._kept(one).pooled[None]
-            yield _Wish(pooled, pooled, one.weight)
+        for keep in self.keeps:
+            pooled = _pooled(self._kept(keep))
+            yield _Wish(pooled, pooled, keep.weight)
 
     def _source(self, one: Edit, prefix: str) -> Encoded:
         self._not_empty(self.texts[one.source], one.line)
@@ -99,7 +107,8 @@ class _Concepts:
         return encoded
 
     def _added(self, one: Edit) -> Tensor:
-        return sum(amount * self._attribute(one, text).last_words for amount, text in one.added)
+        first, *others = (amount * self._attribute(one, text).last_words for amount, text in one.added)
+        return sum(others, first)
 
     def _pairs(self, source: Encoded, target: Encoded, one: Edit) -> list[tuple[int, int]]:
         """Places of the texts' tokens: each of the source's, and the one that it is to be taken for."""

@@ -1,10 +1,12 @@
 """FreCaS (Zhang et al., ICLR 2025, arXiv 2410.18410): sizes and noise levels of its stages."""
 
 import re
+from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import torch
+from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -138,7 +140,7 @@ def planned(model: ModelPatcher, sizes: str, steps: str, ends: str, gamma: float
     return Plan(tuple(stages), downscale)
 
 
-def _check_model(model: ModelPatcher, form: object) -> None:
+def _check_model(model: ModelPatcher, form: LatentFormat) -> None:
     name = type(model.model).__name__
     if form.latent_dimensions == 1:
         raise ValueError(f"{name} makes sound, which has no width and height. FreCaS is for image models.")
@@ -152,7 +154,7 @@ def _sizes(text: str, downscale: int) -> list[tuple[int, int]]:
     parts = text.split(",") if text.strip() else []
     if not 2 <= len(parts) <= _MOST:
         raise ValueError(f"sizes has {len(parts)} sizes. Give two to {_MOST}, such as 1024, 2048.")
-    found = []
+    found: list[tuple[int, int]] = []
     for part in parts:
         match = _SIZE.fullmatch(part)
         if match is None:
@@ -169,7 +171,7 @@ def _sizes(text: str, downscale: int) -> list[tuple[int, int]]:
     return found
 
 
-def _level(end: float, sampling: object) -> float:
+def _level(end: float, sampling: Any) -> float:
     """The model's sigma where `end` of the schedule is left: of flows, the time itself."""
     return end if is_flow(sampling) else float(sampling.percent_to_sigma(1 - end))
 

@@ -9,7 +9,7 @@ from ..samplers.guidance.frequency import pyramid_guidance, resize_guidance
 from .host.inputs import checked
 from .host.inputs.numbers import listed_numbers
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
@@ -51,11 +51,12 @@ class _ByBand:
 
     def _change(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
         if self.split == RESIZE:
-            return resize_guidance(cond, uncond, scale, *self.factors, self.size)
+            high, low = self.factors
+            return resize_guidance(cond, uncond, scale, high, low, self.size)
         return pyramid_guidance(cond, uncond, scale, self.factors, self.parallel)
 
 
-class FrequencyGuidance(io.ComfyNode):
+class FrequencyGuidance(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -142,10 +143,6 @@ class FrequencyGuidance(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model with guidance by frequency."), report_output()],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked

@@ -12,7 +12,7 @@ from .host.attention.calls import FIRST, Further, SelfAttention, as_cut
 from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked, fit_latent
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs
 from .host.inversion.latent_state import KEY
 from .host.inversion.trajectory import Trajectory
 from .host.network.block_selection import choose_blocks
@@ -139,7 +139,7 @@ class _Shared:
         return known[key]
 
 
-class StyleAligned(io.ComfyNode):
+class StyleAligned(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -227,10 +227,6 @@ class StyleAligned(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -279,7 +275,7 @@ def _warning(model) -> str:
 def _riders(model, latent: dict, when: Range, for_negatives: bool) -> tuple[ReferenceRow, ...]:
     if isinstance(latent.get(KEY), Trajectory):
         recorded = Trajectory.of(latent, model)
-        return (RecordedRow(recorded.picture, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
+        return (RecordedRow(recorded.image, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
     samples = fit_latent(model, latent["samples"], "latent")
     if len(samples) > _MOST:
         raise ValueError(

@@ -36,5 +36,5 @@ def pyramid_guidance(
 
 def resize_guidance(cond: Tensor, uncond: Tensor, scale: float, high: float, low: float, factor: float) -> Tensor:
     """FreCaS: the same for two bands, [high, low] * scale, split by making the image smaller by `factor`."""
-    bands = high_and_low(cond - uncond, factor)
-    return sum((times - 1) * scale * band for times, band in zip((high, low), bands))
+    fine, coarse = high_and_low(cond - uncond, factor)
+    return (high - 1) * scale * fine + (low - 1) * scale * coarse

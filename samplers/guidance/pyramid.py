@@ -75,7 +75,8 @@ def _blurred(x: Tensor, axis: int) -> Tensor:
     if side == 1:
         return x
     padded = x.index_select(axis, _mirrored(side, x.device))
-    return sum(weight * padded.narrow(axis, i, side) for i, weight in enumerate(_KERNEL))
+    first, *others = (weight * padded.narrow(axis, i, side) for i, weight in enumerate(_KERNEL))
+    return sum(others, first)
 
 
 def _mirrored(side: int, device: torch.device) -> Tensor:

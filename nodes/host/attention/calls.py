@@ -4,7 +4,7 @@ the attention below it."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ _INSTEAD = "guidekit_instead"  # in the options
 FIRST, USUAL, LAST = -1, 0, 1
 
 
-class Further(NamedTuple):
-    """Keys and values behind a call's own: how many, and what is added to the logits of all, [rows, 1 or heads, 1 or
-    queries, keys], if that is not nothing. A mask of the call says nothing of them."""
+@dataclass(frozen=True, eq=False)
+class Further:
+    """Keys and values behind a call's own: how many, and what is added to the logits of all keys, [rows, 1 or heads,
+    1 or queries, keys]; None: nothing. The call's own mask does not cover them."""
 
     count: int = 0
     bias: Tensor | None = None
@@ -62,7 +63,6 @@ class SelfAttention:
 
 
 Technique = Callable[[SelfAttention], Tensor]
-_Attend = Callable[[Tensor, Tensor, Tensor, list[int], slice, Further], Tensor]  # of the chunks of the list, for some queries
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +247,14 @@ _NOTHING = Instead()
 
 def instead_of(transformer_options: dict) -> Instead:
     return transformer_options.get(_INSTEAD, _NOTHING)
+
+
+class _Attend(Protocol):
+    """The attention below a technique, for the rows of the chunks in `part` and the queries of a slice."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, part: list[int], queries: slice, further: Further = ..., /
+    ) -> Tensor: ...
 
 
 def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:

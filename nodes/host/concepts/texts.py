@@ -122,7 +122,7 @@ class Texts:
     def _words(self, name: str, ids: tuple[int, ...]) -> tuple[int, int]:
         """By the tokenizer's own end token; where it sets none, by what the template makes of no text at all."""
         tokenizers = self.clip.tokenizer
-        tokenizer = getattr(tokenizers, f"clip_{name}", getattr(tokenizers, name, None))
+        tokenizer: Any = getattr(tokenizers, f"clip_{name}", getattr(tokenizers, name, None))
         end, start = tokenizer.end_token, int(tokenizer.start_token is not None)
         if end is not None:
             return start, ids.index(end, start)
