@@ -23,9 +23,9 @@ LABEL = "Concept Edit"
 UCE, TIME = "UCE", "TIME"
 LAMBDAS = {UCE: 0.5, TIME: 0.1}  # both papers' code
 # What is put before a concept, so that it is edited in other prompts too: TIME's, UCE's for objects and for styles.
-_OF_TIME = ("A photo of", "An image of", "An image of")
-_OF_OBJECTS = ("image of", "photo of", "portrait of", "image of", "painting of")
-_OF_STYLES = ("painting by", "art by", "artwork by", "image by", "style of")
+_OF_TIME = ("A photo of", "An image of", "A picture of")
+_OF_OBJECTS = ("image of", "photo of", "portrait of", "picture of", "painting of")
+_OF_STYLES = ("painting by", "art by", "artwork by", "picture by", "style of")
 AUTO, OFF, OBJECT, STYLE = "auto", "off", "object", "style"
 _LONGEST = 500  # characters of a line in the report
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..samplers.guidance.frequency import pyramid_guidance, resize_guidance
+from ..samplers.guidance.frequency_guidance import pyramid_guidance, resize_guidance
 from .host.inputs import checked
 from .host.inputs.numbers import listed_numbers
 from .host.inputs.settings import tell_settings, unused

@@ -72,7 +72,6 @@ class GuidanceInterval(io.ComfyNode):
                 "cfg range",
                 "cfg schedule",
                 "faster cfg",
-                "faster",
                 "skip cfg",
             ],
             inputs=[

@@ -31,6 +31,7 @@ _CFGPP = dict.fromkeys(Places._fields, "cfgpp")
 _LINEAR_AG = {"samplers": "linear_ag", "maths": "linear_ag", "host": "linear_ag", **_SAVED}
 _EXACT = {"samplers": "inversion", "maths": "inversion", "host": "exact", "numbers": "inversion"}
 _TRAJECTORY = {"samplers": "direct_inversion", "maths": "trajectory", "host": "trajectory", "numbers": "inversion"}
+_FRECAS = dict.fromkeys(Places._fields, "frecas")
 _NO_FORMULA = {"samplers": None, "maths": None}
 _FILES = {**_NO_FORMULA, "host": "inversion_files", "numbers": None}
 _CLASSIFIERS = {**_NO_FORMULA, "host": "classifiers", "numbers": "gfcg"}
@@ -39,6 +40,7 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "autoguidance": {"numbers": "weak_branch"},
     "candidate": {**_CLASSIFIERS, "numbers": None},
     "candidates": _CLASSIFIERS,
+    "cfg_cache": {"numbers": "cache"},
     "cfgpp": {"numbers": "device"},  # what it costs; the tables are of the samplers
     "cfgpp_inversion": _CFGPP,
     "clip_classifier": {**_CLASSIFIERS, "numbers": None},  # there is no CLIP model without a download
@@ -46,6 +48,8 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "elucd": {"numbers": "gfcg"},
     "exact_invert": _EXACT,
     "exact_sample": _EXACT,
+    "frecas_plan": _FRECAS,
+    "frecas_up": _FRECAS,
     "guidance_interval": {**_NO_FORMULA, **_SAVED},
     "image_classifier": {**_CLASSIFIERS, "samplers": "resnet", "maths": "resnet"},
     "linear_ag": _LINEAR_AG,
@@ -130,5 +134,5 @@ def test_every_formula_belongs_to_a_node_and_has_its_tests():
             led_to |= set(path.parent.rglob("*.py")) if path.name == "__init__.py" else {path}
     for folder in ("attention", "guidance"):
         for path in (PACK / "samplers" / folder).glob("*.py"):
-            assert path in led_to or path.stem in ("__init__", "cfg", "weak_branch"), path
+            assert path in led_to or path.stem in ("__init__", "cfg", "pyramid", "weak_branch"), path
             assert path.stem == "__init__" or files("maths", path.stem), path

@@ -380,13 +380,13 @@ def test_rank_is_the_number_of_edited_texts():
 def test_what_expanding_adds():
     """The beginnings of TIME in TIME, of UCE in UCE; auto as published."""
     typed = "a rose -> a blue rose\nphoto of a rose -> photo of a blue rose"
-    typed += "".join(f"\n{p} of a rose -> {p} of a blue rose" for p in ("image", "portrait", "image", "painting"))
+    typed += "".join(f"\n{p} of a rose -> {p} of a blue rose" for p in ("image", "portrait", "picture", "painting"))
     one, other = merged(edited("unet", expand="object")), merged(edited("unet", edits=typed))
     assert all(torch.allclose(one[key], other[key], atol=1e-6) for key in one)
     auto, off = merged(edited("unet")), merged(edited("unet", expand="off"))
     assert all(torch.equal(auto[key], off[key]) for key in auto)
     typed = "a rose -> a blue rose" + "".join(
-        f"\n{p} of a rose -> {p} of a blue rose" for p in ("A photo", "An image", "An image")
+        f"\n{p} of a rose -> {p} of a blue rose" for p in ("A photo", "An image", "A picture")
     )
     one = merged(edited("unet", method="TIME"))
     other = merged(edited("unet", method="TIME", edits=typed, expand="off"))

@@ -41,7 +41,7 @@ PHRASES = {
     "perp": {"GuidekitAPG"},
     "hands": STRUCTURE,
     "anatomy": STRUCTURE,
-    "faster": SAVES,
+    "faster": {"GuidekitAdaptiveGuidance", "GuidekitCFGCache", "GuidekitLinearAG"},
     "skip cfg": SAVES,
 }
 
