@@ -12,6 +12,8 @@ PANEL = 280  # pixels for the text, in the narrowest panel
 LOOKED_AT = ("GuidekitAPG", "GuidekitNASA", "GuidekitNegToMe", "GuidekitExactInvert", "GuidekitPAG")
 
 NARROW = f"document.querySelector('{HELP}').style.setProperty('width', '{PANEL}px')"
+SHOWN = f"""[...document.querySelectorAll('{HELP} h2')].find((each) => each.textContent === '%s')
+  .scrollIntoView({{block: 'center'}})"""
 # Tables and images that are wider than their place, and images that are not there.
 WRONG = f"""(async () => {{
   const help = document.querySelector('{HELP}')
@@ -33,7 +35,8 @@ def test_every_page_opens_and_fits(frontend, look):
     for node_id, info in INFO.items():
         frontend.help(node_id, info["display_name"])
         wrong[node_id] = frontend.page.run(f"{NARROW}; {WRONG}")
-        if node_id in LOOKED_AT:
-            frontend.shoot(f"page of {node_id}")
+        for heading in ("Use it when", "Inputs", "Measured") if node_id in LOOKED_AT else ():
+            frontend.page.run(SHOWN % heading)
+            frontend.shoot(f"page of {node_id}, {heading}")
     assert {node_id: found for node_id, found in wrong.items() if found} == {}
     assert [error for error in frontend.page.errors if "404" in error and "/docs/" in error] == []
