@@ -19,7 +19,7 @@ WRONG = f"""(async () => {{
   const help = document.querySelector('{HELP}')
   const images = [...help.querySelectorAll('img')]
   await Promise.all(images.map((image) => image.decode().catch(() => null)))
-  const wide = (each) => each.scrollWidth > each.clientWidth + 1 || each.offsetWidth > {PANEL} + 1
+  const wide = (each) => each.scrollWidth > each.clientWidth || each.offsetWidth > {PANEL}
   return [
     ...[...help.querySelectorAll('table')].filter(wide).map((each) => each.innerText.slice(0, 60) + each.scrollWidth),
     ...images.filter((each) => !each.naturalWidth || each.offsetWidth > {PANEL}).map((each) => each.src),

@@ -6,6 +6,7 @@ finds them.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def published(node_id: str) -> list[str]:
     taken: dict[str, dict[str, list[str]]] = {}
     for row in TABLE:
         if node_id == f"Guidekit{row.node}":
-            family = OTHERS if row.model == ANY else row.model
+            # In two words, that the panel can break: HunyuanVideo.
+            family = OTHERS if row.model == ANY else re.sub("(?<=[a-z])(?=[A-Z])", " ", row.model)
             taken.setdefault(family, {}).setdefault(row.source, []).append(shown(row.input, row.value))
     families: dict[tuple[str, bool], dict[str, list[str]]] = {}
     for family, by_source in taken.items():
