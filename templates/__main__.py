@@ -1,6 +1,6 @@
-"""Writes the templates: python dev.py python -m guidekit.templates
+"""Writes the templates, and what of the help pages is copied: python dev.py python -m guidekit.templates
 
-What no template makes any more is removed, images included; the difference is yours to read before you commit it.
+What no template makes any more, or no page shows, is removed; the difference is yours to read before you commit it.
 """
 
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 from . import TEMPLATES
 from .files import PACK, SUBGRAPHS, WORKFLOWS, contents
 from .host import load_host, object_info
+from .pages import PAGES, copies, pages
 
 
 def images() -> dict[Path, Path]:
@@ -22,8 +23,8 @@ def images() -> dict[Path, Path]:
 
 def main() -> None:
     texts = contents(object_info(load_host()))
-    kept = {*texts, *images()}
-    for path in [p for folder in (WORKFLOWS, SUBGRAPHS) for p in folder.rglob("*.*") if p not in kept]:
+    kept = {*texts, *pictures(), *copies(), *pages()}
+    for path in [p for folder in (WORKFLOWS, SUBGRAPHS, PAGES) for p in folder.rglob("*.*") if p not in kept]:
         path.unlink()
         sys.stdout.write(f"removed {path.relative_to(PACK)}\n")
     for path, text in texts.items():
@@ -31,9 +32,10 @@ def main() -> None:
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
             sys.stdout.write(f"wrote {path.relative_to(PACK)}\n")
-    for template, image in images().items():
-        if image.exists() and template != image:
-            shutil.copyfile(image, template)
+    for copy, original in {**pictures(), **copies()}.items():
+        if original.exists() and copy != original:
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(original, copy)
 
 
 if __name__ == "__main__":

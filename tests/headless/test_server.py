@@ -137,8 +137,10 @@ def test_the_page_asks_what_holds(server):
 
 
 def test_help_templates_and_translations_are_served(server):
-    help_page = urllib.request.urlopen(f"{server.url}/extensions/guidekit/docs/GuidekitAPG.md").read().decode()
-    assert help_page.startswith("# Adaptive Projected Guidance")
+    # The frontend asks for the second in every language but English, and for the first in English.
+    for path in ("GuidekitAPG/en.md", "GuidekitAPG.md"):
+        help_page = urllib.request.urlopen(f"{server.url}/extensions/guidekit/docs/{path}").read().decode()
+        assert help_page.startswith("# Adaptive Projected Guidance")
     titles = [made.title for made in TEMPLATES]
     assert sorted(server.get("/workflow_templates")["guidekit"]) == sorted(titles)
     assert "GuidekitAPG" in server.get("/i18n")["en"]["nodeDefs"]
