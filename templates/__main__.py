@@ -23,7 +23,7 @@ def images() -> dict[Path, Path]:
 
 def main() -> None:
     texts = contents(object_info(load_host()))
-    kept = {*texts, *pictures(), *copies(), *pages()}
+    kept = {*texts, *images(), *copies(), *pages()}
     for path in [p for folder in (WORKFLOWS, SUBGRAPHS, PAGES) for p in folder.rglob("*.*") if p not in kept]:
         path.unlink()
         sys.stdout.write(f"removed {path.relative_to(PACK)}\n")
@@ -32,7 +32,7 @@ def main() -> None:
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
             sys.stdout.write(f"wrote {path.relative_to(PACK)}\n")
-    for copy, original in {**pictures(), **copies()}.items():
+    for copy, original in {**images(), **copies()}.items():
         if original.exists() and copy != original:
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(original, copy)
