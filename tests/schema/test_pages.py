@@ -90,7 +90,7 @@ def test_every_input_is_explained(node_id):
 def test_is_for_people_who_have_only_the_pack(node_id):
     page = page_of(node_id)
     assert "dev.py" not in page.text
-    assert not re.search(r"\bimages?\b", page.text, re.IGNORECASE)
+    assert not re.search(r"\bpictures?\b", page.text, re.IGNORECASE)
     assert max(len(line) for line in page.text.splitlines() if not line.startswith("|") and "](" not in line) <= 125
 
 
