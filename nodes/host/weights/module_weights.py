@@ -1,7 +1,7 @@
-"""A model's weights as they were loaded.
+"""A model's weights as they were loaded, without patches.
 
-Relies on: get_key_weight, with what is to be done to a weight's stored form, and the backups of a patcher, which its
-clones share (comfy/model_patcher.py:216, 458). get_key_patches, which has both, fails on quantised layers.
+Relies on: get_key_weight, which also returns the conversion of a weight's stored form, and the backups of a patcher,
+which its clones share (comfy/model_patcher.py:216, 458). get_key_patches, which uses both, fails on quantised layers.
 """
 
 import comfy.model_management
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def weight_of(model: ModelPatcher, key: str) -> Tensor:
-    """A copy in float32, without the patches that are on it just now."""
+    """A copy of the weight `key` in float32 on the CPU, without the patches that are on it at the moment."""
     weight, _, convert = get_key_weight(model.model, key)
     if key in model.backup:
         weight = model.backup[key].weight
