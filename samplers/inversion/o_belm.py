@@ -1,5 +1,5 @@
 """O-BELM (Wang et al.: "BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact Inversion in Diffusion
-Models", NeurIPS 2024, arXiv 2410.07273): the step over two levels of multistep.py with
+Models", NeurIPS 2024, arXiv 2410.07273): the two-level step of multistep.py with
 
     k = (h / h+)^2,   c = -h (h + h+) / h+,   h = sigma_t - sigma_s,   h+ = sigma_p - sigma_t
 

@@ -1,4 +1,4 @@
-"""The nearest weight change of a low rank (Eckart and Young, 1936)."""
+"""The nearest weight change of low rank (Eckart and Young, 1936)."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ class LowRank(NamedTuple):
 
 
 def low_rank(change: Tensor, rank: int) -> LowRank:
-    """`change` [out, in, ...] in two factors, of full rank if that is smaller.
+    """The best approximation of `change` [out, in, ...] by two factors of `rank`, or of full rank if that is smaller;
+    in float32.
 
-    By the eigenvectors of the smaller Gram matrix, in float64: the projection on the first `rank` is the truncated SVD.
+    The projection onto the first `rank` eigenvectors of the smaller Gram matrix, in float64, is the truncated SVD.
     """
-    where = "cpu" if change.device.type == "mps" else change.device  # which has no float64
+    where = "cpu" if change.device.type == "mps" else change.device  # MPS has no float64
     matrix = change.flatten(1).to(where).double()
     tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if tall else matrix

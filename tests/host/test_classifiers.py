@@ -101,7 +101,7 @@ def not_a_number(state):
 @pytest.mark.parametrize(
     ("about", "sentence"),
     [
-        ({}, "says no names of its classes. Put zoo.txt beside it"),
+        ({}, "does not name its classes. Put zoo.txt beside it"),
         ({"metadata": {"labels": "ant\nbee"}}, "has 7 classes, and there are 2 labels"),
         *(
             ({"metadata": LABELS | {"size": size}}, "its size is .*; the side")
@@ -321,7 +321,7 @@ def test_reading_leaves_the_encoder_as_it_was():
 
 
 def test_encoders_that_share_no_space():
-    with pytest.raises(ValueError, match="None of the text encoders in this CLIP leads into the 48 numbers"):
+    with pytest.raises(ValueError, match="None of the text encoders in this CLIP projects to the 48 dimensions"):
         run_node(CLIPClassifier, clip_vision=vision(48), clip=clip_of_sdxl()).among(guides.labels("cat", "dog"))
     _, words, _ = load("unet")  # a text encoder of its own kind
     with pytest.raises(ValueError, match="None of the text encoders"):

@@ -144,8 +144,8 @@ def test_two_samplers_give_what_one_gives():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"target": "owls"}, "knows no 'owls'"),
-        ({"target": ""}, "knows no ''"),
+        ({"target": "owls"}, "has no class 'owls'"),
+        ({"target": ""}, "has no class ''"),
         ({"tau_1": 0.5, "tau_2": 1.0}, "tau_2 is 1 and tau_1 0.5"),
         ({"classifier": ClipClassifier(SimpleNamespace(patcher=None), None)}, "connect Image Classifier"),
     ],

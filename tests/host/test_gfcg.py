@@ -480,7 +480,7 @@ def test_an_unknown_label():
     classifier = type(classifier)(
         "animals", classifier.patcher, ("cat", "dog", "fox", "hen"), 32, (0.5,) * 3, (0.5,) * 3
     )
-    with pytest.raises(ValueError, match="animals knows no 'owl'. It knows 4: cat, dog, fox, hen"):
+    with pytest.raises(ValueError, match="animals has no class 'owl'. It has 4: cat, dog, fox, hen"):
         on(tiny.model("unet"), "unet", classifier)
 
 

@@ -511,7 +511,7 @@ def test_files_that_are_none(folder):
         *(({"negative": value}, "its negative are") for value in (5, None, {}, [[1.0]])),
         *(({"cfg": value}, "its cfg is") for value in ("4", None, [4], True)),
         *(({"model": value}, "its model is") for value in (5, None, ["Flux"], "m" * 10_000)),
-        ({"more": 1}, "it says .* of the run that it is for"),
+        ({"more": 1}, r"it describes its run by \["),
     ],
     ids=lambda value: str(value)[:40],
 )

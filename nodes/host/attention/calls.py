@@ -1,4 +1,4 @@
-"""One attention call of the network, and the techniques over it: each has its chunks of the rows, and what it calls is
+"""One attention call of the network and the techniques around it: each works on its own chunks of the rows and calls
 the attention below it."""
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ..run import Part, Run
 from ..run.branch_chunks import chunks_of
 from ..run.chunks import Chunk, chunks
 
-_INSTEAD = "guidekit_instead"  # in the options
+_INSTEAD = "guidekit_instead"  # key of the `Instead` in the options
 
 
 # In which order techniques are over the attention, whatever the order of nodes.
@@ -36,16 +36,16 @@ class Further:
 class SelfAttention:
     """One self-attention call, or the rows of it that a technique works on.
 
-    `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the image
-    tokens' place in the sequence (text and reference images are outside it). `grid`: their arrangement, (h, w) or
-    (t, h, w), row-major. `mask`: None, or for the logits, broadcastable to [rows, heads, tokens, tokens], added or
-    boolean. `chunks`: of the rows, in order. `attend(q, k, v)`: the attention that the technique replaces, [rows,
-    heads, tokens, dim]; with `queries`, a slice, only the output of those tokens; with `more`, a `Further`, for
-    keys and values with some more behind them.
+    `q`, `k`, `v`: [rows, heads, tokens, dim], positions already encoded; `scale` multiplies q k^T. `image`: the place
+    of the image tokens in the sequence (text and reference images are outside it). `grid`: their arrangement, (h, w) or
+    (t, h, w), row-major. `mask`: None, or broadcastable to [rows, heads, tokens, tokens], added to the logits or
+    boolean. `chunks`: those of the rows, in order. `attend(q, k, v)`: the attention that the technique replaces, [rows,
+    heads, tokens, dim]; with `queries`, a slice, only the output of those tokens; with `more`, a `Further`, for keys
+    and values with further ones behind them.
 
-    `afterwards`: None, but where another node has merged queries, or cut them into tiles, so that they are no longer
-    the tokens of `grid`. A technique that knows what each token of `v` is to have gives it to `afterwards`, to be put
-    in once the tokens are whole again, and returns what it gets for it.
+    `afterwards`: None, except where another node has merged queries or cut them into tiles, so that they are not the
+    tokens of `grid`. A technique that knows the output of each token of `v` passes it to `afterwards`, which inserts it
+    after the other node has restored the tokens, and returns what `afterwards` returns.
     """
 
     q: Tensor
@@ -67,8 +67,9 @@ Technique = Callable[[SelfAttention], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Placed(Part):
-    """A technique on a model. `branch`: whose rows it works on; None: all. `order`: FIRST is next to the attention
-    itself, LAST works on what it gives, whoever has replaced it."""
+    """A technique on the attention of `blocks`. `branch`: the branch whose rows it works on, None for all rows.
+    `order`: FIRST is next to the attention itself, LAST works on the attention's output, also if another technique has
+    replaced it."""
 
     technique: Technique
     blocks: frozenset[Block]
@@ -77,7 +78,7 @@ class Placed(Part):
 
     @property
     def owner(self) -> Any:
-        """Another technique of the same node, that says why if both do nothing."""
+        """Another technique of the same node, which reports for both if both do nothing."""
         return self.branch or getattr(self.technique, "owner", None)
 
     @property
@@ -96,7 +97,7 @@ class Placed(Part):
 
 
 class PlacedByBlock:
-    """Of one run: the techniques on each block."""
+    """State of one run: the techniques on each block."""
 
     def __init__(self, run: Run):
         self._by_block: dict[Block, list[Placed]] = {}
@@ -105,12 +106,15 @@ class PlacedByBlock:
                 self._by_block.setdefault(block, []).append(placed)
 
     def on(self, block: Block) -> list[Placed]:
-        """Those on `block`, the outermost at the end."""
+        """The techniques on `block`, the outermost last."""
         return self._by_block.get(block, [])
 
 
 class Heads:
-    """Queries, keys and values as [rows, heads, tokens, dim], and the result in the form that the caller wants."""
+    """Queries, keys and values as [rows, heads, tokens, dim], and the result in the layout that the caller asked for.
+
+    `kwargs`: those of the host's attention functions, with `skip_reshape` and `skip_output_reshape`.
+    """
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, heads: int, kwargs: dict):
         self.rest = {
@@ -119,12 +123,12 @@ class Heads:
         self.keep = kwargs.get("skip_output_reshape", False)
         if not kwargs.get("skip_reshape", False):
             dim = q.shape[-1] // heads
-            # SD3 hands over merged queries and keys, but values with their heads apart.
+            # SD3 passes queries and keys with merged heads, but values as [rows, tokens, heads, dim].
             q, k, v = (t.reshape(*t.shape[:2], -1, dim).transpose(1, 2) for t in (q, k, v))
         self.qkv = q, k, v
 
     def attention(self, host: Callable) -> Callable[..., Tensor]:
-        """`host(q, k, v, mask)` in this form."""
+        """`host` as a function of (q, k, v, mask), [rows, heads, tokens, dim] in and out."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             k, v = (as_cut(t, len(q)) for t in (k, v))
@@ -144,8 +148,8 @@ def as_cut(t: Tensor, rows: int) -> Tensor:
 
 @dataclass(eq=False)
 class Call:
-    """Where a call is in the network, and how it is made. `layout`: of its queries. `host(q, k, v, mask)`: the
-    attention itself, on some of the rows."""
+    """One attention call of the network. `layout`: that of its queries; `scale` multiplies q k^T; `host(q, k, v,
+    mask)`: the network's own attention, for any of the rows, [rows, heads, tokens, dim]."""
 
     forward: Forward
     run: Run
@@ -161,6 +165,7 @@ class Call:
         return chunks(self.run.prompts.negative_chunks(self.options), self.options)
 
     def mask_of(self, part: list[int]) -> Tensor | None:
+        """The mask for the rows of the chunks in `part`."""
         count = len(self.chunks)
         if self.mask is None or self.mask.ndim < 3 or self.mask.shape[0] == 1 or self.mask.shape[0] % count:
             return self.mask
@@ -186,56 +191,56 @@ class Call:
 
 
 class Below(Protocol):
-    """What takes the place of the attention itself in a network call, below all techniques."""
+    """Replaces the network's own attention in a network call, below all techniques."""
 
     @property
     def label(self) -> str: ...
 
     def attends(self, call: Call) -> bool:
-        """Whether it does so in this one."""
+        """Whether it replaces this attention call."""
 
     def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor, part: list[int], mask: Tensor | None) -> Tensor:
-        """[rows, heads, tokens, dim] of the chunks in `part`, by `call.host`."""
+        """The output [rows, heads, tokens, dim] for the chunks in `part`, computed with `call.host`."""
 
 
 def with_below(transformer_options: dict, below: Below | None) -> dict:
-    """The options of a network call that has it."""
+    """The options of a network call with `below`."""
     return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), below=below)}
 
 
 class Cross(Protocol):
-    """What takes the place of the attention to the text in the blocks of a network call."""
+    """Replaces the cross-attention to the text in the blocks of a network call."""
 
     @property
     def label(self) -> str: ...
 
     def looks(self, forward: Forward, call: int) -> bool:
-        """Whether the call-th attention of a block is meant."""
+        """Whether the call-th attention of a block is the one to the text."""
 
     def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[rows, heads, tokens, dim], by `call.host`."""
+        """The output [rows, heads, tokens, dim], computed with `call.host`."""
 
 
 def with_cross(transformer_options: dict, cross: Cross | None) -> dict:
-    """The options of a network call that has it."""
+    """The options of a network call with `cross`."""
     return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), cross=cross)}
 
 
 class Apart(Protocol):
-    """What makes the attention of a layer that is called by itself, with other tokens than the network's."""
+    """Replaces the attention of a layer that is called separately, with other tokens than the network's."""
 
     def attend(self, host: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[rows, heads, tokens, dim], by `host(q, k, v, mask)`."""
+        """The output [rows, heads, tokens, dim], computed with `host(q, k, v, mask)`."""
 
 
 def with_apart(transformer_options: dict, apart: Apart) -> dict:
-    """The options for calling such a layer."""
+    """The options for calling a layer separately, with `apart`."""
     return {**transformer_options, _INSTEAD: replace(instead_of(transformer_options), apart=apart)}
 
 
 @dataclass(frozen=True)
 class Instead:
-    """What takes the place of attentions in a network call, or in a layer that is called by itself."""
+    """The replacements of attention in a network call, or in a layer that is called separately."""
 
     below: Below | None = None
     cross: Cross | None = None
@@ -258,7 +263,8 @@ class _Attend(Protocol):
 
 
 def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, part: list[int]) -> Tensor:
-    """[rows, heads, tokens, dim] of the chunks in `part`, whose rows `q`, `k` and `v` are, after the techniques."""
+    """The output [rows, heads, tokens, dim] of the techniques `placed` around the attention. `q`, `k`, `v`: the rows of
+    the chunks in `part`."""
     attend: _Attend = call.attend
     for p in placed:
         mine = p.chunks(call.run, call.options)
@@ -270,7 +276,7 @@ def through(call: Call, placed: list[Placed], q: Tensor, k: Tensor, v: Tensor, p
 
 @dataclass(frozen=True)
 class _Layer:
-    """A technique over the attention below it, for the chunks in `mine`; the other chunks pass."""
+    """A technique around the attention below it, for the chunks in `mine`; the others go to `below` directly."""
 
     technique: Technique
     mine: set[int]
@@ -334,8 +340,8 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Whole:
-    """What the chunks `part` are to have once another node has put the tokens of a layer together again: [rows, heads,
-    tokens, dim]."""
+    """The output of the chunks `part`, [rows, heads, tokens, dim], to be inserted after another node has restored the
+    tokens of a layer."""
 
     values: Tensor
     part: list[int]

@@ -1,12 +1,11 @@
-"""Self-attention by role: "block k, image tokens only", on every family, by one mechanism.
+"""Self-attention by role, "block k, image tokens only", on every family, by one mechanism.
 
-A technique is called in place of the attention of the blocks it was given to, sees queries, keys and values as
-[rows, heads, tokens, dim] whatever the network's layout, knows which tokens are image tokens and their grid, and never
-hears of a family.
+A technique is called instead of the attention of its blocks. It gets queries, keys and values as [rows, heads, tokens,
+dim] for any network, with the place of the image tokens and their grid, and does not depend on the family.
 
 Relies on: `optimized_attention_override`, which every backend honours (comfy/ldm/modules/attention.py:148-166); the
-block's name and number in `transformer_options` (see families.py and blocks.py). What else it takes in a UNet is in
-unet_attention.py.
+block's name and number in `transformer_options` (see families.py and blocks.py). The additional hooks for UNets are in
+unet.py.
 """
 
 from collections.abc import Callable
@@ -41,8 +40,8 @@ def replace_self_attention(
 ) -> None:
     """Calls `technique` for the self-attention of `blocks`; with `branch`, for that branch's rows only.
 
-    Several techniques on one block nest: the later one's `attend` runs the earlier one. One that works on what the
-    attention gives, whoever has replaced it, is LAST in `order`, one that changes the attention itself FIRST. One on
+    Several techniques on one block nest: the later one's `attend` runs the earlier one. `order`: LAST works on the
+    attention's output, also if another technique has replaced it; FIRST changes the attention itself. A technique on
     all rows may have `active(run)`.
 
     Raises:
@@ -54,7 +53,11 @@ def replace_self_attention(
 
 
 def check_blocks(model: ModelPatcher, blocks: list[Block]) -> None:
-    """That a model has them. Raises ValueError."""
+    """Checks that a model has self-attention in `blocks`.
+
+    Raises:
+        ValueError: it does not, or there are none given.
+    """
     known = family_of(model).blocks(network_of(model))
     missing = [b for b in blocks if b not in known]
     if missing or not blocks:
@@ -63,15 +66,19 @@ def check_blocks(model: ModelPatcher, blocks: list[Block]) -> None:
 
 
 def reach_attention(model: ModelPatcher) -> None:
-    """Puts the hooks on a (cloned) model, once."""
+    """Puts the hooks of this file on a (cloned) model, once.
+
+    Raises:
+        ValueError: a model of no known family.
+    """
     watch_forward(model)
     if family_of(model).name == "SD3":
-        reach_blocks(model)  # they do not say their number themselves
+        reach_blocks(model)  # SD3's blocks do not put their number into the options
     attach_hook(model, _hook)
 
 
 def _hook(run: Run, guider) -> None:
-    """The last to hook in, so that the order of nodes does not matter."""
+    """Takes the host's slot when the run starts, after all nodes, so that their order does not matter."""
     options, family = guider.model_options["transformer_options"], family_of(guider.model_patcher)
     options[_OVERRIDE] = _Override(options.get(_OVERRIDE))
     if family.name == "UNet":
@@ -83,7 +90,7 @@ def _hook(run: Run, guider) -> None:
 
 @torch.compiler.disable
 def _note_sequence(args: dict) -> dict:
-    """A `post_input` patch: how many tokens the blocks will be given (comfy/ldm/flux/model.py:184,
+    """A `post_input` patch: notes how many tokens the blocks will be given (comfy/ldm/flux/model.py:184,
     qwen_image/model.py:509)."""
     forward = current_forward(args["transformer_options"])
     forward.sequence = Counts(args["txt"].shape[1], args["img"].shape[1])
@@ -94,7 +101,7 @@ def _note_sequence(args: dict) -> dict:
 class _Override:
     inner: Callable | None  # the override that was there before
 
-    # A compiled network goes on by itself only between hooks: what is traced is done alike for ever after.
+    # Must not be traced: a compiled network would repeat the decisions of the first call in every later one.
     @torch.compiler.disable
     def __call__(self, backend: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, **kwargs) -> Tensor:
         options = kwargs["transformer_options"]

@@ -1,10 +1,10 @@
-"""The gradient of what a classifier says, with respect to a denoised estimate.
+"""The gradient of a classifier's logits with respect to a denoised estimate.
 
-The host runs graphs in inference mode, in which weights that a node has loaded cannot be saved for a backward pass; so
-a run works with copies of them, made outside that mode.
+The host runs graphs in inference mode, and weights that were loaded in that mode cannot be saved for a backward pass.
+So a run uses copies of them, made outside that mode.
 
 Relies on: VAE.first_stage_model with `decode`, and `process_output` (comfy/sd.py:1176); `process_latent_out` of latent
-formats scaling and shifting every number by itself (comfy/latent_formats.py).
+formats being affine, element by element (comfy/latent_formats.py).
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 class ImageGradient:
-    """Of one run."""
+    """The gradient in one run, with copies of the weights of classifier and decoder."""
 
     def __init__(self, run: Run, decoder: Decoder, classifier: ImageClassifier):
         self._run, self._classifier = run, classifier
@@ -43,7 +43,8 @@ class ImageGradient:
         self._decoder = _copied(self._decode) if self._decode is not None else {}
 
     def __call__(self, denoised: Tensor, beta: float | None, objective: Callable[[Tensor], Tensor]) -> Tensor:
-        """d sum(objective(logits)) / d `denoised`, raw latents; `beta`: of the classifier's Softplus."""
+        """d sum(objective(logits)) / d `denoised`, [B, C, ...] in the sampler's scale. `objective`: from logits [B,
+        classes] to [B]; `beta`: that of the classifier's Softplus, None for ReLU."""
         start, scale = self._start(denoised)
         with torch.inference_mode(False), torch.enable_grad():
             latent = start.clone().requires_grad_()
@@ -53,7 +54,7 @@ class ImageGradient:
         return gradient.to(denoised) * scale
 
     def _start(self, denoised: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Where the images are made from, and its derivative by `denoised`."""
+        """The latents that are decoded, and their derivative with respect to `denoised`."""
         if self._decode is None:
             return denoised, 1.0
         ones = torch.ones_like(denoised)

@@ -1,10 +1,9 @@
-"""The entrance of every node: what comes in is what the schema says, whichever way it comes.
+"""Checks the inputs of every node against its schema, wherever they come from.
 
-The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check what
-comes through a link, or null and {} in place of one, and NaN passes its min and max. `checked` looks at every input of
-a node by its type. What is right for a type is said once: number.py (there NaN and infinity are stopped), text.py
-(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py, connected.py (MODEL, GUIDER and other objects,
-and what may be of any type).
+The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check linked
+values, or null and {} in place of a link, and NaN passes its min and max. `checked` checks every input of a node by its
+type: number.py (also NaN and infinity), text.py (STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py,
+connected.py (MODEL, GUIDER and other objects, and inputs of any type).
 
 Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
 """
@@ -27,7 +26,7 @@ from .text import option, text
 
 __all__ = ["CHECKS", "check_prompt_for", "checked", "fit_latent"]
 
-# check(name, value, input of the schema): the value, made what nodes expect where that is possible.
+# check(name, value, input of the schema): the value, converted to what nodes expect where that is possible.
 # Raises ValueError with what was given and what is accepted.
 Check = Callable[[str, Any, io.Input], Any]
 
@@ -53,9 +52,12 @@ _LONGEST = 2000  # characters of an error
 
 
 def checked(execute: Callable) -> Callable:
-    """For `execute` of a node, below `@classmethod`: it sees only inputs that are what its schema says.
+    """Decorates `execute` of a node, below `@classmethod`: it is called only with inputs that fit its schema.
 
-    Sockets that may stay open get None for null too. What the node raises is one plain line, whatever it quotes.
+    Optional sockets also accept null, as None. The message of a ValueError is made one plain line.
+
+    Raises:
+        ValueError: an input does not fit the schema.
     """
     signature = inspect.signature(execute)
 

@@ -1,5 +1,5 @@
-"""Objects that come through links: MODEL and the like, by what nodes use of them, since packs bring classes of their
-own; candidates; curves."""
+"""Objects that come through links: MODEL and the like, checked by the attributes that nodes use, since packs have their
+own classes; candidates; curves."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def connected(name: str, value: Any, wanted: io.Input) -> Any:
 
 
 def anything(name: str, value: Any, wanted: io.Input) -> Any:
-    """What a node passes on without a look."""
+    """A value that a node passes on unchecked."""
     return value
 
 
@@ -42,7 +42,7 @@ def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
 
 
 def curve(name: str, value: Any, wanted: io.Input) -> Callable[[float], float]:
-    """As a function on 0..1: the host's curve, or, of older hosts, a list of points."""
+    """A curve as a function on 0..1, from the host's curve or, in older hosts, a list of points."""
     try:
         points = [(float(x), float(y)) for x, y in getattr(value, "points", () if hasattr(value, "interp") else value)]
         function = value.interp if hasattr(value, "interp") else partial(_along, sorted(points))

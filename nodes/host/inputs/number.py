@@ -1,4 +1,4 @@
-"""INT, FLOAT and BOOLEAN: finite, and within the bounds that the schema says."""
+"""INT, FLOAT and BOOLEAN: finite, and within the bounds of the schema."""
 
 import numbers
 from typing import Any
@@ -10,7 +10,7 @@ from ..run.messages import quoted
 
 
 def number(name: str, value: Any, wanted: io.Float.Input) -> float:
-    # NaN stops here: no comparison with it is true. Infinity too: every number of a schema has bounds.
+    # Refuses NaN, for which every comparison is false, and infinity, since every number of a schema has bounds.
     if not _is_number(value) or not wanted.min <= value <= wanted.max:
         raise ValueError(f"{name} is {_shown(value)}. It is a number from {wanted.min:g} to {wanted.max:g}.")
     return float(value)
@@ -29,7 +29,7 @@ def switch(name: str, value: Any, wanted: io.Boolean.Input) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """numpy's too, as nodes that calculate give them."""
+    """Whether `value` is a real number, numpy's included, which other nodes may output."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

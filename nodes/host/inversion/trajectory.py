@@ -1,4 +1,4 @@
-"""Inversions that are kept step by step, and runs that go along them."""
+"""Inversions recorded step by step, and runs that replay them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from .sampler import GuiderDrift, ScheduleSampler
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(InversionState):
-    """`latents`: [levels, 1, ...], raw (as the sampler sees them), from the noisy end to the image."""
+    """A recorded inversion. `latents`: [levels, 1, ...], in the sampler's scale, from the noisy end to the image."""
 
     latents: Tensor
 
@@ -32,7 +32,7 @@ class Trajectory(InversionState):
 
 
 class Recorder(ScheduleSampler):
-    """From `image`, raw, to noise; finds what `Trajectory.latents` is."""
+    """Inverts `image`, [1, ...] in the sampler's scale; `found` is `Trajectory.latents`."""
 
     undoes = True
 
@@ -46,7 +46,7 @@ class Recorder(ScheduleSampler):
 
 
 class Replayer(ScheduleSampler):
-    """Goes along `latents` with a batch [source, target], and finds that batch."""
+    """Samples a batch [source, target] along the recorded `latents`; `found` is the last batch, [2, ...]."""
 
     def __init__(self, latents: Tensor):
         self.latents = latents

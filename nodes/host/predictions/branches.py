@@ -1,10 +1,9 @@
 """Extra predictions (weak, reference, perturbed ones): in the same batched network call as cond and uncond, or, where
-a branch equals cond up to some block, in a second call that goes on from there. Where the guider evaluates its prompts
+a branch equals cond up to some block, in a second call that resumes from there. Where the guider evaluates its prompts
 by itself, they are evaluated after CFG.
 
-Relies on: `calc_cond_batch`, which takes any number of conds and splits the batch by memory (comfy/samplers.py:206,
-273-284); the
-positive's entries in `args["cond"]` of post-CFG functions.
+Relies on: `calc_cond_batch`, which accepts any number of conds and splits the batch by memory (comfy/samplers.py:206,
+273-284); the positive's entries in `args["cond"]` of post-CFG functions.
 """
 
 from comfy.model_patcher import ModelPatcher
@@ -19,17 +18,17 @@ from ..run.prompt_slot import Evaluate, evaluate_alone, take_slot
 
 
 class Branch:
-    """An extra prediction, for `prediction(run, args, branch)`."""
+    """An extra prediction; `prediction(run, args, branch)` returns it."""
 
     weakens = False  # it is cond in a weakened network, so that it stays near to it from step to step
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
-        """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
+        """The entries to evaluate, made from the host's list [cond, uncond, ...]; None for no prediction."""
         raise NotImplementedError
 
     def first_block(self, run: Run) -> Block | None:
-        """For a branch that is cond itself in a changed network: the first block that is changed. What comes before
-        it is then not computed again. None: all of it is computed, in the same call as cond."""
+        """For a branch that is cond in a changed network: the first block that is changed; the blocks before are then
+        not computed again. None: all blocks are computed, in the same call as cond."""
         return None
 
 
@@ -50,22 +49,22 @@ class BranchCache:
 
 
 class Branches:
-    """Of one run. `shares_blocks`: whether branches may start where they begin to differ from cond."""
+    """State of one run. `shares_blocks`: whether branches may start at the first block that differs from cond."""
 
     def __init__(self, run: Run):
         self.shares_blocks = True
         self._predictions: dict[Branch, Tensor | None] = {}
-        self._evaluation = 0  # that they are of
+        self._evaluation = 0  # the number of the evaluation that they belong to
 
     def predictions(self, run: Run) -> dict[Branch, Tensor | None]:
-        """Those of the current evaluation; None for a branch that wants none."""
+        """The predictions in the current evaluation, [B, ...]; None for a branch that is not evaluated."""
         if self._evaluation != run.evaluations:
             self._evaluation, self._predictions = run.evaluations, {}
         return self._predictions
 
 
 def prediction(run: Run, args: dict, branch: Branch) -> Tensor | None:
-    """Of `branch`, in a post-CFG function with `args`; None where it wants none."""
+    """The denoised prediction of `branch`, [B, ...], for a post-CFG function with `args`; None where it has none."""
     known = run.of(Branches).predictions(run)
     if branch not in known:
         known[branch] = None
@@ -124,18 +123,19 @@ def _together(
 def _resumed(
     run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
 ) -> tuple[list[Tensor], dict[Branch, Tensor]] | None:
-    """The same with the branches in `first` in a second call, from the first changed block on."""
+    """As `_together`, but with the branches in `first` in a second call that starts at the first changed block. None
+    where the blocks of cond could not be kept."""
     sharing, later = run.of(Sharing), {branch: wanted[branch] for branch in first}
     entries = {entry["uuid"] for entries in later.values() for entry in entries}
     prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).__getitem__), entries)
     try:
         out, found = _together(run, args, evaluate, {b: entries for b, entries in wanted.items() if b not in first})
         if not prefix.kept:
-            # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
-            # all predictions are cached or none is.
+            # A cache (EasyCache) has replaced the network call, or another node the blocks. Then all predictions have
+            # to be in one call, where all are cached or none is.
             run.of(Branches).shares_blocks = False
             for branch in first:
-                run.remark(branch, "Its prediction is computed whole: the blocks of the positive could not be seen.")
+                run.remark(branch, "Its prediction is computed whole: the blocks of the positive were not reached.")
             return None
         prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
         extra = evaluate_alone(args, _marked(run, later))
@@ -148,12 +148,13 @@ def _resumed(
 
 
 def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
-    """The entries with the branch's own uuids."""
+    """The entries of each branch, with uuids of their own."""
     return [[{**e, "uuid": branch_uuid(run, b, e["uuid"])} for e in entries] for b, entries in branches.items()]
 
 
 def add_branch(model: ModelPatcher, branch: Branch) -> None:
-    """Evaluates `branch` together with cond and uncond in every step in which it asks for it."""
+    """Evaluates `branch` on a (cloned) model together with cond and uncond, in every evaluation in which its `conds`
+    are not None."""
     attach(model, "branches", branch)
     know_rows(model)
     attach_hook(model, _hook)

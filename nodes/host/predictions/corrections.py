@@ -17,7 +17,8 @@ from ..run import Run, attach, attach_hook, current_run
 
 
 class _Changes:
-    """Of one run: whether each correction has changed anything, as tensors, so that nothing waits for the device."""
+    """State of one run: whether each correction has changed anything, as tensors, so that nothing waits for the
+    device."""
 
     def __init__(self, run: Run):
         self._any: dict[Any, Tensor] = {}
@@ -54,13 +55,14 @@ class _Observe:
 
 
 def observe(model: ModelPatcher, observer: Callable[[Run, dict], None]) -> None:
-    """Shows `observer(run, args)` each guided prediction and the two it is made of. For a technique that is attached
-    already."""
+    """Calls `observer(run, args)` after CFG in each evaluation, with the host's args of post-CFG functions: the guided
+    prediction and the two it is made of. Does not attach the observer as a technique."""
     model.set_model_sampler_post_cfg_function(_Observe(observer))
 
 
 def add_correction(model: ModelPatcher, correction: Callable[[Run, dict], Tensor | None]) -> None:
-    """Adds `correction(run, args)` to each guided prediction; None leaves it untouched, to the bit."""
+    """Adds `correction(run, args)`, [B, ...] in x0 space, to each guided prediction; None leaves it bit-identical.
+    `args`: those of the host's post-CFG functions."""
     attach(model, "corrections", correction)
     model.set_model_sampler_post_cfg_function(_PostCFG(correction))
 

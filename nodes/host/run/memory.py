@@ -1,4 +1,4 @@
-"""What techniques remember from step to step."""
+"""Values that techniques keep from step to step."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class StepMemory:
     """One value carried from outer step to outer step.
 
-    Every evaluation of a step reads the value that the previous step left; the first evaluation of a step decides what
-    it leaves. Forgotten when sigma turns back.
+    Every evaluation of a step reads the value that the previous step wrote; only the first write in a step counts. The
+    value is dropped when sigma changes direction.
     """
 
     def __init__(self, run: "Run"):
