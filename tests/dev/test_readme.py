@@ -48,7 +48,9 @@ def test_every_template_solves_a_problem():
 def test_every_node_is_in_the_list_of_techniques():
     named = " ".join(plain(cell) for row in TECHNIQUES.rows for cell in row)
     words = {info["display_name"]: info["display_name"].split(" (")[0] for info in INFO.values()}
-    assert [name for name, short in words.items() if plain(short.removesuffix(" Classifier Guidance")) not in named] == []
+    assert [
+        name for name, short in words.items() if plain(short.removesuffix(" Classifier Guidance")) not in named
+    ] == []
 
 
 def test_numbers_are_those_of_the_benchmarks():
