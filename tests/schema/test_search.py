@@ -35,6 +35,11 @@ PHRASES = {
     "perp": {"GuidekitAPG"},
     "hands": STRUCTURE,
     "anatomy": STRUCTURE,
+    "fastercache": {"GuidekitCFGCache"},
+    "hires fix": {"GuidekitFreCaSPlan"},
+    "4k": {"GuidekitFreCaSPlan"},
+    "detail": {"GuidekitFrequencyGuidance"},
+    "zero star": {"GuidekitCFGZeroStar"},
     "faster": SAVES,
     "skip cfg": SAVES,
 }
