@@ -93,7 +93,7 @@ class _Cache(Negative, BranchCache):
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
         if uncond is not None:
             self._keep(run, args, cond, uncond, None)
-        elif run.prompts.has_guided and self._may_reuse(run):
+        elif self._may_reuse(run):
             self._notes(run, None).unwanted = True
 
     # Weak branches, each by itself
@@ -159,7 +159,7 @@ class _Cache(Negative, BranchCache):
         for notes in run.notes.get(self, {}).values():
             if notes.failed:
                 return f"estimates missed more of the guidance than limit {self.limit:g}. By step: {notes.errors}."
-            if notes.unwanted:
+            if notes.unwanted and run.prompts.has_guided:
                 return "where the negative could have been reused, another node had brought the scale to 1."
         return super().why_idle(run)
 
@@ -190,7 +190,7 @@ class CFGCache(RangedNode):
             "any more.",
             search_aliases=[
                 "CFG-Cache",
-                "FasterCache",
+                "CFG-Cache of FasterCache",
                 "cache",
                 "reuse negative",
                 "video speed",

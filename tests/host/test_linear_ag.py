@@ -233,7 +233,9 @@ def test_beside_every_node_in_both_orders(product, family):
     alone = tiny.sample(plain, family, steps=6)
     # One estimated step, and three at the end; of another model's network where that predicts the negative. What rides
     # along with the negative is saved too.
-    saved = {"interval": 3, "adaptive": 0, "preference_cfg_model": 0, "negtome": 8}.get(product.name, 4)
+    saved = {"interval": 3, "adaptive": 0, "preference_cfg_model": 0, "negtome": 8, "style_aligned": 8, "cache": 2}.get(
+        product.name, 4
+    )
     assert without.total - counts[0].total == saved
     assert torch.isfinite(results[0]).all()
     if product.name != "apg_everything":  # which means "before"

@@ -239,7 +239,7 @@ def test_wan_with_a_text_that_another_node_makes_longer_inside():
 
     model = steered(tiny.model("wan"), "wan")
     model.set_model_patch_replace(longer, "dit", "double_block", 1)
-    with pytest.raises(ValueError, match="finds 16 text tokens .* where it has given it 14"):
+    with pytest.raises(ValueError, match="finds 16 text tokens .*, instead of 14"):
         one_step(model, "wan")
 
 

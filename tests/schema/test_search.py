@@ -42,6 +42,11 @@ PHRASES = {
     "hands": STRUCTURE,
     "anatomy": STRUCTURE,
     "faster": {"GuidekitAdaptiveGuidance", "GuidekitCFGCache", "GuidekitLinearAG"},
+    "fastercache": {"GuidekitCFGCache"},
+    "hires fix": {"GuidekitFreCaSPlan"},
+    "4k": {"GuidekitFreCaSPlan"},
+    "detail": {"GuidekitFrequencyGuidance"},
+    "zero star": {"GuidekitCFGZeroStar"},
     "skip cfg": SAVES,
 }
 
