@@ -80,6 +80,7 @@ class _Cache(Negative, BranchCache):
     range: Range
 
     label = "CFG-Cache"
+    turn = 0
     idle_reason = "there are too few steps to leave an evaluation out."
 
     # The negative

@@ -129,7 +129,7 @@ class _Add(_GFCG, Branch):
 class _Swap(_GFCG, Negative):
     """CFG away from the most confusing candidate where there is confusion, from the negative elsewhere."""
 
-    evaluates = True
+    turn = 2
 
     def replaces(self, run: Run) -> bool:
         """Not where one prompt can be evaluated in the negative's place: with use_previous_step it is known before."""

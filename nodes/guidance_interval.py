@@ -72,6 +72,7 @@ class GuidanceInterval(io.ComfyNode):
                 "cfg range",
                 "cfg schedule",
                 "faster cfg",
+                "faster",
                 "skip cfg",
             ],
             inputs=[

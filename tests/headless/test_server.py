@@ -63,8 +63,10 @@ def test_workflows_run_to_images(server, name, family):
         if node["class_type"] == "GuidekitDemoModel" and node["inputs"]["family"] != "unet_early":
             node["inputs"]["family"] = family
     made = images(server, prompt)
-    assert made  # 64 x 64 images, enlarged by the templates
-    assert all(image.shape == (256, 256, 3) and image.std() > 0 for image in made.values())
+    assert made  # 64 x 64 images, and 128 x 128 ones of FreCaS, enlarged by the templates
+    sides = {256, 512} if name == "frecas" else {256}
+    assert {image.shape for image in made.values()} == {(side, side, 3) for side in sides}
+    assert all(image.std() > 0 for image in made.values())
 
 
 def test_apg_and_cfg_differ_from_the_same_seed(server):

@@ -97,7 +97,7 @@ def small(name: str) -> dict[str, dict]:
             node |= {"class_type": "TestTextEncoder", "inputs": {}}
         elif kind == "CLIPVisionLoader":
             node |= {"class_type": "TestVision", "inputs": {}}
-        elif kind == "VAEDecode":
+        elif kind in ("VAEDecode", "VAEDecodeTiled"):
             prompt[f"numbers {node_id}"] = {
                 "class_type": "TestNumbers",
                 "inputs": {"samples": node["inputs"]["samples"]},

@@ -53,7 +53,7 @@ def names(folder):
 # Where it cannot be
 
 
-def refused(sentence, folder, end=".*as it was"):
+def refused(sentence, folder, end=".*An earlier file was kept"):
     """What a second, larger file is answered with, where it cannot be; the first one is still there."""
     with pytest.raises(
         ValueError, match=rf"^kept.safetensors cannot be saved in models/guidekit: (Error .*)?{sentence}{end}\.$"

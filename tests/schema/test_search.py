@@ -41,7 +41,7 @@ PHRASES = {
     "perp": {"GuidekitAPG"},
     "hands": STRUCTURE,
     "anatomy": STRUCTURE,
-    "faster": {"GuidekitAdaptiveGuidance", "GuidekitCFGCache", "GuidekitLinearAG"},
+    "faster": SAVES,
     "fastercache": {"GuidekitCFGCache"},
     "hires fix": {"GuidekitFreCaSPlan"},
     "4k": {"GuidekitFreCaSPlan"},

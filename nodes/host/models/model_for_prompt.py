@@ -50,7 +50,7 @@ class _OtherNegative(Negative):
     range: Range
     second: SecondModel
 
-    evaluates = True
+    turn = 2
     idle_reason = _IDLE
 
     def begin(self, run: Run, guider) -> None:

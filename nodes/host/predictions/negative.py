@@ -13,10 +13,11 @@ from ..run.prompt_slot import Evaluate, take_slot
 
 
 class Negative:
-    """A technique that observes the negative's prediction, or replaces it. `evaluates`: its replacement needs a network
-    evaluation; techniques whose replacement does not come first."""
+    """A technique that observes the negative's prediction, or replaces it. `turn`: of those that could replace it in
+    one evaluation the one with the lowest does, whatever the order of nodes: a kept difference (0) before an estimate
+    from other steps (1), and both before what needs a network evaluation (2)."""
 
-    evaluates = False
+    turn = 1
     needs_negative = True
 
     def why_idle(self, run: Run) -> str | None:
@@ -49,7 +50,7 @@ class Negative:
 
 def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     conds = list(args["conds"])
-    techniques = sorted(run.techniques["negative"], key=lambda t: t.evaluates)
+    techniques = sorted(run.techniques["negative"], key=lambda t: t.turn)
     run.of(_Watched).asked = True
     wanted = conds[1] is not None
     able = [t for t in techniques if wanted and t.replaces(run)]
