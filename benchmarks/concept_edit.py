@@ -28,7 +28,8 @@ ROWS = {
     "none": None,
     "+ blue, kept": {"edits": "a ball -> + blue", "keep": KEEP},
     "+ blue": {"edits": "a ball -> + blue"},
-    "+ blue, kept, strength 0.7": {"edits": "a ball -> + blue", "keep": KEEP, "strength": 0.7},
+    "+ 0.7 blue, kept": {"edits": "a ball -> + 0.7 blue", "keep": KEEP},
+    "+ 0.5 blue, kept": {"edits": "a ball -> + 0.5 blue", "keep": KEEP},
     "UCE, kept": {"edits": "a ball -> a blue ball", "keep": KEEP},
     "TIME, kept": {"edits": "a ball -> a blue ball", "keep": KEEP, "method": "TIME", "expand": "off"},
 }

@@ -40,6 +40,13 @@ def test_alignment_by_hand():
     torch.testing.assert_close(adain(tokens, reference), wanted)
 
 
+def test_tokens_that_are_all_alike():
+    """Become the reference's mean, and no NaN."""
+    tokens, reference = torch.full((1, 2, 6, DIM), 3.0), normal(1, 2, 6, DIM).float()
+    wanted = reference.mean(2, keepdim=True).expand_as(tokens)
+    torch.testing.assert_close(adain(tokens, reference), wanted, rtol=0, atol=1e-5)
+
+
 def test_the_reference_itself_stays():
     reference = 2 * normal(2, 3, 16, DIM) - 1
     torch.testing.assert_close(adain(reference, reference), reference, rtol=0, atol=1e-12)
