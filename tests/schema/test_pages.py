@@ -30,8 +30,8 @@ HELPERS = {
     "GuidekitReport",
     "GuidekitSaveInversion",
 }
-# Of one class, beside which the others of its list are; goes into any workflow.
-IN_NO_TEMPLATE = {"GuidekitCandidate", "GuidekitReport"}
+# Of one class, beside which the others of its list are.
+IN_NO_TEMPLATE = {"GuidekitCandidate"}
 OUR_TEMPLATE, OURS, PAPER = "our template", "ours", "the paper"
 # Of the nodes around ours: what a settings table may name beside a node's own inputs.
 AROUND = {"cfg": (0, 100), "steps": (1, 1000), "denoise": (0, 1)}
