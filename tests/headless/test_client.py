@@ -1,4 +1,4 @@
-"""The README's client of the API: saves images, or says which node has failed."""
+"""The client of the API in docs/sweep.md: saves images, or says which node has failed."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from guidekit.demo.server import PACK, Server
 
-README = (PACK / "README.md").read_text("utf-8")
+PAGE = (PACK / "docs" / "sweep.md").read_text("utf-8")
 ADDRESS, WORKFLOW = "http://127.0.0.1:8188", "workflows/api/apg.json"
 
 
@@ -22,7 +22,7 @@ def server():
 @pytest.fixture
 def client(server, tmp_path):
     """Runs it on a workflow with changed inputs, by node class: (what it has exited with, names of what it saved)."""
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if ADDRESS in code]
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if ADDRESS in code]
 
     def run(added: dict | None = None, **changes) -> tuple[subprocess.CompletedProcess, list[str]]:
         prompt = json.loads((PACK / WORKFLOW).read_text("utf-8")) | (added or {})
