@@ -14,6 +14,8 @@ from .reversible import Levels
 
 @dataclass(frozen=True)
 class OBelm(TwoLevels):
+    """O-BELM; it has no parameters."""
+
     def coefficients(self, levels: Levels, i: int) -> tuple[float, float]:
         p, t, s = levels.sigmas[i - 1 : i + 2]
         h, before = t - s, p - t

@@ -7,6 +7,8 @@ from torch import Tensor
 
 
 class LowRank(NamedTuple):
+    """Two factors of a weight change dW, and the squared norms of the error and of dW."""
+
     up: Tensor  # [out, rank]
     down: Tensor  # [rank, in, ...]
     missing: float  # |dW - up down|^2

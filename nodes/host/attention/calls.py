@@ -251,6 +251,7 @@ _NOTHING = Instead()
 
 
 def instead_of(transformer_options: dict) -> Instead:
+    """The replacements of attention in a network call with these options."""
     return transformer_options.get(_INSTEAD, _NOTHING)
 
 

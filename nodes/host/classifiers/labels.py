@@ -28,6 +28,8 @@ class Label:
 
 
 class Classifier(Protocol):
+    """A classifier of images, as nodes pass it on (GUIDEKIT_CLASSIFIER)."""
+
     @property
     def patchers(self) -> tuple[ModelPatcher, ...]:
         """The patchers of its networks, to be loaded beside the diffusion model."""

@@ -16,12 +16,16 @@ _LARGEST = 100_000_000  # bytes; the library reads no larger header
 
 @dataclass(frozen=True)
 class Entry:
+    """A tensor in a header. `dtype`: in the library's spelling, such as BF16."""
+
     dtype: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Header:
+    """The tensors of a file by name, and its metadata."""
+
     tensors: dict[str, Entry]
     metadata: dict[str, str]
 

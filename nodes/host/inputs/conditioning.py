@@ -18,6 +18,7 @@ _RANKS = {"tokens": (3, "[batch, tokens, channels]"), "pooled output": (2, "[bat
 
 
 def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> Sequence:
+    """A CONDITIONING of at least one prompt, with finite tensors. Raises ValueError for anything else."""
     if not isinstance(value, list | tuple) or not all(map(_is_prompt, value)):
         raise ValueError(f"{name} is {quoted(value)}. Connect a CONDITIONING, as CLIP Text Encode gives it.")
     if not value:

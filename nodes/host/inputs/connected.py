@@ -24,6 +24,7 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 
 
 def connected(name: str, value: Any, wanted: io.Input) -> Any:
+    """An object with the attributes in `OBJECTS`. Raises ValueError for anything else."""
     kind = wanted.get_io_type()
     if not all(hasattr(value, used) for used in OBJECTS[kind]):
         raise ValueError(f"{name} is {quoted(value)}. Connect a {kind}.")
@@ -36,6 +37,7 @@ def anything(name: str, value: Any, wanted: io.Input) -> Any:
 
 
 def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
+    """A `Candidates`. Raises ValueError for anything else."""
     if not isinstance(value, Candidates):
         raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")
     return value

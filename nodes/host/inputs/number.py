@@ -10,6 +10,7 @@ from ..run.messages import quoted
 
 
 def number(name: str, value: Any, wanted: io.Float.Input) -> float:
+    """A FLOAT within the bounds of the schema. Raises ValueError for anything else."""
     # Refuses NaN, for which every comparison is false, and infinity, since every number of a schema has bounds.
     if not _is_number(value) or not wanted.min <= value <= wanted.max:
         raise ValueError(f"{name} is {_shown(value)}. It is a number from {wanted.min:g} to {wanted.max:g}.")
@@ -17,12 +18,14 @@ def number(name: str, value: Any, wanted: io.Float.Input) -> float:
 
 
 def whole_number(name: str, value: Any, wanted: io.Int.Input) -> int:
+    """An INT within the bounds of the schema; 2.0 is accepted. Raises ValueError for anything else."""
     if not _is_number(value) or not wanted.min <= value <= wanted.max or value != int(value):
         raise ValueError(f"{name} is {_shown(value)}. It is a whole number from {wanted.min} to {wanted.max}.")
     return int(value)
 
 
 def switch(name: str, value: Any, wanted: io.Boolean.Input) -> bool:
+    """A BOOLEAN; 0 and 1 are accepted. Raises ValueError for anything else."""
     if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
         raise ValueError(f"{name} is {_shown(value)}. It is true or false.")
     return bool(value)

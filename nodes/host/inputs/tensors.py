@@ -52,6 +52,7 @@ def fit_latent(model: ModelPatcher, samples: Tensor, name: str) -> Tensor:
 
 
 def sigmas(name: str, value: Any, wanted: io.Sigmas.Input) -> Tensor:
+    """SIGMAS [N], floats, finite and not negative. Raises ValueError for anything else."""
     if not isinstance(value, Tensor) or value.ndim != 1 or value.is_complex() or value.dtype == torch.bool:
         raise ValueError(f"{name} are {quoted(value)}. They are noise levels in a row, as BasicScheduler gives them.")
     value = value if value.is_floating_point() else value.float()

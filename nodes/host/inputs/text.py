@@ -10,6 +10,7 @@ _LONGEST, _LONGEST_LINE = 1_000_000, 10_000  # characters; a multiline text may 
 
 
 def text(name: str, value: Any, wanted: io.String.Input) -> str:
+    """A STRING of limited length. Raises ValueError for anything else."""
     longest = _LONGEST if wanted.multiline else _LONGEST_LINE
     if not isinstance(value, str):
         raise ValueError(f"{name} is {quoted(value)}. It is a text.")
@@ -19,6 +20,7 @@ def text(name: str, value: Any, wanted: io.String.Input) -> str:
 
 
 def option(name: str, value: Any, wanted: io.Combo.Input) -> str:
+    """A COMBO: one of the options, or any name of a file. Raises ValueError for anything else."""
     if wanted.default is None:  # a list of files, which may have changed: the node itself checks the name
         if not isinstance(value, str):
             raise ValueError(f"{name} is {quoted(value)}. It is the name of a file.")

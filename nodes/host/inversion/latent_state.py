@@ -36,6 +36,7 @@ class InversionState:
     optional: ClassVar[tuple[str, ...]] = ()
 
     def latent(self) -> dict:
+        """A LATENT that shows `shown` and carries this state."""
         return {"samples": self.shown, KEY: self}
 
     @classmethod
@@ -112,11 +113,13 @@ def check_file(tensors: dict[str, Tensor], description: dict) -> dict:
 
 
 def check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where the tensor `name` of a file does not have this shape."""
     if tuple(tensor.shape) != tuple(shape):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)[:10]}, not {tuple(shape)}")
 
 
 def number(description: dict, name: str) -> float:
+    """The number `name` in the description of a file. Raises ValueError where it is none."""
     value = description.get(name)
     if not is_number(value):
         raise ValueError(f"its {name} is {shown(value)}, not a number")

@@ -57,6 +57,7 @@ class Unmerged:
     origin: tuple
 
     def times(self, factor: float) -> "Unmerged":
+        """The same LoRA with its strength multiplied by `factor`."""
         product = replace(self.product, scale=factor * self.product.scale)
         return replace(self, patch=(factor * self.patch[0], *self.patch[1:]), product=product)
 

@@ -24,6 +24,7 @@ class StepMemory:
         self._written = False
 
     def read(self) -> Any:
+        """The value from the previous step; None in the first one."""
         run = self._run
         if run.step != self._step:
             turned = run.step_sigma > self._sigma * (1 + TOLERANCE) if run.descending else run.step_sigma < self._sigma
@@ -32,5 +33,6 @@ class StepMemory:
         return self._before
 
     def write(self, value: Any) -> None:
+        """Sets the value for the next step; only the first call in a step has an effect."""
         if not self._written:
             self._after, self._written = value, True

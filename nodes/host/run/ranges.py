@@ -37,8 +37,10 @@ class Range:
             )
 
     def active(self, run: Run) -> bool:
+        """Whether the current outer step lies in the range."""
         return self.contains(run.step_sigma, run)
 
     def contains(self, sigma: float, run: Run) -> bool:
+        """Whether a step that begins at `sigma` lies in the range."""
         start, end = (run.sigma_at(percent) for percent in (self.start_percent, self.end_percent))  # both in step 0
         return (self.start_percent <= 0 or not above(sigma, start)) and above(sigma, end)

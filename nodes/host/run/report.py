@@ -9,6 +9,7 @@ from .told import Line
 
 
 def all_techniques(run: Run) -> list:
+    """The techniques of all kinds in a run, each once."""
     return list(dict.fromkeys(technique for some in run.techniques.values() for technique in some))
 
 

@@ -71,6 +71,7 @@ class Run:
         self._at_end.append(call)
 
     def end(self) -> None:
+        """Calls the functions given to `at_end`."""
         for call in self._at_end:
             call(self)
 
@@ -139,6 +140,7 @@ class Run:
         self.clock.step, self.clock.step_sigma = step, self.sigmas[step]
 
     def begin_evaluation(self, sigma: Tensor) -> None:
+        """Counts an evaluation at `sigma`, [B], before it is made."""
         self.evaluations += 1
         self.prompts.begin_evaluation()
         if not self._tells_steps:
