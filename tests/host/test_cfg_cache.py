@@ -1,6 +1,9 @@
 """CFG-Cache in the host: which steps are evaluated, what the others are given, when it stops, and weak branches."""
 
+import re
+
 import comfy.nested_tensor
+import comfy.sample
 import comfy.samplers
 import pytest
 import torch
@@ -160,20 +163,24 @@ def test_it_says_that_it_stopped_before_it_began(caplog):
 
 
 def test_one_sample_stops_all():
-    """Of a batch the worst sample counts."""
+    """Of a batch the worst sample counts: here the loud one, the only one that turns."""
 
     class One(Turning):
         def forward(self, x, timestep, context=None, **kwargs):
-            out = super().forward(x, timestep, context, **kwargs)
             steady = 0.1 * x + context.mean((1, 2)).reshape(-1, 1, 1, 1)
-            return torch.where((x.abs().amax((1, 2, 3), keepdim=True) > 50), out, steady)
+            loud = x.abs().amax((1, 2, 3), keepdim=True) > 20
+            return torch.where(loud, super().forward(x, timestep, context, **kwargs), steady)
 
-    model = turning(0.55)
-    model.model.diffusion_model = One(0.55)
-    model = cache(model, limit=1.0)
-    counted = probes.count_evaluations(model)
-    toy.sample(model, steps=STEPS, batch=3)
-    assert counted.chunks == [2 if step in EVALUATED else 1 for step in range(STEPS)]
+    for loudness, evaluated in ((1.0, EVALUATED), (100.0, [0, 1, 2, 3, 4, 7, 8, 9])):
+        model = turning(0.55)
+        model.model.diffusion_model = One(0.55)
+        model = cache(model, limit=1.0)
+        counted = probes.count_evaluations(model)
+        x = toy.noise(4, 3) * torch.tensor([1.0, loudness, 1.0]).reshape(3, 1, 1, 1)
+        prompts = toy.conditioning(2.0), toy.conditioning(-1.5)
+        settings = (STEPS, SCALE, "euler", "simple", *prompts, torch.zeros_like(x))
+        comfy.sample.sample(model, x, *settings, seed=3, disable_pbar=True)
+        assert counted.chunks == [2 if step in evaluated else 1 for step in range(STEPS)]
 
 
 def test_after_a_run_nothing_is_left():
@@ -231,7 +238,9 @@ def test_a_weak_branch_is_reused_too(cfg, order, caplog):
     guided = cfg != 1
     assert counted.total == STEPS + len(EVALUATED) * (1 + guided)
     assert ("3 evaluations of the negative saved" in caplog.text) == guided
-    assert "3 evaluations of the weak prediction of Perturbed-Attention Guidance (PAG) saved" in caplog.text
+    told = caplog.text.partition("3 evaluations of the weak prediction of Perturbed-Attention Guidance (PAG) saved")[2]
+    checks = re.search(r"by evaluated step: ((?:\d+: [\d.]+(?:, )?)+)", told)[1]
+    assert re.findall(r"(\d+): ", checks) == ["2", "3", "4", "5", "8", "10"]  # none of an estimate
 
 
 def test_the_weak_difference_is_that_of_the_last_evaluated_step():
