@@ -20,19 +20,25 @@ from .host.run.raw_predictions import from_raw, to_raw
 
 class _Check:
     """What the estimate in an evaluated step would have missed in the worst sample. It lies on the device until
-    somebody has to know it, once in a step. `counts`: whether it may end the reusing; `before`: the check before."""
+    somebody has to know it, once in a step. `reused`: whether steps before it were given such estimates; `before`: the
+    check before."""
 
-    def __init__(self, error: Tensor, limit: float, counts: bool, before: "_Check | None"):
-        self._error, self._limit, self._counts, self._before = error, limit, counts, before
+    def __init__(self, error: Tensor, limit: float, reused: bool, before: "_Check | None"):
+        self._error, self._limit, self._reused, self._before = error, limit, reused, before
 
     @cached_property
     def error(self) -> float:
         return self._error.item()
 
+    @property
+    def above(self) -> bool:
+        """Whether that is too much for the next step."""
+        return self.error > self._limit
+
     @cached_property
     def failed(self) -> bool:
-        """This one, or one before."""
-        return self._counts and self.error > self._limit or self._before is not None and self._before.failed
+        """Whether it was too much where it had been relied on, now or before."""
+        return self._reused and self.above or self._before is not None and self._before.failed
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +126,7 @@ class _Cache(Negative, BranchCache):
         if not self._may_reuse(run):
             return False
         kept = run.memory(_Of(self, prediction)).read()
-        return kept is not None and not (kept.check is not None and kept.check.failed)
+        return kept is not None and (kept.check is None or not (kept.check.above or kept.check.failed))
 
     def _first(self, run: Run) -> int:
         return first_reuse(self.warm_up, run.steps)
@@ -148,9 +154,9 @@ class _Cache(Negative, BranchCache):
         if (before := memory.read()) is not None:
             streams = zip(self._estimates(run, conds, before), others, conds)
             error = torch.stack([missed(*stream).max() for stream in streams]).max()
-            # Before, nothing would have been reused anyway; behind the last step there is nothing to reuse.
-            counts = self._first(run) - 1 <= run.step < run.steps - 1
-            check = _Check(error, self.limit, counts, before.check)
+            # Behind the last step there is nothing to end.
+            reused = before.step < run.step - 1 and run.step < run.steps - 1
+            check = _Check(error, self.limit, reused, before.check)
             self._notes(run, prediction).checks.setdefault(run.step, check)
         memory.write(_Kept(run.step, [o - c for o, c in zip(others, conds)], check))
 
@@ -158,7 +164,7 @@ class _Cache(Negative, BranchCache):
 
     def why_idle(self, run: Run) -> str | None:
         for notes in run.notes.get(self, {}).values():
-            if notes.failed:
+            if any(check.above for check in notes.checks.values()):
                 return f"estimates missed more of the guidance than limit {self.limit:g}. By step: {notes.errors}."
             if notes.unwanted and run.prompts.has_guided:
                 return "where the negative could have been reused, another node had brought the scale to 1."
@@ -225,8 +231,8 @@ class CFGCache(RangedNode):
                     step=0.05,
                     round=0.001,
                     tooltip="Largest share of the guidance that an estimate may miss, in the worst sample of the "
-                    "batch: 0 is a perfect estimate, 1 as bad as no guidance. Once one has missed more, nothing is "
-                    "reused in the rest of the run. The run tells the shares.",
+                    "batch: 0 is a perfect estimate, 1 as bad as no guidance. While one would miss more, reusing "
+                    "waits; once one that was used has missed more, it ends. The run tells the shares.",
                 ),
                 io.Boolean.Input(
                     "weak_too",
