@@ -275,11 +275,11 @@ def _warning(model) -> str:
 def _riders(model, latent: dict, when: Range, for_negatives: bool) -> tuple[ReferenceRow, ...]:
     if isinstance(latent.get(KEY), Trajectory):
         recorded = Trajectory.of(latent, model)
-        return (RecordedRow(recorded.image, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
+        return (RecordedRow(LABEL, recorded.image, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
     samples = fit_latent(model, latent["samples"], "latent")
     if len(samples) > _MOST:
         raise ValueError(
             f"latent holds {len(samples)} references, and each costs a prediction more. Give up to {_MOST} (Latent "
             "From Batch)."
         )
-    return tuple(ReferenceRow(each[None], NOISY, when.active, for_negatives) for each in samples)
+    return tuple(ReferenceRow(LABEL, each[None], NOISY, when.active, for_negatives) for each in samples)
