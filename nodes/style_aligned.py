@@ -55,7 +55,10 @@ class _Shared:
 
     def why_idle(self, run: Run) -> str | None:
         if self._alone(run):
-            return "a batch of one image has no other to follow. Make it larger, or give a reference latent."
+            return (
+                "a batch of one image has no other to follow. Raise batch_size, or choose the reference 'reference "
+                "latent' and connect the latent of an earlier image."
+            )
         return None
 
     def __call__(self, a: SelfAttention) -> Tensor:
@@ -275,7 +278,8 @@ def _warning(model) -> str:
 def _riders(model, latent: dict, when: Range, for_negatives: bool) -> tuple[ReferenceRow, ...]:
     if isinstance(latent.get(KEY), Trajectory):
         recorded = Trajectory.of(latent, model)
-        return (RecordedRow(LABEL, recorded.image, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
+        about = LABEL, recorded.image, NOISY, when.active, for_negatives
+        return (RecordedRow(*about, recorded.sigmas, recorded.latents),)
     samples = fit_latent(model, latent["samples"], "latent")
     if len(samples) > _MOST:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Every node of ours before every sampler of the host's templates: what each does there, and whether that is in order."""
+"""Every node of ours before every sampler of the host's templates: what it does there, and whether that is right."""
 
 import re
 from collections.abc import Iterator
@@ -68,11 +68,11 @@ class Cross:
         name, base = self.patch.name, self.base
         if name in ("PAG", "SEG", "SLG", "Autoguidance"):
             return {base.steps}  # of the positive, in another network
-        if name in ("Guidance Interval", "Adaptive Guidance"):
-            return {-sum(told)} if sum(told) > 0 else set()
+        if name in ("Guidance Interval", "Adaptive Guidance", "CFG-Cache", "CFG-Zero*"):
+            return {-sum(told)}
         if name in ("GFCG", "CFG++"):
             return {sum(told)}
-        if name == "NegToMe, reference latent":
+        if name.endswith("reference latent"):
             return set(range(1, base.evaluations + 1))  # beside each, in its steps
         return {0}
 

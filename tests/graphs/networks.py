@@ -1,7 +1,7 @@
 """A tiny network with random weights for each kind of model that the host's templates load.
 
-Each has the host's own class for its kind, and the channels of the real one where nodes of a template make them: those of
-latents, of what is put beside them, and of image features. All take texts of one width.
+Each has the host's own class for its kind, and the channels of the real one where nodes of a template make them: those
+of latents, of what is put beside them, and of image features. All take texts of one width.
 """
 
 from dataclasses import dataclass

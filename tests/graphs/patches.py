@@ -14,8 +14,8 @@ _OF_CLASSIFIER = {CLASSIFIER: node("GuidekitImageClassifier", file="demo", label
 
 @dataclass(frozen=True)
 class Patch:
-    """`inputs`: beside the defaults; a link begins with the id of a node in `beside`. `of_model`: inputs that a stand-in
-    makes of the model, by its class."""
+    """`inputs`: beside the defaults; a link begins with the id of a node in `beside`. `of_model`: inputs that a
+    stand-in, named by its class, makes of the model."""
 
     name: str
     node_id: str
@@ -44,9 +44,12 @@ PATCHES = [
     Patch("SEG", "GuidekitSEG"),
     Patch("SLG", "GuidekitSLG"),
     Patch("Autoguidance", "GuidekitAutoguidance"),
+    Patch("CFG-Zero*", "GuidekitCFGZeroStar"),
+    Patch("Frequency Guidance", "GuidekitFrequencyGuidance"),
     Patch("Guidance Interval", "GuidekitGuidanceInterval"),
     Patch("CFG++", "GuidekitCFGPP"),
     Patch("Adaptive Guidance", "GuidekitAdaptiveGuidance"),
+    Patch("CFG-Cache", "GuidekitCFGCache"),
     Patch(
         "GFCG",
         "GuidekitGFCG",
@@ -61,9 +64,17 @@ PATCHES = [
         {"reference": "reference latent"},
         of_model={"latent": "TestLatent"},
     ),
+    Patch("StyleAligned", "GuidekitStyleAligned"),
+    Patch(
+        "StyleAligned, reference latent",
+        "GuidekitStyleAligned",
+        {"reference": "reference latent"},
+        of_model={"latent": "TestLatent"},
+    ),
     Patch("NAG", "GuidekitNASA", {"negative": ["negative", 0]}, _NEGATIVE),
     Patch("NASA", "GuidekitNASA", {"negative": ["negative", 0], "method": "NASA"}, _NEGATIVE),
     Patch("Preference CFG", "GuidekitPreferenceCFG", of_model={"other_model": "TestTuned"}),
+    Patch("Concept Edit", "GuidekitConceptEdit", {"clip": [TEXTS, 0]}, {TEXTS: node("TestTexts")}),
 ]
 # They read a file that was made for one model and one schedule, or for one architecture.
 WITH_FILES = {"GuidekitLinearAG", "GuidekitPreferenceLoraLoader"}

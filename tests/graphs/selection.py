@@ -1,8 +1,8 @@
 """The host's own templates for the families that this pack knows, in API form, and what is left out of them, by rule.
 
-Taken: every template of the browser's index in which a sampler's model comes from a file that FILES names. Left out: the
-index's parts for audio and 3D, templates with nodes that this host does not have (API nodes, other packs'), and samplers
-of models that FILES does not name.
+Taken: every template of the browser's index in which a sampler's model comes from a file that FILES names. Left out:
+the index's parts for audio and 3D, templates with nodes that this host does not have (API nodes, those of other packs),
+and samplers of models that FILES does not name.
 """
 
 import json
@@ -76,7 +76,7 @@ Prompt = dict[str, dict]
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler of a template: `node` takes the model, itself a sampler or the guider of one. `kind`: what stands in."""
+    """A sampler of a template: `node` takes the model, a sampler or its guider. `kind`: of network (networks.py)."""
 
     template: str
     node: str
@@ -91,8 +91,8 @@ def names() -> list[str]:
 
 @dataclass(frozen=True)
 class Graphs:
-    """`prompts`: the templates that this host has all nodes of, in API form, as `comfy run` would queue them; `info`:
-    /object_info."""
+    """`prompts`: the templates that this host has all nodes of, in API form, as `comfy run` would queue them.
+    `info`: /object_info."""
 
     info: Info
     prompts: dict[str, Prompt]

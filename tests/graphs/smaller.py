@@ -67,7 +67,7 @@ def small(case: Case, graphs: Graphs) -> tuple[Prompt, str]:
     for each in prompt.values():
         _complete(each, info)
         _shrink(each)
-    for node_id, each in list(prompt.items()):
+    for each in prompt.values():
         for name, value in each["inputs"].items():
             each["inputs"][name] = _past(prompt, value, info)
     _smaller_references(prompt)
@@ -144,7 +144,7 @@ def _shrink(each: dict) -> None:
     if kind.startswith("Test"):
         return
     for name, value in NUMBERS.items():
-        if name in inputs and (isinstance(inputs[name], (int, float)) or isinstance(inputs[name], list)):
+        if isinstance(inputs.get(name), (int, float, list)):
             inputs[name] = value
     if kind == "KSamplerAdvanced":
         first = inputs.get("add_noise") == "enable"

@@ -21,9 +21,9 @@ HOST_FAILS = (
 )
 _HEAD = """# Which node works where
 
-Every node that takes a MODEL and gives one, at its defaults, before every sampler of ComfyUI's own templates for these kinds of
-models ({templates} templates, {samplers} samplers; networks tiny, with random weights). **acts**: it changes the result. Else the number
-of what it says at the node, below. Several entries: it differs between templates, by their cfg and guiders above all.
+Every node that takes a MODEL and gives one, at its defaults, before every sampler of ComfyUI's own templates for these
+kinds of models: {templates} templates, {samplers} samplers, on tiny networks with random weights. **acts**: the result
+changes. A number: it says at the node why not, below. Several entries: it differs between templates, mostly by cfg.
 
 Written by `python dev.py python -m guidekit.tests.graphs.table`; the tests hold it.
 """
@@ -33,7 +33,7 @@ Statuses = dict[str, dict[str, list[str]]]  # by kind of model and name of node
 
 def status(cross: Cross, fails: bool = False) -> str:
     """What `cross` does, without the numbers of the single run."""
-    return HOST_FAILS if fails else re.sub(r"\\(shape \\([^)]*\\)\\) ", "", cross.does)
+    return HOST_FAILS if fails else re.sub(r" \(shape \([^)]*\)\)| By step: .*", "", cross.does)
 
 
 def statuses(all_graphs: Graphs, executor: Executor, kind: str) -> dict[str, list[str]]:

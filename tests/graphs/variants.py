@@ -14,8 +14,8 @@ PATCH, COUNTED, REPORT, SEEN = "our node", "counted", "said", "seen"
 
 @dataclass(frozen=True)
 class Result:
-    """`total`: of the latent, a number that tells it from others; `calls` of the network, the `evaluations` in them, and the `steps` that asked for them; `said`:
-    the lines of the report; `error`: (id of the node, type, message) of what was raised."""
+    """`total`: of the latent, a number that tells it from others; `calls` of the network, the `evaluations` in them,
+    and the `steps` that asked for them; `said`: the lines of the report; `error`: (id of the node, type, message)."""
 
     total: str = ""
     finite: bool = False

@@ -147,7 +147,7 @@ ATTENTION = {
 @pytest.mark.parametrize("family", ["unet", "flux", "wan", "lumina2"])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_acts_below_an_attention_that_is_put_on_top(name, family, order, caplog):
-    """The kernel gives what the host's attention does, so that the result is that of our node alone, but for rounding."""
+    """The kernel gives what the host's attention does, so that the result is that of our node alone."""
     model, ours = tiny.model(family), ATTENTION[name]
     model = on_top(ours(model, family)) if order == "ours first" else ours(on_top(model), family)
     found, alone = sample(model, family), sample(ours(tiny.model(family), family), family)

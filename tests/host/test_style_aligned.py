@@ -295,7 +295,7 @@ def test_two_of_them(family):
 def test_a_batch_of_one_has_nobody_to_follow(caplog):
     model = aligned(tiny.model("unet"))
     assert torch.equal(tiny.sample(model, "unet"), tiny.sample(tiny.model("unet"), "unet"))
-    assert "a batch of one image has no other to follow. Make it larger, or give a reference latent" in caplog.text
+    assert "a batch of one image has no other to follow. Raise batch_size, or" in caplog.text
 
 
 def test_what_it_says_of_a_model():

@@ -63,12 +63,12 @@ class Family:
 
     `blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where the
     image tokens are in a sequence of `tokens`, from how the family builds it; `options` hold the `Counts` as SEQUENCE
-    where the network gives them, and the shapes of its references as REFERENCES. `self_attentions`: which of a block's attention calls are self-attention, from 0.
-    `replaceable`: whether the host lets a block be replaced. `second_text`: how a second text can be added: "cross",
-    the cross-attention of a UNet; "blocks", that of transformer blocks; "joint", as more tokens of joint attention;
-    "refined", the same after the network's text refiner; "layers", through the network's own layers; None, not at all.
-    `looks_at_text(network, call, image)`: whether the call-th attention of a block attends to the text alone; `image`:
-    whether the prompts have image tokens too.
+    where the network gives them, and the shapes of its references as REFERENCES. `self_attentions`: which of a block's
+    attention calls are self-attention, from 0. `replaceable`: whether the host lets a block be replaced. `second_text`:
+    how a second text can be added: "cross", the cross-attention of a UNet; "blocks", that of transformer blocks;
+    "joint", as more tokens of joint attention; "refined", the same after the network's text refiner; "layers", through
+    the network's own layers; None, not at all. `looks_at_text(network, call, image)`: whether the call-th attention of
+    a block attends to the text alone; `image`: whether the prompts have image tokens too.
     """
 
     name: str
@@ -159,8 +159,8 @@ def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
 
 def _wan_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, network.patch_size)
-    # A reference image (ref_conv) and SCAIL's reference frames come before the image tokens; in-context references, poses
-    # and extra frames after them.
+    # A reference image (ref_conv) and SCAIL's reference frames come before the image tokens; in-context references,
+    # poses and extra frames after them.
     before = network.ref_conv is not None or hasattr(network, "patch_embedding_pose")
     start = _references("reference_latent", network.patch_size[-2:], options) if before else 0
     return Layout(slice(start, start + math.prod(grid)), grid)

@@ -17,7 +17,7 @@ import torch
 from comfy.ldm.flux.redux import ReduxImageEncoder
 from comfy.ldm.lumina.controlnet import ZImage_Control
 from comfy.patcher_extension import WrappersMP
-from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer, SDClipModel
+from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
 from comfy.taesd.taesd import TAESD
 from comfy.weight_adapter import LoRAAdapter
 from comfy_api.latest import ComfyExtension, InputImpl, Types, io
