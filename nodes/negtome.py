@@ -58,7 +58,10 @@ class _Merged:
     rider: ReferenceRow | None
 
     label = "Negative Token Merging (NegToMe)"
-    idle_reason = "another node has replaced the attention of its blocks, or the blocks themselves."
+    idle_reason = (
+        "it never saw the attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "way of its own."
+    )
 
     def __call__(self, a: AttentionOutput) -> Tensor:
         found = a.run.notes.setdefault(self, set())

@@ -45,7 +45,10 @@ class _Shared:
     riders: tuple[ReferenceRow, ...]
 
     label = LABEL
-    idle_reason = "another node has replaced the self-attention of its blocks, or the blocks themselves."
+    idle_reason = (
+        "it never saw the self-attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "way of its own."
+    )
 
     def active(self, run: Run) -> bool:
         return self.range.active(run) and not self._alone(run)

@@ -93,6 +93,7 @@ _Z_IMAGE = {
     "pad_tokens_multiple": 32,
     "dim": 256,  # the least that its modulation takes
     "n_kv_heads": 4,
+    "n_refiner_layers": 2,
     "axes_dims": [16, 24, 24],
 }
 

@@ -191,12 +191,12 @@ class _Style(io.ComfyNode):
         return io.NodeOutput(comfy.sd.StyleModel(made))
 
 
+# Of one layer, for the host divides the 30 of the real network by them.
+_Z_IMAGE = {"dim": 256, "n_heads": 4, "n_kv_heads": 4, "n_control_layers": 1}
 PATCHES = {
     "Qwen-Image": lambda **rest: QwenImageBlockWiseControlNet(num_layers=2, dim=32, **rest),
-    "Z-Image": lambda **rest: ZImage_Control(dim=256, n_heads=4, n_kv_heads=4, **rest),
-    "Z-Image 2.1": lambda **rest: ZImage_Control(
-        dim=256, n_heads=4, n_kv_heads=4, n_control_layers=3, additional_in_dim=17, refiner_control=True, **rest
-    ),
+    "Z-Image": lambda **rest: ZImage_Control(**_Z_IMAGE, **rest),
+    "Z-Image 2.1": lambda **rest: ZImage_Control(**_Z_IMAGE, additional_in_dim=17, refiner_control=True, **rest),
     "InfiniteTalk": lambda **rest: MultiTalkModelPatch(
         context_tokens=4, in_dim=160, intermediate_dim=16, out_dim=768, **rest
     ),
