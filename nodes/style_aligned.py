@@ -46,7 +46,7 @@ class _Shared:
 
     label = LABEL
     idle_reason = (
-        "it never saw the self-attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "it never saw the attention of its blocks: another node has replaced it, or the sampler runs the network in a "
         "way of its own."
     )
 
