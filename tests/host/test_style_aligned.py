@@ -231,7 +231,7 @@ def _from_batch(model, family, steps):
 
 def test_a_recording_between_its_levels():
     sigmas, latents = torch.tensor([4.0, 2.0, 1.0]), torch.tensor([40.0, 20.0, 14.0]).reshape(3, 1, 1, 1, 1)
-    row = RecordedRow(latents[:1, 0], NOISY, None, True, sigmas, latents)
+    row = RecordedRow("recorded", latents[:1, 0], NOISY, None, True, sigmas, latents)
     run = type("Run", (), {"notes": {}})()
     x = torch.zeros(2, 1, 1, 1)
     for sigma, wanted in ((4.0, 40.0), (3.0, 30.0), (2.0, 20.0), (1.5, 17.0), (1.0, 14.0), (9.0, 40.0), (0.0, 14.0)):
