@@ -61,7 +61,7 @@ class _GFCG:
 
     def begin(self, run: Run, guider) -> None:
         self.confusion.decoder.check(run, LABEL)
-        guider.conds |= self.references.prompts()
+        guider.conds |= self.references.prompts(guider.conds["positive"])
 
     def look(self, run: Run, denoised: Tensor) -> tuple[Verdict, list[int]]:
         """The classifier's verdict on this step, and the prompt that each image is guided away from, 0 for none. With

@@ -58,7 +58,10 @@ class _Merged:
     rider: ReferenceRow | None
 
     label = "Negative Token Merging (NegToMe)"
-    idle_reason = "another node has replaced the attention of its blocks, or the blocks themselves."
+    idle_reason = (
+        "it never saw the attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "way of its own."
+    )
 
     def __call__(self, a: AttentionOutput) -> Tensor:
         found = a.run.notes.setdefault(self, set())
@@ -105,7 +108,10 @@ class _Merged:
     def why_idle(self, run: Run) -> str | None:
         found = run.notes.get(self, ())
         if "alone" in found:
-            return "a batch of one image has no other to keep away from. Make it larger, or give a reference latent."
+            return (
+                "a batch of one image has no other to keep away from. Raise batch_size, or choose the reference "
+                "'reference latent' and connect the latent of an earlier image."
+            )
         if "in range" in found:
             return "no block of the model has as many tokens as it wants by itself. Name blocks."
         if "reached" in found:
@@ -250,7 +256,7 @@ class NegToMe(RangedNode):
         positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:
             samples = fit_latent(model, latent["samples"], "latent")
-            rider = ReferenceRow(samples[:1], reference_noise, when, not positive_only)
+            rider = ReferenceRow(_Merged.label, samples[:1], reference_noise, when, not positive_only)
             add_reference_row(model, rider)
         merged = _Merged(
             reference=reference,

@@ -45,7 +45,10 @@ class _Shared:
     riders: tuple[ReferenceRow, ...]
 
     label = LABEL
-    idle_reason = "another node has replaced the self-attention of its blocks, or the blocks themselves."
+    idle_reason = (
+        "it never saw the attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "way of its own."
+    )
 
     def active(self, run: Run) -> bool:
         return self.range.active(run) and not self._alone(run)
@@ -55,7 +58,10 @@ class _Shared:
 
     def why_idle(self, run: Run) -> str | None:
         if self._alone(run):
-            return "a batch of one image has no other to follow. Make it larger, or give a reference latent."
+            return (
+                "a batch of one image has no other to follow. Raise batch_size, or choose the reference 'reference "
+                "latent' and connect the latent of an earlier image."
+            )
         return None
 
     def __call__(self, a: SelfAttention) -> Tensor:
@@ -275,11 +281,12 @@ def _warning(model) -> str:
 def _riders(model, latent: dict, when: Range, for_negatives: bool) -> tuple[ReferenceRow, ...]:
     if isinstance(latent.get(KEY), Trajectory):
         recorded = Trajectory.of(latent, model)
-        return (RecordedRow(recorded.image, NOISY, when.active, for_negatives, recorded.sigmas, recorded.latents),)
+        about = LABEL, recorded.image, NOISY, when.active, for_negatives
+        return (RecordedRow(*about, recorded.sigmas, recorded.latents),)
     samples = fit_latent(model, latent["samples"], "latent")
     if len(samples) > _MOST:
         raise ValueError(
             f"latent holds {len(samples)} references, and each costs a prediction more. Give up to {_MOST} (Latent "
             "From Batch)."
         )
-    return tuple(ReferenceRow(each[None], NOISY, when.active, for_negatives) for each in samples)
+    return tuple(ReferenceRow(LABEL, each[None], NOISY, when.active, for_negatives) for each in samples)

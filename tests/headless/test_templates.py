@@ -153,6 +153,26 @@ def test_runs_and_acts(server, name):
         assert numbers(server.run(plain)) != found
 
 
+def test_negtome_keeps_away_from_an_image_of_an_earlier_run(server):
+    """One image at a time: what the run before has saved, encoded, is the reference of the next one."""
+    prompt = small("negtome_reference_z_image_turbo")
+    kinds = {node["class_type"]: node_id for node_id, node in prompt.items()}
+    prompt[kinds["EmptySD3LatentImage"]]["inputs"]["batch_size"] = 1
+    saved = [image for output in server.run(prompt).values() for image in output.get("images", ())]
+    assert len(saved) == 2
+    found = [numbers(server.run(bypassed(prompt)))]
+    vae = prompt[kinds["VAEDecode"]]["inputs"]["vae"]
+    for image in saved:
+        later = copy.deepcopy(prompt)
+        name = f"{image['subfolder']}/{image['filename']} [output]"
+        later["earlier"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        later["encoded"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["earlier", 0], "vae": vae}}
+        later[kinds["GuidekitNegToMe"]]["inputs"]["latent"] = ["encoded", 0]
+        found.append(numbers(server.run(later)))
+    first, second = zip(*found)
+    assert (len(set(first)), len(set(second))) in ((1, 3), (3, 1)), "it changes the image that it is put before, alone"
+
+
 def test_the_log_is_clean(server):
     bad = ("Error", "Exception", "Traceback", "lora key not loaded", "missing", "IMPORT FAILED")
     assert [line for line in server.log.splitlines() if any(word in line for word in bad)] == []

@@ -495,3 +495,16 @@ def test_no_way_to_see(monkeypatch):
     monkeypatch.setattr(model.get_model_object("latent_format"), "latent_rgb_factors", None, raising=False)
     with pytest.raises(ValueError, match="no VAE is connected, and ComfyUI has no colours"):
         tiny.sample(model, "unet")
+
+
+@pytest.mark.parametrize("combination", [ADD, SWAP, AUTOGUIDANCE])
+def test_candidates_of_another_models_text_encoder(combination):
+    """Told before the first step, and not by the network."""
+    model = tiny.model("unet")
+    given = {"weak_model": tiny.worse(model)} if combination == AUTOGUIDANCE else {}
+    of_another = guides.candidates("flux")
+    applied = run_node(
+        GFCG, model=model, classifier=guides.classifier(), candidates=of_another, combination=combination, **given
+    )
+    with pytest.raises(ValueError, match="has 12 channels per token, and the positive prompt 16"):
+        tiny.sample(applied, "unet")

@@ -231,7 +231,7 @@ def _from_batch(model, family, steps):
 
 def test_a_recording_between_its_levels():
     sigmas, latents = torch.tensor([4.0, 2.0, 1.0]), torch.tensor([40.0, 20.0, 14.0]).reshape(3, 1, 1, 1, 1)
-    row = RecordedRow(latents[:1, 0], NOISY, None, True, sigmas, latents)
+    row = RecordedRow("recorded", latents[:1, 0], NOISY, None, True, sigmas, latents)
     run = type("Run", (), {"notes": {}})()
     x = torch.zeros(2, 1, 1, 1)
     for sigma, wanted in ((4.0, 40.0), (3.0, 30.0), (2.0, 20.0), (1.5, 17.0), (1.0, 14.0), (9.0, 40.0), (0.0, 14.0)):
@@ -295,7 +295,7 @@ def test_two_of_them(family):
 def test_a_batch_of_one_has_nobody_to_follow(caplog):
     model = aligned(tiny.model("unet"))
     assert torch.equal(tiny.sample(model, "unet"), tiny.sample(tiny.model("unet"), "unet"))
-    assert "a batch of one image has no other to follow. Make it larger, or give a reference latent" in caplog.text
+    assert "a batch of one image has no other to follow. Raise batch_size, or" in caplog.text
 
 
 def test_what_it_says_of_a_model():

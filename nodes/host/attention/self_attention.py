@@ -4,8 +4,10 @@ A technique is called instead of the attention of its blocks. It gets queries, k
 dim] for any network, with the place of the image tokens and their grid, and does not depend on the family.
 
 Relies on: `optimized_attention_override`, which every backend honours (comfy/ldm/modules/attention.py:148-166); the
-block's name and number in `transformer_options` (see families.py and blocks.py). The additional hooks for UNets are in
-unet.py.
+block's name and number in `transformer_options` (see families.py and blocks.py). Other nodes may put their override on
+top before every evaluation (ON_PREPARE_STATE callbacks, comfy/samplers.py:258, as core's Model Sparse Attention does
+from 0.38 on) and answer calls without asking the one below: so ours goes on top in every network call, in the options
+of that call. The additional hooks for UNets are in unet.py.
 """
 
 from collections.abc import Callable
@@ -14,12 +16,13 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..network.blocks import reach_blocks
 from ..network.families import Block, Counts, family_of, network_of
 from ..network.forward import check_rows, current_forward, find_forward, watch_forward
-from ..run import Run, attach, attach_hook
+from ..run import Run, attach, attach_hook, current_run, wrap_run
 from .calls import (
     USUAL,
     Call,
@@ -80,12 +83,17 @@ def reach_attention(model: ModelPatcher) -> None:
 def _hook(run: Run, guider) -> None:
     """Takes the host's slot when the run starts, after all nodes, so that their order does not matter."""
     options, family = guider.model_options["transformer_options"], family_of(guider.model_patcher)
-    options[_OVERRIDE] = _Override(options.get(_OVERRIDE))
+    wrap_run(guider, WrappersMP.APPLY_MODEL, _on_top, outermost=False)
     if family.name == "UNet":
         hook_into_unet(options, run)
     else:
         patches = options.setdefault("patches", {})
         patches["post_input"] = [*patches.get("post_input", ()), _note_sequence]
+
+
+def _on_top(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
+    override = current_run(transformer_options).of(_Overrides).over(transformer_options.get(_OVERRIDE))
+    return executor(x, t, c_concat, c_crossattn, control, {**transformer_options, _OVERRIDE: override}, **kwargs)
 
 
 @torch.compiler.disable
@@ -95,6 +103,16 @@ def _note_sequence(args: dict) -> dict:
     forward = current_forward(args["transformer_options"])
     forward.sequence = Counts(args["txt"].shape[1], args["img"].shape[1])
     return args
+
+
+class _Overrides:
+    """Of one run: the same over the same, for a compiled network wants what it has been traced with."""
+
+    def __init__(self, run: Run):
+        self._known: dict[int, _Override] = {}  # by the id of what is below, which they keep alive
+
+    def over(self, inner: Callable | None) -> "_Override":
+        return self._known.setdefault(id(inner), _Override(inner))
 
 
 @dataclass(eq=False)

@@ -103,7 +103,7 @@ class SecondModel:
         else:
             guest = comfy.samplers.CFGGuider(self.model)
             guest.original_conds = {"positive": prompt}
-        guest.original_conds |= self.references.prompts()
+        guest.original_conds |= self.references.prompts(guest.original_conds["positive"])
         return guest
 
     def _prompt_of(self, guider) -> list[dict]:

@@ -26,7 +26,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ..run import Run
 
-SEQUENCE = "guidekit_sequence"  # key of the Counts in the options
+# Keys in the options: of the Counts, and of the shapes of references, by the name of the network's argument.
+SEQUENCE, REFERENCES = "guidekit_sequence", "guidekit_references"
 
 
 class Block(NamedTuple):
@@ -62,12 +63,12 @@ class Family:
 
     `blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where the
     image tokens are in a sequence of `tokens`, from how the family builds it; `options` hold the `Counts` as SEQUENCE
-    where the network gives them. `self_attentions`: which of a block's attention calls are self-attention, from 0.
-    `replaceable`: whether the host lets a block be replaced. `second_text`: how a second text can be added: "cross",
-    the cross-attention of a UNet; "blocks", that of transformer blocks; "joint", as more tokens of joint attention;
-    "refined", the same after the network's text refiner; "layers", through the network's own layers; None, not at all.
-    `looks_at_text(network, call, image)`: whether the call-th attention of a block attends to the text alone; `image`:
-    whether the prompts have image tokens too.
+    where the network gives them, and the shapes of its references as REFERENCES. `self_attentions`: which of a block's
+    attention calls are self-attention, from 0. `replaceable`: whether the host lets a block be replaced. `second_text`:
+    how a second text can be added: "cross", the cross-attention of a UNet; "blocks", that of transformer blocks;
+    "joint", as more tokens of joint attention; "refined", the same after the network's text refiner; "layers", through
+    the network's own layers; None, not at all. `looks_at_text(network, call, image)`: whether the call-th attention of
+    a block attends to the text alone; `image`: whether the prompts have image tokens too.
     """
 
     name: str
@@ -124,6 +125,12 @@ def _patches(latent_shape: tuple[int, ...], patch: int | tuple[int, ...] | list[
     return tuple(math.ceil(n / p) for n, p in zip(latent_shape[-len(patch) :], patch))
 
 
+def _references(name: str, patch: int | tuple[int, ...], options: dict) -> int:
+    """The number of tokens of the references of that name, each of its own size and number of frames."""
+    shapes = options.get(REFERENCES, {}).get(name, ())
+    return sum(math.prod(shape[2:-2]) * math.prod(_patches(shape, patch)) for shape in shapes)
+
+
 def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
     """Image tokens at the end of the sequence, followed by `behind` others."""
     count = math.prod(grid)
@@ -152,10 +159,11 @@ def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
 
 def _wan_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, network.patch_size)
-    count = math.prod(grid)
-    # A reference image (ref_conv) comes before the image tokens, in-context references and extra frames after them.
-    start = tokens - count if network.ref_conv is not None else 0
-    return Layout(slice(start, start + count), grid)
+    # A reference image (ref_conv) and SCAIL's reference frames come before the image tokens; in-context references,
+    # poses and extra frames after them.
+    before = network.ref_conv is not None or hasattr(network, "patch_embedding_pose")
+    start = _references("reference_latent", network.patch_size[-2:], options) if before else 0
+    return Layout(slice(start, start + math.prod(grid)), grid)
 
 
 def _wan_looks_at_text(network, call, image) -> bool:
@@ -173,9 +181,12 @@ def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
 
 
 def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
-    grid = _patches(latent_shape, network.patch_size)
-    padding = -math.prod(grid) % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
-    return _last(tokens, grid, padding)
+    """Latents may have frames (Ming-Image, from host 0.38 on); then reference frames, each of its own size, and the
+    padding of all of them."""
+    grid = (*latent_shape[2:-2], *_patches(latent_shape, network.patch_size))
+    frames = _references("ref_frames", network.patch_size, options)
+    padding = -(math.prod(grid) + frames) % (network.pad_tokens_multiple or 1)
+    return _last(tokens, grid, frames + padding)
 
 
 def fits(layout: Layout, tokens: int, options: dict) -> bool:

@@ -19,23 +19,38 @@ from torch import Tensor
 
 from ..run import Run, attach_hook, current_run, wrap_run
 from ..run.partial_calls import know_rows
-from .families import SEQUENCE, Block, Counts, Family, Layout, family_of, fits, network_of, order_of, unet_parts
+from .families import (
+    REFERENCES,
+    SEQUENCE,
+    Block,
+    Counts,
+    Family,
+    Layout,
+    family_of,
+    fits,
+    network_of,
+    order_of,
+    unet_parts,
+)
 from .shared_prefix import Prefix, Sharing
 
 _FORWARD = "guidekit_forward"
+_REFERENCES = ("reference_latent", "ref_frames")  # Wan's, and NextDiT's from host 0.38 on
 _OURS = __name__.split(".nodes.")[0]
 
 
 @dataclass
 class Forward:
     """One network call on latents of `latent_shape`, [rows, C, ...]. `patches`: the patches of all nodes, by kind;
-    `prefix`: what branches share with cond in the current evaluation, or None."""
+    `prefix`: what branches share with cond in the current evaluation, or None; `references`: the shapes of references
+    that the network gets, by the name of its argument."""
 
     base: BaseModel
     run: Run
     prefix: Prefix | None
     latent_shape: tuple[int, ...]
     patches: dict[str, list[Callable]]
+    references: dict[str, list[torch.Size]] = field(default_factory=dict)
     attention_calls: dict[tuple[Block, int], int] = field(default_factory=dict)  # number so far, by block and layer
     left: dict[Block, dict[str, Tensor]] = field(default_factory=dict)  # outputs of blocks that a later block needs
     afterwards: list = field(default_factory=list)  # `Whole` outputs of the current layer (attention/calls.py)
@@ -68,7 +83,7 @@ class Forward:
         Raises:
             ValueError: other nodes have changed the sequence, so that it is not known.
         """
-        options = {**options, SEQUENCE: self.sequence}
+        options = {**options, SEQUENCE: self.sequence, REFERENCES: self.references}
         layout = self.family.layout(self.network, self.latent_shape, tokens, options)
         if not fits(layout, tokens, options):
             kind = type(self.network).__name__
@@ -124,5 +139,7 @@ def _hook(run: Run, guider) -> None:
 
 def _innermost(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
     run, patches = current_run(transformer_options), transformer_options.get("patches", {})
-    forward = Forward(executor.class_obj, run, run.of(Sharing).prefix, tuple(x.shape), patches)
+    given = {name: kwargs[name] for name in _REFERENCES if kwargs.get(name) is not None}
+    shapes = {name: [z.shape for z in (value if isinstance(value, list) else [value])] for name, value in given.items()}
+    forward = Forward(executor.class_obj, run, run.of(Sharing).prefix, tuple(x.shape), patches, shapes)
     return executor(x, t, c_concat, c_crossattn, control, {**transformer_options, _FORWARD: forward}, **kwargs)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..run import Run, attach, attach_hook, current_run
 from ..run.branch_chunks import branch_uuid
 from ..run.chunks import Copy, copies, prompts, with_copies
+from ..run.further_rows import check_further_rows
 from ..run.partial_calls import know_rows, put_rows_right
 from .shared_prefix import Sharing
 
@@ -32,12 +33,13 @@ NOISE = (CLEAN, SCALED, NOISY)
 class ReferenceRow:
     """A reference latent on a model.
 
-    `latent`: [1, C, ...] in the scale of a VAE. `noise`: the form in which the network gets it. CLEAN: as it is;
-    SCALED: in place of the noisy latent, so that models of x0 + sigma n divide it by sqrt(1 + sigma^2); NOISY: at the
-    noise level of the step, with the same noise in the whole run. `active(run)`: whether it is used in this step.
-    `for_negatives`: whether the guider's negatives get copies too.
+    `label`: of the technique that it is for. `latent`: [1, C, ...] in the scale of a VAE. `noise`: the form in which
+    the network gets it. CLEAN: as it is; SCALED: in place of the noisy latent, so that models of x0 + sigma n divide it
+    by sqrt(1 + sigma^2); NOISY: at the noise level of the step, with the same noise in the whole run. `active(run)`:
+    whether it is used in this step. `for_negatives`: whether the guider's negatives get copies too.
     """
 
+    label: str
     latent: Tensor
     noise: str
     active: Any
@@ -127,6 +129,7 @@ def add_reference_row(model: ModelPatcher, rider: ReferenceRow) -> None:
 def _hook(run: Run, guider) -> None:
     """Adds the reference rows before any other wrapper of a network call, so that all of them, also of other packs, get
     rows and options that agree; only the correction of the options (partial_calls.py) comes first."""
+    check_further_rows(run, run.techniques[_KIND][0])
     wrappers = guider.model_options["transformer_options"].setdefault("wrappers", {})
     others = wrappers.get(WrappersMP.APPLY_MODEL, {})
     wrappers[WrappersMP.APPLY_MODEL] = {"guidekit riders": list(run.techniques[_KIND]), **others}

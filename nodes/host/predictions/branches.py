@@ -13,6 +13,7 @@ from ..network.families import Block, order_of
 from ..network.shared_prefix import Prefix, Sharing
 from ..run import Run, attach, attach_hook
 from ..run.branch_chunks import branch_uuid
+from ..run.further_rows import check_further_rows
 from ..run.partial_calls import know_rows
 from ..run.prompt_slot import Evaluate, evaluate_alone, take_slot
 
@@ -166,4 +167,5 @@ def keep_branches(model: ModelPatcher, cache: BranchCache) -> None:
 
 
 def _hook(run: Run, guider) -> None:
+    check_further_rows(run, run.techniques["branches"][0])
     take_slot(guider, _stage)

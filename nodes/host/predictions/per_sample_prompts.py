@@ -29,10 +29,21 @@ class References:
     conditionings: tuple[list, ...]
     zero: str = "negative"
 
-    def prompts(self) -> dict[str, list[dict]]:
-        """The prompts by name, to be added to a guider's before its run prepares them."""
-        prepared = map(comfy.sampler_helpers.convert_cond, self.conditionings)
-        return {self._name(i): entries for i, entries in enumerate(prepared, 1)}
+    def prompts(self, positive: list[dict]) -> dict[str, list[dict]]:
+        """The prompts by name, to be added to a guider's before its run prepares them. `positive`: the guider's.
+
+        Raises:
+            ValueError: a prompt is encoded for another network than the positive.
+        """
+        converted = [comfy.sampler_helpers.convert_cond(each) for each in self.conditionings]
+        wanted = _widths(positive)
+        for width in set().union(*map(_widths, converted)) if wanted else ():
+            if width not in wanted:
+                raise ValueError(
+                    f"A prompt to compare with has {width} channels per token, and the positive prompt {min(wanted)}. "
+                    "Encode both with the CLIP of this model."
+                )
+        return {self._name(i): entries for i, entries in enumerate(converted, 1)}
 
     def _name(self, i: int) -> str:
         return f"guidekit_{id(self)}_{i}" if i else self.zero
@@ -75,6 +86,11 @@ class References:
             return comfy.samplers.calc_cond_batch(args["model"], conds, x, sigma, options)[place:]
 
         return self.pick(run, run.prompts.by_name, chosen, evaluate)
+
+
+def _widths(entries: list[dict]) -> set[int]:
+    """Channels per token of the texts."""
+    return {tokens.shape[-1] for entry in entries if (tokens := entry.get("cross_attn")) is not None}
 
 
 def _joined(each: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..run import Run, attach, attach_hook, current_run, wrap_run
+from ..run.further_rows import check_further_rows
 from ..run.guiders import has_one_scale, limited_scale
 from ..run.prompts import is_ours
 
@@ -62,6 +63,8 @@ class _Saved:
 
 
 def _wrap(run: Run, guider) -> None:
+    for change in run.techniques.get("set scale", ()):
+        check_further_rows(run, change)  # the negative's, at cfg 1 too
     # Innermost, so that a scale set by other nodes (CFGOverride) is limited too.
     wrap_run(guider, WrappersMP.PREDICT_NOISE, _predict, outermost=False)
 
