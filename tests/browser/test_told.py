@@ -13,8 +13,8 @@ MARKUP = "<img src=x onerror='window.hacked = true'> [[safe|https://example.org]
 
 
 def template(name: str, **widgets) -> dict:
-    """That with the API twin `name`, with widget values changed by the type of node and their place: `KSampler={2: 40}`.
-    Without the Guidekit Report that it may have."""
+    """That with the API twin `name`, without the Guidekit Report that it may have; with widget values changed by the
+    type of node and their place: `KSampler={2: 40}`."""
     workflows = (json.loads(path.read_text("utf-8")) for path in (PACK / "workflows").glob("*.json"))
     found = next(each for each in workflows if each["extra"]["guidekit"]["api"] == f"{name}.json")
     found = without(found, "GuidekitReport", "PreviewAny")
