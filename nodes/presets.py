@@ -153,8 +153,8 @@ def preset_input() -> io.Combo.Input:
         options=[AUTO, TYPED],
         default=AUTO,
         optional=True,
-        tooltip="auto: inputs that are at their defaults take what is published for the kind of model, which the text "
-        "under the node tells; what you set stays. as typed: all inputs are taken as they are.",
+        tooltip="auto: inputs at their defaults take the values published for this kind of model, which the text under "
+        "the node lists; inputs that you changed stay as you set them. as typed: all inputs are used as they are.",
     )
 
 
