@@ -109,7 +109,7 @@ def test_inputs_that_a_choice_brings():
     assert [job.settings["1.kind.size"] for job in plan("1.kind.size=0.5,2", prompt=prompt).jobs()] == [0.5, 2]
     with pytest.raises(SweepError, match="is at most 2.0, not 3.0"):
         plan("Chooses.kind.size=3", prompt=prompt)
-    with pytest.raises(SweepError, match="no input 'kind.depth'; near are 'kind.size'"):
+    with pytest.raises(SweepError, match="no input 'kind.depth'; similar ones are 'kind.size'"):
         plan("Chooses.kind.depth=3", prompt=prompt)
     with pytest.raises(SweepError, match="'mode' of 'Save' takes a link, not a value"):
         plan("Save.mode=1")
