@@ -171,7 +171,7 @@ def test_texts(text, values):
 
 @given(st.text(), st.text(), st.text(max_size=20))
 @settings(max_examples=300, deadline=None)
-def test_names_of_files_lead_nowhere(name, value, filename):
+def test_file_names_cannot_leave_the_folder(name, value, filename):
     found = names.file_name(7, {name: value, "b.c": 1}, names.stem(filename), 2, names.extension(filename))
     assert found.startswith("00007_")
     assert not set(found) & set('/\\:*?"<>|\0\n\r\t')

@@ -158,7 +158,7 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_nobody_and_somebody_else_at_a_port(server, here, capsys):
+def test_no_server_or_another_program_at_a_port(server, here, capsys):
     nobody = f"http://127.0.0.1:{free_port()}"
     assert call(["workflow.json", "--servers", f"{server.url},{nobody}"]) == 2
     assert f"No ComfyUI answers at {nobody}" in capsys.readouterr().err
