@@ -137,6 +137,6 @@ def _check(weakness: str, amount: float, weak_model) -> None:
     if weakness == "second model" and weak_model is None:
         raise ValueError("weakness is 'second model', but nothing is connected to weak_model. Connect a worse model.")
     if weakness == "dropout" and not 0 <= amount < 1:
-        raise ValueError(f"The amount of dropout is {amount:g}. It is a share of numbers, from 0 to below 1.")
+        raise ValueError(f"The amount of dropout is {amount:g}. It is a fraction, from 0 to below 1.")
     if weakness == "token noise" and amount < 0:
         raise ValueError(f"The amount of token noise is {amount:g}. It is a size, 0 or more.")

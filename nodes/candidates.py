@@ -46,10 +46,10 @@ class Candidates(io.ComfyNode):
     @checked
     def execute(cls, clip, prompt, words) -> io.NodeOutput:
         if SLOT not in prompt:
-            raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words shall stand.")
+            raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words go.")
         lines = [line.strip() for line in words.splitlines() if line.strip()]
         if not lines:
-            raise ValueError("There are no words. Give what the image shall show, and what it could be taken for.")
+            raise ValueError("There are no words. Give what the image should show, and what it could be mistaken for.")
         slots = prompt.count(SLOT)
         characters = sum(len(prompt) + slots * (len(word) - len(SLOT)) for word in lines)
         if characters > _MOST:

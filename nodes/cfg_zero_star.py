@@ -76,7 +76,7 @@ class _ZeroStar(Result):
         changes, scales = zip(*(cfg_zero_star(c, u, scale) for c, u in zip(*map(run.unpack, outputs))))
         run.notes[self].scales += [s.flatten() for s in scales]
         if not is_flow(run.model_sampling):
-            run.remark(self, "This model is no flow, for which the method was made: nothing is published for it.")
+            run.remark(self, "The method was made for flow models, which this one is not: nothing is published for it.")
         return run.pack(list(changes))
 
     def summary(self, run: Run) -> str | None:

@@ -189,7 +189,7 @@ class LinearAGFit(io.ComfyNode):
         left = linear_ag.unexplained(products, coefficients).tolist()
         steps = ", ".join(f"{i + 1}: {value:.4f}" for i, value in enumerate(left))
         report = (
-            f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. What the estimate leaves, by step, of "
-            f"what lies between the positive and the negative prediction: {steps}."
+            f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. Share of the guidance that the estimate "
+            f"misses, by step: {steps}."
         )
         return with_report(file, report=tell(LABEL, report))

@@ -113,7 +113,7 @@ class _Merged:
                 "'reference latent' and connect the latent of an earlier image."
             )
         if "in range" in found:
-            return "no block of the model has as many tokens as it wants by itself. Name blocks."
+            return "no block of the model is large enough for the usual choice of blocks. Name blocks."
         if "reached" in found:
             return "it acts in the first steps, and none of them is in this run. Choose steps 'start to end'."
         return None

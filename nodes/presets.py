@@ -67,7 +67,7 @@ TABLE = (
     Row("APG", "ACE-Step", "momentum", -0.75, "ACE-Step's code"),
     Row("APG", ANY, "eta", 0.0, PAPER),
     Row("APG", ANY, "momentum", -0.5, f"{PAPER}, for SDXL"),
-    Row("APG", ANY, "norm_threshold", 0.0, "no limit, for the right one is another for each model"),
+    Row("APG", ANY, "norm_threshold", 0.0, "no limit, because the right one differs between models"),
     # Normalized Attention Guidance (2505.21179), whose scale is here, as in code, the paper's and 1. Wan's row is for
     # text to video in 4 steps at cfg 1; with image inputs the authors advise lower tau and alpha.
     Row("NASA", "SD1.5", "nag_scale", 3.0, PAPER),

@@ -8,7 +8,7 @@ from .host.run.messages import show
 from .host.run.outputs import report_output, with_report
 from .host.run.told import TOLD
 
-NOTHING = "No Guidekit node had anything to say."
+NOTHING = "No Guidekit node had a message."
 
 
 class Report(io.ComfyNode):

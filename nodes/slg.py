@@ -92,8 +92,8 @@ class SLG(RangedNode):
         impossible = [b for b in chosen if b not in possible]
         if impossible:
             raise ValueError(
-                f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI shows "
-                f"what comes out of its blocks, not what goes in. Use blocks from {possible[0].number} on."
+                f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI gives "
+                f"access to the outputs of its blocks, not to their inputs. Use blocks from {possible[0].number} on."
             )
         model, report = model.clone(), ""
         if scale != 0:

@@ -29,8 +29,8 @@ REFERENCES = [FIRST_IMAGE, GIVEN]
 APPLY_TO = ["both", "positive only"]
 _MOST = 8  # references at once
 _EXPERIMENTAL = (
-    "experimental on this model: the paper's are UNets, and in transformers keys carry their place, so that the layout "
-    "of the reference comes along."
+    "experimental on this model: the paper's are UNets, and in transformers keys contain positions, so that some of "
+    "the reference's layout is copied."
 )
 
 
@@ -136,7 +136,7 @@ class _Shared:
         if a.afterwards is not None:
             raise ValueError(
                 f"{LABEL} has a mask, and another node has merged the tokens of block {a.block.kind} {a.block.number} "
-                "or cut them into tiles, so that none has a place. Take one of the two off the model."
+                "or cut them into tiles, so that their positions are not known. Take one of the two off the model."
             )
         known, key = a.run.notes.setdefault((self, "masks"), {}), (a.grid, a.q.device)
         if key not in known:
@@ -260,7 +260,8 @@ class StyleAligned(RangedNode):
             )
         if mask is not None and not (mask[0] > 0.5).any():
             raise ValueError(
-                "The mask shows nothing of the reference: all of it is 0.5 or below. Paint what may be seen."
+                "The mask shows nothing of the reference: all of it is 0.5 or below. Paint the part that images may "
+                "attend to."
             )
         if strength == 0:
             return with_report(model, report="")

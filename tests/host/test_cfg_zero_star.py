@@ -214,4 +214,4 @@ def test_it_reports_what_it_found(caplog):
     assert "zero-init: 1 of 4 steps." in caplog.text
     assert "nothing is published" not in caplog.text
     toy.sample(zero_star(toy.model(4, "eps")), cfg=SCALE)
-    assert "This model is no flow, for which the method was made: nothing is published for it." in caplog.text
+    assert "The method was made for flow models, which this one is not: nothing is published for it." in caplog.text

@@ -121,7 +121,7 @@ def test_the_clip_of_another_model():
 
 
 def test_a_model_that_reads_no_text():
-    with pytest.raises(ValueError, match="WanModel reads none in a way that it knows. It works on UNets, SD3"):
+    with pytest.raises(ValueError, match="WanModel does not read them in a way that it knows. It works on UNets, SD3"):
         run_node(ConceptEdit, model=tiny.model("wan"), clip=texts.clip("flux"))
 
 

@@ -42,7 +42,7 @@ NODES = {
 @pytest.mark.parametrize("name", NODES)
 def test_nodes_that_need_further_rows_are_refused(name):
     """The host would stop inside the network: its caches of keys and values have the rows of the latent."""
-    with pytest.raises(ValueError, match=r"The sampler ar_video keeps .* and .* has another one evaluated"):
+    with pytest.raises(ValueError, match=r"The sampler ar_video caches .* and .* needs another prediction"):
         sample(NODES[name](causal()), "ar_video")
 
 
