@@ -19,15 +19,23 @@ from ._demo import Demo, found_in
 from ._nodes import run_node
 from ._table import print_row
 
+
+def _with_article(colour: str) -> str:
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour}"
+
+
 COUNT, STEPS, CFG = 48, 15, 3.0
 BALL, BLUE = SHAPES.index("ball"), COLOURS.index("blue")
 OTHERS = [shape for shape in SHAPES if shape != "ball"]
 KEEP = "\n".join(f"a {shape}" for shape in OTHERS)
+NAMED = [colour for colour in COLOURS if colour != "blue"]
+KEEP_NAMED = "\n".join([KEEP, *(f"{_with_article(colour)} ball" for colour in NAMED)])
 PLACES = ("on wood by day", "on tiles at sunset", "on grass at night", "on sand by day")
 ROWS = {
     "none": None,
     "+ blue, kept": {"edits": "a ball -> + blue", "keep": KEEP},
     "+ blue": {"edits": "a ball -> + blue"},
+    "+ blue, named kept": {"edits": "a ball -> + blue", "keep": KEEP_NAMED},
     "+ 0.7 blue, kept": {"edits": "a ball -> + 0.7 blue", "keep": KEEP},
     "+ 0.5 blue, kept": {"edits": "a ball -> + 0.5 blue", "keep": KEEP},
     "UCE, kept": {"edits": "a ball -> a blue ball", "keep": KEEP},
@@ -51,20 +59,15 @@ class Prompts:
 def prompts_of(count: int) -> dict[str, Prompts]:
     places = [PLACES[i % len(PLACES)] for i in range(count)]
     balls = torch.full((count,), BALL)
-    named = [colour for colour in COLOURS if colour != "blue"]
     others = [OTHERS[i // len(PLACES) % len(OTHERS)] for i in range(count)]
     return {
         "plain": Prompts([f"a ball {place}" for place in places], balls),
-        "named": Prompts([f"{_with_article(named[i % len(named)])} ball {p}" for i, p in enumerate(places)], balls),
+        "named": Prompts([f"{_with_article(NAMED[i % len(NAMED)])} ball {p}" for i, p in enumerate(places)], balls),
         "others": Prompts(
             [f"a {shape} {place}" for shape, place in zip(others, places)],
             torch.tensor([SHAPES.index(shape) for shape in others]),
         ),
     }
-
-
-def _with_article(colour: str) -> str:
-    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour}"
 
 
 class Looks:

@@ -56,7 +56,8 @@ class _Notes:
 
     checks: dict[int, _Check] = field(default_factory=dict)
     reused: int = 0
-    unwanted: bool = False  # in a step in which it could have been
+    waited: bool = False  # in a step in which it could have been reused, for an estimate had missed too much
+    unwanted: bool = False  # in a step in which it could have been reused
 
     @property
     def errors(self) -> str:
@@ -126,7 +127,12 @@ class _Cache(Negative, BranchCache):
         if not self._may_reuse(run):
             return False
         kept = run.memory(_Of(self, prediction)).read()
-        return kept is not None and (kept.check is None or not (kept.check.above or kept.check.failed))
+        if kept is None:
+            return False
+        if kept.check is not None and (kept.check.above or kept.check.failed):
+            self._notes(run, prediction).waited = True
+            return False
+        return True
 
     def _first(self, run: Run) -> int:
         return first_reuse(self.warm_up, run.steps)
@@ -164,7 +170,7 @@ class _Cache(Negative, BranchCache):
 
     def why_idle(self, run: Run) -> str | None:
         for notes in run.notes.get(self, {}).values():
-            if any(check.above for check in notes.checks.values()):
+            if notes.waited:
                 return f"estimates missed more of the guidance than limit {self.limit:g}. By step: {notes.errors}."
             if notes.unwanted and run.prompts.has_guided:
                 return "where the negative could have been reused, another node had brought the scale to 1."

@@ -13,12 +13,25 @@ MARKUP = "<img src=x onerror='window.hacked = true'> [[safe|https://example.org]
 
 
 def template(name: str, **widgets) -> dict:
-    """With widget values changed by the type of node and their place: `KSampler={2: 40}`."""
-    found = json.loads((PACK / "workflows" / f"{name}.json").read_text("utf-8"))
+    """That with the API twin `name`, without the Guidekit Report that it may have; with widget values changed by the
+    type of node and their place: `KSampler={2: 40}`."""
+    workflows = (json.loads(path.read_text("utf-8")) for path in (PACK / "workflows").glob("*.json"))
+    found = next(each for each in workflows if each["extra"]["guidekit"]["api"] == f"{name}.json")
+    found = without(found, "GuidekitReport", "PreviewAny")
     for node in found["nodes"]:
         for place, value in widgets.get(node["type"], {}).items():
             node["widgets_values"][place] = value
     return found
+
+
+def without(workflow: dict, *types: str) -> dict:
+    gone = {node["id"] for node in workflow["nodes"] if node["type"] in types}
+    links = [link for link in workflow["links"] if not gone & {link[1], link[3]}]
+    left = {link[0] for link in links}
+    nodes = [node for node in workflow["nodes"] if node["id"] not in gone]
+    for output in (output for node in nodes for output in node["outputs"]):
+        output["links"] = [link for link in output["links"] if link in left]
+    return {**workflow, "nodes": nodes, "links": links}
 
 
 def adaptive(steps: int = 12, threshold: float = 0.9) -> dict:
@@ -58,7 +71,7 @@ def with_report(workflow: dict, sampler_type: str = "KSampler") -> dict:
 def test_text_stays_in_its_tab(frontend):
     """A user looks at another tab while a workflow runs, and comes back; and there it is after a reload."""
     frontend.load(adaptive(steps=60), "mine")
-    frontend.load(template("guidance_interval"), "another")
+    frontend.load(template("frequency_guidance"), "another")
     frontend.tab("mine")
     node = frontend.node("GuidekitAdaptiveGuidance")
     frontend.queue()
@@ -124,7 +137,7 @@ def titled(server) -> str:
     """The name of a LoRA with a title, which is there before a page is opened."""
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = load_file(PACK / "demo" / "liked_unet.safetensors")
+    tensors = load_file(PACK / "demo" / "weights" / "liked_unet.safetensors")
     save_file(tensors, folder / "titled.safetensors", {"modelspec.title": MARKUP})
     return "titled.safetensors"
 

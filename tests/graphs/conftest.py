@@ -22,12 +22,15 @@ def templates() -> Graphs:
     return graphs(loading.object_info(host))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def executor(templates) -> Iterator[Executor]:
     import execution
 
     gc.collect()
     gc.freeze()  # the host's thousand nodes stay; garbage is looked for after every run
-    logging.getLogger().setLevel(logging.ERROR)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
     yield Executor(execution)
+    root.setLevel(level)
     gc.unfreeze()
