@@ -2,7 +2,7 @@
 
 import sys
 
-if "folder_paths" not in sys.modules:  # else who imports a part of a benchmark has the host with folders already
+if "folder_paths" not in sys.modules:  # unless a part of a benchmark is imported where the host runs already
     from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
 
 KNOWN_FAMILIES = ["unet", "dit"]

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured, and how much of it token matching gets."""
+"""The measured peak rates of a device, and the share of them that token matching reaches."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def versions(device: torch.device) -> dict[str, Callable[..., Pushed]]:
 
 
 def matching_rows(device: torch.device, ceilings: Ceilings) -> Iterator[dict]:
-    """Each version's time, its operations and the bytes it cannot do without, and their shares of the ceilings."""
+    """Each version's time, its operations and the bytes that it has to move, and their shares of the ceilings."""
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     for what, images, count, channels in MATCHINGS if cuda else (("small", 1, 512, 64),):

@@ -1,5 +1,5 @@
-"""What it costs to look at a step's image: decoding by a VAE, a TAESD, preview colours, and a classifier, beside the
-step. Networks of the host's classes in their real shapes, with arbitrary weights; 256 x 256 pixels."""
+"""The cost of looking at a step's image, relative to the step: decoding by a VAE, a TAESD or preview colours, and a
+classifier. Networks of the host's classes in their real shapes, with arbitrary weights; 256 x 256 pixels."""
 
 from functools import partial
 
@@ -49,7 +49,7 @@ _VAE = {
 
 
 def _small_weights(network: nn.Module) -> nn.Module:
-    """The host's layers leave them as found in memory."""
+    """Sets small weights: the host's layers leave them uninitialised."""
     for parameter in network.parameters():
         parameter.data = torch.full_like(parameter, 0.01)
     return network.eval().requires_grad_(False)

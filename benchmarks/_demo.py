@@ -25,7 +25,7 @@ EACH = 2  # images of a caption: from their distance, the diversity
 
 class Demo:
     """A demo model and fixed captioned scenes of solids that are never together in training: every setting is sampled
-    from the same noise and the same prompts. `count` images, of each caption `each` that follow each other."""
+    from the same noise and the same prompts. `count` images, of which each caption has `each` consecutive ones."""
 
     def __init__(self, name: str, count: int, seed: int = 1000, solids: int = SOLIDS, each: int = EACH):
         self.model, self.clip, self.vae = models.load(name)
@@ -38,7 +38,7 @@ class Demo:
         self._encoded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def asking(self, captions: list[str], seed: int) -> "Demo":
-        """The same model for other prompts, from other noise."""
+        """A copy for other prompts and other noise."""
         other = copy.copy(self)
         other.captions, other.seed = captions, seed
         return other
@@ -79,7 +79,7 @@ class Demo:
         return guider
 
     def noise(self) -> Tensor:
-        """For all captions."""
+        """The noise for all captions."""
         shape = (BATCH, models.CHANNELS, SIZE // models.DOWNSCALE, SIZE // models.DOWNSCALE)
         starts = range(0, len(self.captions), BATCH)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(self.seed + start)) for start in starts]
@@ -98,7 +98,7 @@ def device() -> torch.device:
 
 
 def together() -> int:
-    """Images that are sampled in one batch."""
+    """Slices of images that are sampled in one batch."""
     return BATCH if device().type == "cpu" else 6 * BATCH
 
 
@@ -124,8 +124,8 @@ def drawn_like(solids: int = SOLIDS, count: int = 2000) -> Tensor:
 class EffectiveScale:
     """Collects omega_e over the steps and images of a run; put on a model after the nodes to be measured.
 
-    The ratio of the sums over steps, not the mean of the ratios: late steps have almost no guidance direction of their
-    own, and whatever is added there would count as a huge scale."""
+    The ratio of the sums over steps, not the mean of the ratios: in late steps the guidance is almost zero, and
+    anything that is added would count as a huge scale."""
 
     along: list[Tensor] = field(default_factory=list)
     square: list[Tensor] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Benchmarks on the workers of dask.distributed: `python dev.py bench NAME --dask local:2`, or a scheduler's address.
 
 Rows of different demo models do not depend on each other: each model of each benchmark is a task, a process of its own
-in the worker's environment, which must be that of dev.py. Tables come out in the order that they were asked for in.
+in the worker's environment, which must be that of dev.py. Tables are printed in the order in which they were asked for.
 """
 
 import argparse
@@ -24,13 +24,13 @@ def by_model(name: str) -> bool:
 
 
 def commands(name: str) -> list[list[str]]:
-    """Without the interpreter, which is the worker's."""
+    """Commands without the interpreter, which the worker adds."""
     module = ["-m", f"guidekit.benchmarks.{name}"]
     return [[*module, family] for family in KNOWN_FAMILIES] if by_model(name) else [module]
 
 
 def merged(tables: Sequence[str]) -> str:
-    """The tables of one benchmark as one: what all of them begin with stands there once."""
+    """The tables of one benchmark as one: their common beginning is printed once."""
     first, *others = (table.splitlines() for table in tables)
     heads = [len(os.path.commonprefix([first, other])) for other in others]
     return "\n".join([*first, *(line for head, other in zip(heads, others) for line in other[head:])])

@@ -50,7 +50,7 @@ SD35 = {
     "in_channels": 16,
     "patch_size": 2,
     "depth": 24,
-    "num_patches": 64 * 64,  # the table of positions is as large as it has to be here
+    "num_patches": 64 * 64,  # the table of positions is only as large as needed here
     "adm_in_channels": 2048,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
     "pos_embed_max_size": 64,
@@ -150,8 +150,9 @@ WAN_14B = {
 
 @dataclass(frozen=True)
 class Network:
-    """`config`, `settings`: the host's class and what it says of the network. `latent`: of one sample. `text`: (tokens,
-    channels) of a prompt; `pooled`: channels of its vector. `name` says what is not as users have it."""
+    """`config`, `settings`: the host's class and its settings for the network. `latent`: the shape of one sample.
+    `text`: (tokens, channels) of a prompt; `pooled`: channels of its vector. `name` says how it differs from what users
+    have."""
 
     name: str
     config: type
@@ -174,7 +175,7 @@ class Network:
         return [[torch.randn((1, *self.text), generator=generator), extra]]
 
     def sample(self, model: ModelPatcher, cfg: float, steps: int, batch: int = 1, callback: Any = None) -> Tensor:
-        """As KSampler does it."""
+        """Samples as KSampler does."""
         noise = self.noise(batch)
         prompts = self.prompt(11), self.prompt(22)
         settings = (steps, cfg, "euler", "simple", *prompts, torch.zeros_like(noise))
@@ -197,7 +198,7 @@ FULL = {
 
 
 def with_blocks(network: Network, count: int) -> Network:
-    """The network with its first blocks alone, of a kind whose blocks are all alike."""
+    """The network with only its first blocks, for kinds whose blocks are all alike."""
     whole = network.settings["num_layers"]
     if count >= whole:
         return network
@@ -247,7 +248,8 @@ SMALL = {
 
 
 def build(network: Network, device: torch.device, dtype: torch.dtype, cast: torch.dtype | None = None) -> ModelPatcher:
-    """A MODEL whose weights are made where they stay. `cast`: what is computed in, if not in the weights' type."""
+    """A MODEL whose weights are created on their device. `cast`: the type for computing, if it is not that of the
+    weights."""
     config = network.config(dict(network.settings))
     config.set_inference_dtype(dtype, cast)
     model = config.get_model({}, "", device=device)

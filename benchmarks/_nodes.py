@@ -10,5 +10,5 @@ def run_node_all(node: type[io.ComfyNode], **given) -> tuple:
 
 
 def run_node(node: type[io.ComfyNode], **given):
-    """The first one."""
+    """The first output of a node."""
     return run_node_all(node, **given)[0]

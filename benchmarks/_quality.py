@@ -30,8 +30,8 @@ MEANING = (
 
 
 def asked(name: str) -> bool:
-    """Whether a row is to be made: all are, but where the command line names some, each of which can then be made by
-    itself. The first of a table is made in any case."""
+    """Whether a row is to be made: all are, unless the command line names some. The first row of a table is always
+    made."""
     return not ROWS or any(part in name for part in ROWS)
 
 
@@ -96,7 +96,7 @@ class Table:
         sampler: str | Sampler = "euler",
         batch: int | None = None,
     ) -> float:
-        """Prints a row; returns omega_e."""
+        """Prints a row and returns omega_e."""
         model = model.clone()
         measured, counted = measure_scale(model), count_evaluations(model)
         look = Look(self.demo.sample(model, cfg, steps, sampler, batch), self.demo.scenes)

@@ -43,7 +43,7 @@ def about_machine(device: torch.device) -> dict[str, Any]:
 
 
 class Results:
-    """Collects and prints. `spent()`: whether so many seconds have gone that nothing more is to be started."""
+    """Collects and prints. `spent()`: whether the time is over, so that nothing more is to be started."""
 
     def __init__(self, machine: dict, seconds: float):
         self._end = time.monotonic() + seconds
@@ -93,7 +93,7 @@ class Results:
         self._keep()
 
     def _keep(self) -> None:
-        """After each row, so that a run that is stopped leaves what it has."""
+        """Saves after each row, so that a stopped run leaves its results."""
         if folder := os.environ.get("OUT"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             _replace(Path(folder) / "device.json", json.dumps(self.found, indent=1))
@@ -101,7 +101,7 @@ class Results:
 
 
 def _replace(path: Path, text: str) -> None:
-    """At no time is there half a file."""
+    """Replaces a file at once, so that it is never incomplete."""
     new = path.with_suffix(".new")
     new.write_text(text, "utf-8")
     new.replace(path)
@@ -232,7 +232,7 @@ NOT_YET = "Not measured yet.\n"
 
 
 def write_docs(files: list[Path]) -> None:
-    """The page, of one or several runs."""
+    """Writes the page from the results of one or several runs."""
     parts = [EXPLAINED] if files else [EXPLAINED, NOT_YET]
     for file in files:
         found = json.loads(file.read_text("utf-8"))

@@ -13,14 +13,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-SYNCHRONISING = "called a synchronizing CUDA operation"  # what torch warns of (c10/cuda/CUDAFunctions.cpp)
+SYNCHRONISING = "called a synchronizing CUDA operation"  # torch's warning (c10/cuda/CUDAFunctions.cpp)
 
 Sampled = Callable[[ModelPatcher, int, Any], Any]  # (model, steps, callback): one run
 
 
 class StepTimes:
-    """A sampler's callback that notes, on the device's clock, when steps end. The first step is left out: it holds
-    what is done once per run."""
+    """A sampler's callback that notes, on the device's clock, when steps end. The first step is left out: it includes
+    the work that is done once per run."""
 
     def __init__(self, cuda: bool):
         self._cuda, self._marks = cuda, []
@@ -42,7 +42,7 @@ class StepTimes:
 
 
 class Predictions:
-    """Counts those that the network makes, below everything that a node can add to the model."""
+    """Counts the predictions of the network itself, below everything that a node can add to the model."""
 
     def __init__(self, model: ModelPatcher):
         self.count = 0
@@ -55,7 +55,8 @@ class Predictions:
 
 @dataclass
 class Profile:
-    """One step in the middle of a run; None: not known here. `peak`: bytes of the whole run, with the weights."""
+    """Measurements of one step in the middle of a run; None: not known here. `peak`: bytes of the whole run, with the
+    weights."""
 
     predictions: int
     peak: int | None = None
@@ -135,7 +136,7 @@ def profile(sampled: Sampled, model: ModelPatcher) -> Profile:
 
 @dataclass
 class Times:
-    """Seconds of a step, medians; `ratios`: of a step with the node and one without, by pairs of runs."""
+    """Median seconds of a step; `ratios`: those of a step with the node to one without, by pairs of runs."""
 
     plain: float
     node: float

@@ -6,7 +6,7 @@ _MEASURED = re.compile(r"[-+]?\d(?:[-+\d.%() /]|to|ms|e)*")
 
 
 def print_row(row: str) -> None:
-    """`| a | b |`, at once."""
+    """Prints `| a | b |` immediately."""
     print(unbroken(row), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Times to be compared: of several things, in turns, in one run."""
+"""Comparable times: several functions are measured in turns, in one run."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ ROUNDS = 5
 
 
 def medians(things: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of each, the median of some rounds; one more round warms up."""
+    """The median seconds of each over some rounds, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in things}
     for _round in range(ROUNDS + 1):
         for name, thing in things.items():

@@ -1,4 +1,4 @@
-"""What a negative prompt costs and what may be left out: `python dev.py bench adaptive`.
+"""The cost of the negative prompt, and of ways to evaluate it less often: `python dev.py bench adaptive`.
 
 Guidance interval, adaptive guidance and LinearAG against CFG in every step, and against CFG with fewer steps.
 """

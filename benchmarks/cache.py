@@ -1,4 +1,4 @@
-"""CFG-Cache beside what else saves evaluations of the negative: `python dev.py bench cache`.
+"""CFG-Cache beside other ways to save evaluations of the negative: `python dev.py bench cache`.
 
 Adaptive guidance, LinearAG, EasyCache and fewer steps, with about as many evaluations.
 """

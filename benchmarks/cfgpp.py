@@ -15,7 +15,7 @@ from ._table import print_row
 
 COUNT = 240
 LAMBDAS = (0.2, 0.4, 0.6, 0.8, 1.0)
-SCALES = (2.0, 3.0, 7.5)  # of plain CFG, for the best of each
+SCALES = (2.0, 3.0, 7.5)  # scales of plain CFG, to find the best
 INVERTED = 100
 INVERSION_STEPS = 50
 PAIRS = {0.2: 2.0, 0.6: 7.5, 1.0: 12.5}  # the paper's lambda and CFG scale
@@ -41,7 +41,7 @@ def fill(family: str) -> None:
 
 
 class Inversion:
-    """Drawn images with their captions: to noise, and back."""
+    """Drawn images with their captions, inverted to noise and sampled back."""
 
     def __init__(self, family: str):
         self.family, self.demo = family, Demo(family, INVERTED, seed=4000, each=1)

@@ -1,6 +1,6 @@
-"""What an edited concept does to the images, and to those of other words: `python dev.py bench concept_edit`;
-`python dev.py python -m guidekit.benchmarks.concept_edit unet none "+ blue, kept"` for some rows of one model, and
-`... unet debias` for the loop over ratios.
+"""The effect of an edited concept on its images and on those of other words: `python dev.py bench concept_edit`;
+`python dev.py python -m guidekit.benchmarks.concept_edit unet none "+ blue, kept"` for some rows of one model, and `...
+unet debias` for the loop over ratios.
 """
 
 import sys
@@ -41,13 +41,13 @@ ROWS = {
     "UCE, kept": {"edits": "a ball -> a blue ball", "keep": KEEP},
     "TIME, kept": {"edits": "a ball -> a blue ball", "keep": KEEP, "method": "TIME", "expand": "off"},
 }
-# For the loop over ratios: as many of the one as of the other.
+# For the loop over ratios: both values equally often.
 CONCEPT, ATTRIBUTES, ROUNDS, STEP = "a cube", ("red", "blue"), 8, 1.0
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Of one kind, and what their solid is."""
+    """Prompts of one kind, and the properties of their solids."""
 
     texts: list[str]
     shapes: Tensor
@@ -71,7 +71,7 @@ def prompts_of(count: int) -> dict[str, Prompts]:
 
 
 class Looks:
-    """At the same prompts and noise, with the model edited in some way."""
+    """The same prompts and noise, with the model edited in various ways."""
 
     def __init__(self, family: str) -> None:
         self.family, self.prompts = family, prompts_of(COUNT)
@@ -103,8 +103,8 @@ class Looks:
 
 
 def debias(family: str) -> None:
-    """UCE's loop: numbers for attributes are raised by what their ratio misses (UCE: a tenth of it, in 30 rounds), and
-    the edit made anew."""
+    """UCE's loop: the numbers of attributes are raised in proportion to what is missing of their ratio (UCE: a tenth of
+    it, in 30 rounds), and the edit is made anew."""
     demo, amounts = Demo(family, COUNT, seed=14_000, solids=1, each=1), dict.fromkeys(ATTRIBUTES, 0.0)
     demo = demo.asking([f"{CONCEPT} {PLACES[i % len(PLACES)]}" for i in range(COUNT)], 14_000)
     for turn in range(ROUNDS):

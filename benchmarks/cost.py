@@ -1,10 +1,9 @@
 """What the nodes that work inside the network cost, in floating-point operations: `python dev.py bench cost`.
 
-Weak branches, on UNets of the size of SD1.5 and SDXL without weights: what is evaluated from the middle block on. That
-a weak prediction takes this much and no more is for tests/host/test_weak_branch.py. Negative prompts in attention,
-through the host, on networks of the shape of SD1.5, Flux and Wan with a fifth to an eighth of channels and tokens:
-the shares of layers (channels squared times tokens) and attention (channels times tokens squared) are as in the large
-ones.
+Weak branches, on UNets of the size of SD1.5 and SDXL without weights: the part from the middle block on.
+tests/host/test_weak_branch.py proves that a weak prediction takes no more than this. Negative prompts in attention,
+through the host, on networks of the shape of SD1.5, Flux and Wan with a fifth to an eighth of channels and tokens: the
+shares of layers (channels squared times tokens) and attention (channels times tokens squared) are as in the large ones.
 """
 
 import re
@@ -49,7 +48,7 @@ WAN = {
 
 
 def _plain_attention(_backend, q: Tensor, k: Tensor, v: Tensor, heads: int, **_options) -> Tensor:
-    """As matrix products, which are counted on every device."""
+    """Attention as matrix products, which are counted on every device."""
     q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     return ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
@@ -121,7 +120,7 @@ def text_cost_rows() -> None:
 
 
 def riding_predictions(demo: Demo, **settings) -> str:
-    """In 20 steps with CFG, with a reference latent and without."""
+    """Predictions in 20 steps with CFG, with a reference latent and without."""
     counts = []
     for latent in ({"samples": torch.zeros_like(demo.noise())}, None):
         model = demo.model.clone()

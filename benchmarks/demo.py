@@ -21,7 +21,7 @@ VARIED = (1.0, 4.0, 12.0)  # scales at which it is measured
 def bars(family: str, solids: int, real: torch.Tensor) -> None:
     demo = Demo(family, COUNT, solids=solids, each=1)
     few = Demo(family, PROMPTS * SEEDS, solids=solids, each=SEEDS)
-    for scale in sorted(SCALES, key=lambda scale: scale not in VARIED):  # what is wanted most comes first
+    for scale in sorted(SCALES, key=lambda scale: scale not in VARIED):  # the most important rows come first
         look = Look(demo.sample(demo.model, scale), demo.scenes, 1)
         diversity = "-"
         if scale in VARIED:

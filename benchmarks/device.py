@@ -1,8 +1,8 @@
-"""What every node costs where the work happens, beside core's nodes on the same networks: `python dev.py bench device`.
+"""The cost of every node on a device, beside core's nodes on the same networks: `python dev.py bench device`.
 
 On a GPU: networks of real size with random weights in bfloat16, through the host's own sampling; time and memory are
-those of that card, in this process. The first rows are those with a target. What does not fit into `--seconds` is left
-out and named. Without a GPU: networks of the same shape, small, in float32, to see that everything runs.
+those of that card, in this process. The first rows are those with a target. Rows that do not fit into `--seconds` are
+left out and listed. Without a GPU: networks of the same shape, small, in float32, to see that everything runs.
 
     python -m guidekit.benchmarks.device [--seconds 145] [--row-seconds 2.5] [--networks sdxl flux] [--nodes APG PAG]
     python -m guidekit.benchmarks.device --docs RESULTS.json ...     writes docs/benchmarks/device.md
@@ -47,7 +47,7 @@ from ._steps import Profile, profile, times
 
 WAN_BLOCKS = 3  # of 40: a step of all of them takes many seconds
 STEPS_OF_A_RUN = 20
-# Whatever goes wrong in one row, the others are wanted.
+# An error in one row must not stop the others.
 FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError)
 FAILURES += (TypeError, ValueError)
 
@@ -56,9 +56,9 @@ Make = Callable[[Network, ModelPatcher], ModelPatcher]
 
 @dataclass(frozen=True)
 class Row:
-    """A node at `cfg`, beside the model without it at the same. `limit`: the largest ratio of their steps, or of whole
-    runs with the node's own choice of steps, that is wanted. `rank`: rows of a lower one come first, of all
-    networks."""
+    """A node at `cfg`, beside the model without it at the same cfg. `limit`: the target, the largest acceptable ratio
+    of their steps, or of whole runs with the node's own choice of steps. `rank`: rows of a lower rank come first, over
+    all networks."""
 
     node: str
     make: Make
@@ -96,7 +96,7 @@ def lora_on_negative(network: Network, model: ModelPatcher) -> ModelPatcher:
     return run_node(PreferenceCFG, model=model, other_model=with_lora(model))
 
 
-# With settings that act in every step, and guide in every step.
+# With settings that act and guide in every step.
 SCALES = {
     "APG": _node(APG),
     "CFG++": _node(CFGPP),

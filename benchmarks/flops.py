@@ -1,8 +1,8 @@
 """What the nodes cost in operations, for networks of every family in real size: `python dev.py bench flops`.
 
-The nodes are applied to the host's own networks and sampled with for one step; only that inside the networks all
-tensors are without values (torch's meta device), so that no weights and no GPU are needed. Numbers are those of matrix
-products, convolutions and attention, for one image or video.
+The nodes are applied to the host's own networks, which are sampled for one step. Inside the networks all tensors are
+without values (torch's meta device), so that no weights and no GPU are needed. Numbers are those of matrix products,
+convolutions and attention, for one image or video.
 
     python -m guidekit.benchmarks.flops [flux wan ...]
 """
@@ -33,7 +33,7 @@ HEADER = (
 
 
 def plain_attention(_backend, q: Tensor, k: Tensor, v: Tensor, heads: int, mask=None, **options) -> Tensor:
-    """As matrix products, which are counted on every device."""
+    """Attention as matrix products, which are counted on every device."""
     if not options.get("skip_reshape"):
         q, k, v = (t.reshape(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
     out = (q @ k.transpose(-1, -2)).softmax(-1) @ v
@@ -49,12 +49,12 @@ def _without_values(value: Any) -> Any:
 
 
 def _takes_no_values(_network: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """A hook before the network."""
+    """A hook before the network: takes the values away."""
     return _without_values(args), {name: _without_values(value) for name, value in kwargs.items()}
 
 
 def _gives_zeros(_network: nn.Module, _args: tuple, out: Tensor) -> Tensor:
-    """A hook behind it."""
+    """A hook after it: gives zeros instead of tensors without values."""
     return torch.zeros(out.shape, dtype=out.dtype)
 
 
@@ -89,7 +89,7 @@ def operations(network: Network, model: ModelPatcher, cfg: float = 1.0, batch: i
 
 
 def of_one(network: Network, model: ModelPatcher, plain: int, make) -> str:
-    """A step with the node, in plain predictions; what is refused is left empty."""
+    """The cost of a step with the node, in plain predictions; empty if the node refuses the model."""
     try:
         changed = make(network, model)
     except ValueError:

@@ -1,6 +1,6 @@
 """FreCaS on the demo models, from 64 to 128: `python dev.py bench frecas`.
 
-Beside sampling at 128 at once, and beside what is usually done: the latent made larger, and half of the noise again.
+Beside sampling at 128 directly, and beside the usual way: the latent enlarged, with half of the noise added again.
 """
 
 import time
@@ -123,7 +123,7 @@ WAYS: dict[str, Way] = {
 
 
 def images(demo: Demo, way: Way) -> Tensor:
-    """As the judge sees them, who knows images of 64 pixels: pairs of pixels are averaged."""
+    """Images for the judge, which knows images of 64 pixels: 2 x 2 pixels are averaged."""
     parts = []
     for start in range(0, len(demo.captions), BATCH):
         found = demo.decode(way(demo, demo.captions[start : start + BATCH], start))
@@ -132,7 +132,7 @@ def images(demo: Demo, way: Way) -> Tensor:
 
 
 def operations(demo: Demo, way: Way) -> float:
-    """Of one image, decoding included, in GFLOP."""
+    """Operations for one image, decoding included, in GFLOP."""
     model = demo.model.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = plain_attention
     counted = demo.asking(demo.captions[:1], demo.seed)

@@ -1,7 +1,7 @@
-"""Bytes of any kind to what reads files of others, for ten minutes: `python dev.py bench fuzz`.
+"""Gives arbitrary bytes to the code that reads other people's files, for ten minutes: `python dev.py bench fuzz`.
 
-Needs atheris, which `python dev.py python -m pip install atheris` installs where it is to be had (Linux, macOS). Prints
-how many inputs there were; stops at the first that is answered by anything but an answer or a sentence.
+Needs atheris, which `python dev.py python -m pip install atheris` installs where it is available (Linux, macOS). Prints
+how many inputs there were; stops at the first that gives neither a result nor an error with a sentence.
 """
 
 import sys
@@ -18,7 +18,7 @@ SECONDS = 600
 
 
 def names_of(found: header.Header) -> None:
-    """What is made of a header that could be read."""
+    """Uses a header that could be read."""
     layouts.layout_of(found.tensors)
     names = (lora_keys.split(name) for name in found.tensors)
     renamed = lora_keys.rename(found.tensors, {name.module: name.module for name in names if name is not None})

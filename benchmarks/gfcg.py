@@ -1,7 +1,7 @@
 """Gradient-Free Classifier Guidance beside CFG: `python dev.py bench gfcg`.
 
-At the same effective scale, and at the same number of evaluations; what decoding costs. The judge has never guided:
-the classifier that does is another network (demo/world/classifier.py).
+At the same effective scale and at the same number of evaluations, with the cost of decoding. The judge has never
+guided: the classifier that does is another network (demo/world/classifier.py).
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ class Bench:
         self.classifier = run_node(ImageClassifier, file="demo")
 
     def run(self, name: str, cfg: float, steps: int = STEPS, guide: Guide = lambda model, *_: model) -> Result:
-        """All captions, those of one word together: they have the same candidates."""
+        """Samples all captions, those of one word together, because they have the same candidates."""
         target = getattr(self.scenes, self.word)[:, 0]
         images = torch.zeros(len(target), 3, SIZE, SIZE)
         along, square, evaluations = 0.0, 0.0, 0

@@ -44,7 +44,7 @@ class Images:
         self.back = self.demo.decode(self.latent)  # through the autoencoder: what is compared with
 
     def changed(self, what: str) -> Scenes:
-        """One word further in the list."""
+        """The scenes with the next word of the list."""
         old = getattr(self.scenes, what)
         new = old.clone()
         (new if old.ndim == 1 else new[:, 0]).add_(1).remainder_(len(WORDS[what]))
@@ -55,7 +55,7 @@ class Images:
         return self.demo.guider(self.demo.model, CFG, captions)
 
     def spread(self, latent: Tensor, sigmas: Tensor) -> float:
-        """Standard deviation of the noise beside that of its level."""
+        """Standard deviation of the noise, relative to its noise level."""
         return (self.demo.model.model.process_latent_in(latent).std() / sigmas[0]).item()
 
     def sigmas(self, evaluations: int) -> Tensor:
@@ -110,8 +110,8 @@ class Ddim:
 
 
 class Replay:
-    """Direct Inversion, one image after the other: recorded at cfg 1, sampled beside itself with NegToMe pulling
-    towards it."""
+    """Direct Inversion, one image after the other: recorded at cfg 1, then sampled beside the recording, with NegToMe
+    pulling towards it."""
 
     def __init__(self, data: Images, alpha: float):
         self.data, self.sigmas, self.name = data, data.sigmas(1), f"replay, NegToMe {alpha:g}"
@@ -139,8 +139,8 @@ Way = Exact | Ddim | Replay
 
 
 def edits(data: Images, way: Way) -> str:
-    """For each word: share of images that have the new one and all else as it was, and rms change inside the mask of
-    what is to change, and outside it."""
+    """For each word: the share of images that show the new one and are otherwise as before, the rms change inside the
+    mask of what is to change, and the one outside it."""
     cells = []
     for what in WORDS:
         scenes = data.changed(what)
@@ -166,7 +166,7 @@ def row(data: Images, way: Way) -> None:
 
 
 def cost(data: Images) -> None:
-    """Time of an evaluation beside plain Euler's."""
+    """Time of an evaluation relative to plain Euler."""
     small = data.demo.asking([plain_caption(data.scenes, i) for i in range(8)], 0)
     sigmas, latent = data.sigmas(1), data.latent[:8]
     guider = small.guider(small.model, CFG, small.captions)

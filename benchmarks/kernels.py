@@ -40,7 +40,7 @@ TILES = (
 
 
 def measure(version: Callable[..., Pushed], tokens: Tensor, reference: Tensor) -> tuple[float, float]:
-    """(seconds, MiB at the peak beyond what is given and what comes out; NaN on a CPU). The median of some rounds."""
+    """(seconds, peak MiB beyond inputs and outputs; NaN on a CPU), the median of some rounds."""
     cuda = tokens.is_cuda
     times = []
     for _round in range(ROUNDS + 1):  # the first compiles
@@ -78,7 +78,7 @@ def table(device: torch.device, dtype: torch.dtype, batch: int) -> None:
 
 class Sweep:
     """The first of the fused kernels, in bfloat16, with various tiles; with pointers, and with descriptors by which the
-    hardware copies tiles. All are compiled side by side at first, as far as that works."""
+    hardware copies tiles. All are compiled side by side first, if that works."""
 
     def __init__(self, device: torch.device, ceilings: Ceilings):
         self.ceilings = ceilings

@@ -25,7 +25,7 @@ COUNT, STEPS = 200, 25
 
 @dataclass(frozen=True)
 class Open:
-    """Captions of one solid that leave something open, and a negative prompt that names one answer."""
+    """Captions of one solid that leave a property open, and a negative prompt that names one of its values."""
 
     what: str  # a field of Found
     answer: int
@@ -37,7 +37,7 @@ class Open:
         return _coloured(scenes, i) if self.what == "floor" else f"a {shape} {floor}"
 
     def has(self, found: Found) -> Tensor:
-        """Which images show the answer, 0 or 1, [n]."""
+        """Which images show the named value, 0 or 1, [n]."""
         shown = getattr(found, self.what)
         return ((shown if shown.ndim == 1 else shown[:, 0]) == self.answer).float()
 
@@ -98,7 +98,7 @@ def _table(family: str, case: Open) -> None:
 
 
 def _source(family: str) -> None:
-    """Where a model takes the colour from: attention sees the tokens only."""
+    """Where a model takes the colour from: attention uses the tokens only."""
     demo = Demo(family, 50, seed=7000, solids=1, each=1)
     scenes = demo.scenes
     other = dataclasses.replace(scenes, colour=(scenes.colour + 2) % len(COLOURS))

@@ -93,8 +93,8 @@ class Table:
 
 @dataclass(eq=False)
 class _Pushes:
-    """How far a technique moves tokens: of those that it is shown while it acts, the share that moves, and the length
-    of the moves beside that of the tokens."""
+    """How far a technique moves tokens: the share of the tokens that move while it acts, and the length of the moves
+    relative to that of the tokens."""
 
     technique: Callable[[AttentionOutput], Tensor]
     moved: list[float] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Pushes:
 
 
 def pushes(family: str) -> None:
-    """One batch with the defaults."""
+    """The moves in one batch with the defaults."""
     demo = Demo(family, 1, each=1)
     demo = demo.asking(demo.captions * EACH, demo.seed)
     [technique] = run_node(NegToMe, model=demo.model).model_options[KEY]["attention output"]
@@ -124,7 +124,7 @@ def pushes(family: str) -> None:
 
 
 def given(family: str) -> None:
-    """How like a given drawn image the images for its caption become."""
+    """How similar the images for its caption become to a given drawn image."""
     demo = Demo(family, PROMPTS, seed=5000, each=1)
     given = drawn(demo.scenes)
     latents = demo.encode_images(given)

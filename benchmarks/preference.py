@@ -63,7 +63,7 @@ def methods(model: ModelPatcher) -> dict[str, ModelPatcher]:
 
 
 class Rates:
-    """A table of how often the colours and materials come, and how often the rest is what the prompt says."""
+    """A table of how often the colours and materials appear, and how often the rest follows the prompt."""
 
     def __init__(self, family: str, real: Tensor):
         self.family, self.real = family, real
@@ -98,7 +98,7 @@ def _share(values: Tensor) -> str:
 
 
 def ranks() -> None:
-    """An early state of the UNet, and the difference to the last one, kept in products of some rank."""
+    """An early state of the UNet, with the difference from the last one approximated at various ranks."""
     print(
         "\nThe UNet after few steps of training, given its difference to the one after all: kept whole (rank 0) or in "
         f"products. Right: shape and colour of all solids of {COUNT // 2} images.\n\n"
@@ -129,7 +129,7 @@ def costs(family: str) -> None:
     demo = Demo(family, 8)
 
     def fresh() -> ModelPatcher:
-        """With weights of its own: the host would load them anew for every other LoRA that is on them."""
+        """A model with its own weights: shared ones would be loaded anew for every other LoRA."""
         return separated(demo.model)
 
     timed = {

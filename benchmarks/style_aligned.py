@@ -20,11 +20,11 @@ from ._nodes import run_node
 from ._table import print_row
 
 IMAGES, BATCHES, STEPS, CFG = 4, 12, 15, 3.0
-OPEN = ("floor", "time", "material")  # of which the captions say nothing
+OPEN = ("floor", "time", "material")  # which the captions do not mention
 
 
 class Batches:
-    """Batches of images of one solid each, in other shapes and colours, whose prompts leave the style open."""
+    """Batches of images of one solid each, in different shapes and colours, whose prompts leave the style open."""
 
     def __init__(self, family: str) -> None:
         self.demo = Demo(family, IMAGES * BATCHES, seed=12_000, solids=1, each=1)
@@ -49,7 +49,7 @@ class Batches:
 
 
 class Some(Demo):
-    """Some of the captions of another one, with their noise."""
+    """Some of the captions of another `Demo`, with their noise."""
 
     def __init__(self, demo: Demo, which: slice) -> None:
         self.__dict__.update(demo.__dict__)
@@ -60,7 +60,7 @@ class Some(Demo):
 
 
 def spread(found: Found, name: str) -> Tensor:
-    """Of the pairs of images of a batch, the share that differs, [batches]."""
+    """The share of the pairs of images of a batch that differ, [batches]."""
     shown = getattr(found, name)
     shown = (shown if shown.ndim == 1 else shown[:, 0]).unflatten(0, (-1, IMAGES))
     differ = (shown[:, :, None] != shown[:, None]).float()

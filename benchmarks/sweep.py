@@ -1,7 +1,7 @@
 """What the driver of a sweep costs: `python dev.py bench sweep` (10,000 jobs of a millisecond, some minutes).
 
-The server alone: prompts that lie in its queue already, from the first to the last. The sweep: the same prompts from
-the call to the last file, one after the other, table and contact sheet included. Fresh servers, the same ones in both.
+"Server alone": prompts that are in its queue already, from the first to the last. "Sweep": the same prompts, from the
+call to the last file, table and contact sheet included. Each kind has a fresh server, the same one for both.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def workflow(folder: Path, subfolder: str) -> dict:
 
 
 def alone(server: Server, folder: Path) -> float:
-    """Seconds for each prompt of a queue that is full."""
+    """Seconds per prompt of a full queue."""
 
     async def fill() -> None:
         async with aiohttp.ClientSession() as session:
@@ -70,7 +70,7 @@ def resident() -> float:
 
 
 class Memory:
-    """The driver's, when a tenth is done and at the end."""
+    """The driver's memory, when a tenth is done and at the end."""
 
     def __init__(self) -> None:
         self.first: float | None = None

@@ -13,7 +13,7 @@ from ._nodes import run_node
 from ._quality import MEANING, Table, print_header
 
 COUNT = 240
-BUDGET = 50  # network evaluations an image; a weak branch counts as a whole one
+BUDGET = 50  # network evaluations per image; a weak branch counts as a whole one
 CFG = 3.0
 
 

@@ -38,14 +38,14 @@ def spread(features: Tensor, together: int) -> float:
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
-    """A mask [n, H, W] with what lies up to so many pixels (of a square) around it: where a solid throws its shadow
-    and shows its edge."""
+    """The mask [n, H, W] grown by so many pixels on each side (a square): it then includes a solid's shadow and
+    edge."""
     return torch.nn.functional.max_pool2d(mask[:, None], 2 * pixels + 1, 1, pixels)[:, 0]
 
 
 def change(before: Tensor, after: Tensor, mask: Tensor, margin: int = 4) -> tuple[Tensor, Tensor]:
-    """Of an edit meant to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
-    farther than `margin` pixels; each [n]. An edit is good if the first is large and the second small."""
+    """For an edit meant to change what `mask` [n, H, W] shows: the rms change inside the mask, and the rms change
+    farther than `margin` pixels outside it; each [n]. An edit is good if the first is large and the second small."""
     square = (after - before).square().mean(1)
     outside = 1 - grown(mask, margin)
     return tuple((square * part).sum((1, 2)).div(part.sum((1, 2)).clamp(min=1e-8)).sqrt() for part in (mask, outside))

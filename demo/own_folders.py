@@ -1,7 +1,7 @@
 """The host in this process, with folders of its own: for the tests and the benchmarks.
 
-Nothing that lies in the checkout's folders is seen (models, custom nodes, inputs), and nothing is written into them.
-Import this before anything else of the host: it reads its settings, and looks for a GPU, when that happens.
+Nothing in the checkout's folders is seen (models, custom nodes, inputs), and nothing is written into them. Import this
+before anything else of the host: it reads its settings, and looks for a GPU, when that happens.
 
 Relies on: `args.base_directory`, under which folder_paths.py puts every folder that it knows.
 """

@@ -1,7 +1,7 @@
 """Run the demo workflows on a real ComfyUI and save their images in output/demo: `python dev.py demo`.
 
-They are the templates on the demo models (templates/demo.py). apg.json runs at several guidance scales, of which a
-sheet is made. Of every one an image is made under the template's title, which is its thumbnail in workflows/.
+They are the templates on the demo models (templates/demo.py). apg.json runs at several guidance scales, which become
+one sheet. Every template's result is saved as an image under its title: its thumbnail in workflows/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .server import PACK, Server
 OUTPUT = PACK / "output" / "demo"
 SCALES = (3, 12, 20)  # ordinary, strong, and where plain CFG breaks down
 THUMBNAIL_SCALE = 12  # of apg.json
-METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its images
+METHODS = {"cfg": "CFG", "apg": "APG"}  # by the name that apg.json gives its images
 
 
 def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]:
@@ -49,7 +49,7 @@ def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]
 
 
 def images_of(name: str, row: Row) -> dict[str, list[Path]]:
-    """The images of one job of workflow `name`, by what the workflow calls them."""
+    """The images of one job of workflow `name`, by the names that the workflow gives them."""
     found: dict[str, list[Path]] = {}
     for path, of in row.files:
         if not path.endswith(".png"):  # a text that the workflow shows
@@ -112,7 +112,7 @@ def save_thumbnail(title: str, rows: dict[str, list[Path]]) -> Path:
 
 
 def main() -> None:
-    shutil.rmtree(OUTPUT, ignore_errors=True)  # so that everything in it is of this run
+    shutil.rmtree(OUTPUT, ignore_errors=True)  # so that it holds this run alone
     results: list[Path] = []
     print("starting ComfyUI ...", flush=True)
     with Server() as server:

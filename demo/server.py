@@ -45,7 +45,7 @@ class Server(Client):
         self._temporary = tempfile.TemporaryDirectory(prefix="guidekit-", ignore_cleanup_errors=True)
         self._base = Path(self._temporary.name).resolve()
         arguments = ["--disable-api-nodes", *self._options]
-        # An extra_model_paths.yaml in the checkout may name folders of further ones.
+        # An extra_model_paths.yaml in the checkout may name further folders of custom nodes.
         arguments += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", *self._nodes]
         if not _has_gpu():
             arguments.append("--cpu")
@@ -67,7 +67,7 @@ class Server(Client):
 
     @property
     def models(self) -> Path:
-        """Where the server looks for models; there are none but those that are put there."""
+        """Where the server looks for models; it is empty until a test puts some there."""
         return self._base / "models"
 
     @property

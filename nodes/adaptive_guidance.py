@@ -128,16 +128,16 @@ class AdaptiveGuidance(RangedNode):
                     max=2.0,
                     step=0.001,
                     round=0.00001,
-                    tooltip="Cosine of the two predictions from which on they count as equal, for the worst sample of "
-                    "the batch. Higher is closer to CFG, lower is faster. The run tells the cosines of its steps.",
+                    tooltip="Cosine similarity from which the two predictions count as equal, for the worst sample of "
+                    "the batch. Higher is closer to CFG, lower is faster. The run reports the cosine of each step.",
                 ),
                 io.Combo.Input(
                     "space",
                     options=SPACES,
                     default="x0",
-                    tooltip="x0: the denoised image, for every model. raw: what the network puts out, as in the "
-                    "paper (0.991), for v and flow models; eps outputs are mostly noise and agree from the start. A "
-                    "threshold means something else in each.",
+                    tooltip="x0: compares the denoised images, for every model. raw: compares the network's outputs, "
+                    "as in the paper (0.991), for v and flow models; eps outputs are mostly noise and agree from the "
+                    "start. The same threshold means something different in each.",
                 ),
                 io.Int.Input(
                     "warm_up",
@@ -145,7 +145,7 @@ class AdaptiveGuidance(RangedNode):
                     min=1,
                     max=1000,
                     step=1,
-                    tooltip="Steps that are guided in any case.",
+                    tooltip="Number of first steps that are always guided.",
                     advanced=True,
                 ),
                 *range_inputs(),

@@ -85,7 +85,7 @@ class APG(RangedNode):
             display_name="Adaptive Projected Guidance (APG)",
             category="guidekit/guidance",
             description="Keeps the detail of a high CFG scale without its oversaturation: removes the part of the "
-            "guidance that only makes the image stronger. No extra network evaluations.",
+            "guidance that only amplifies the image. No extra network evaluations.",
             search_aliases=[
                 "APG",
                 "adaptive projected guidance",
@@ -109,8 +109,8 @@ class APG(RangedNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="How much of the saturating part stays: 0 removes it (the paper's choice), 1 keeps it as "
-                    "plain CFG does, below 0 turns it round.",
+                    tooltip="How much of the saturating part to keep: 0 removes it (the paper's choice), 1 keeps it as "
+                    "plain CFG does, negative values reverse it.",
                 ),
                 io.Float.Input(
                     "momentum",
@@ -119,8 +119,8 @@ class APG(RangedNode):
                     max=0.95,
                     step=0.05,
                     round=0.001,
-                    tooltip="Weight of the previous steps' guidance. Negative (paper: -0.75 to -0.25) damps what "
-                    "repeats from step to step and so also lowers the effective scale; 0 is off.",
+                    tooltip="Weight of the previous steps' guidance. Negative (paper: -0.75 to -0.25) damps guidance "
+                    "that repeats from step to step, which also lowers the effective scale; 0 is off.",
                 ),
                 io.Float.Input(
                     "norm_threshold",
@@ -129,8 +129,8 @@ class APG(RangedNode):
                     max=1000.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="Largest size of the guidance before the scale, in the unit below; 0 is no limit. The "
-                    "paper's values in rms: 0.02 (EDM2), 0.06 (SDXL).",
+                    tooltip="Largest norm of the guidance before the scale is applied, in the unit below; 0 is no "
+                    "limit. The paper's values in rms: 0.02 (EDM2), 0.06 (SDXL).",
                 ),
                 io.Combo.Input(
                     "norm_unit",
@@ -144,9 +144,9 @@ class APG(RangedNode):
                     "scope",
                     options=SCOPES,
                     default="cfg",
-                    tooltip="cfg: projects what CFG adds; order among nodes does not matter. everything before: "
-                    "projects all that the nodes before this one have added to the positive prediction, such as "
-                    "CFG + PAG.",
+                    tooltip="cfg: projects what CFG adds; the order of nodes does not matter. everything before: "
+                    "projects everything that the nodes before this one have added to the positive prediction, such "
+                    "as CFG + PAG.",
                     advanced=True,
                 ),
                 *range_inputs(),

@@ -60,7 +60,7 @@ class Autoguidance(RangedNode):
             display_name="Autoguidance",
             category="guidekit/guidance",
             description="Better quality without less variety: guides away from a worse version of the model on the "
-            "same prompt, be it another model, the model with weaker LoRAs, or the model disturbed.",
+            "same prompt: another model, the model with weaker LoRAs, or the model with disturbed self-attention.",
             search_aliases=["autoguidance", "auto guidance", "bad model guidance", "weak model", "guide with itself"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to improve."),
@@ -69,9 +69,9 @@ class Autoguidance(RangedNode):
                     "weakness",
                     options=WEAKEN,
                     default="dropout",
-                    tooltip="What makes the other version worse. dropout, token noise: in the self-attention of the "
-                    "blocks below. LoRA strength: the model's LoRAs at another strength. "
-                    "second model: the model connected to weak_model.",
+                    tooltip="What makes the other version worse. dropout, token noise: applied in the self-attention "
+                    "of the blocks below. LoRA strength: the model's LoRAs at another strength. second model: the "
+                    "model connected to weak_model.",
                 ),
                 io.Float.Input(
                     "amount",
@@ -80,9 +80,9 @@ class Autoguidance(RangedNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="dropout: share of numbers dropped, below 1. token noise: size of the noise beside the "
-                    "tokens. LoRA strength: factor on the strength of each LoRA (0 is without). Not used with a second "
-                    "model.",
+                    tooltip="dropout: fraction of the values to drop, below 1. token noise: size of the noise relative "
+                    "to the tokens. LoRA strength: factor on the strength of each LoRA (0 is without). Not used with "
+                    "a second model.",
                 ),
                 io.Model.Input(
                     "weak_model",
@@ -91,7 +91,7 @@ class Autoguidance(RangedNode):
                     "tuned one, or the base model of a LoRA.",
                 ),
                 blocks_input(),
-                random_seed_input("Of dropout and token noise."),
+                random_seed_input("Seed for dropout and token noise."),
                 rescale_input(),
                 *range_inputs(),
             ],
@@ -137,6 +137,6 @@ def _check(weakness: str, amount: float, weak_model) -> None:
     if weakness == "second model" and weak_model is None:
         raise ValueError("weakness is 'second model', but nothing is connected to weak_model. Connect a worse model.")
     if weakness == "dropout" and not 0 <= amount < 1:
-        raise ValueError(f"The amount of dropout is {amount:g}. It is a share of numbers, from 0 to below 1.")
+        raise ValueError(f"The amount of dropout is {amount:g}. It is a fraction, from 0 to below 1.")
     if weakness == "token noise" and amount < 0:
         raise ValueError(f"The amount of token noise is {amount:g}. It is a size, 0 or more.")

@@ -13,8 +13,8 @@ class Candidate(io.ComfyNode):
             node_id="GuidekitCandidate",
             display_name="Candidate",
             category="guidekit/guidance",
-            description="Adds one candidate, a label and its conditioning, to a list: the first in the list is what "
-            "the image shall be. For prompts that differ in more than a word.",
+            description="Adds one candidate, a label and its conditioning, to a list. The first one in the list is "
+            "what the image should show. For prompts that differ in more than one word.",
             search_aliases=["candidate", "class", "label", "GFCG"],
             inputs=[
                 io.String.Input(
@@ -22,9 +22,9 @@ class Candidate(io.ComfyNode):
                     default="",
                     tooltip="A word that the classifier knows; for CLIP a description, such as: a photo of a cat.",
                 ),
-                io.Conditioning.Input("conditioning", tooltip="Its prompt."),
+                io.Conditioning.Input("conditioning", tooltip="The candidate's prompt."),
                 CandidatesType.Input(
-                    "candidates", optional=True, tooltip="The list so far; not connected, this begins one."
+                    "candidates", optional=True, tooltip="The list so far. Not connected: starts a new list."
                 ),
             ],
             outputs=[CandidatesType.Output(display_name="candidates", tooltip="For GFCG, or the next Candidate.")],

@@ -17,8 +17,8 @@ class Candidates(io.ComfyNode):
             node_id="GuidekitCandidates",
             display_name="Candidates",
             category="guidekit/guidance",
-            description="Makes prompts that differ in one word: the first is what the image shall be, the others "
-            "what it could be taken for. For GFCG, and the first one's conditioning for the sampler.",
+            description="Makes prompts that differ in one word: the first says what the image should show, the others "
+            "what it could be mistaken for. For GFCG, and the first one's conditioning for the sampler.",
             search_aliases=["candidates", "classes", "labels", "prompt list", "GFCG", "slot"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model."),
@@ -26,14 +26,14 @@ class Candidates(io.ComfyNode):
                     "prompt",
                     multiline=True,
                     default=f"a photo of a {SLOT}",
-                    tooltip="The prompt, with slot in curly brackets, as in the default, where the word stands.",
+                    tooltip="The prompt. Write slot in curly brackets where the word goes, as in the default.",
                 ),
                 io.String.Input(
                     "words",
                     multiline=True,
                     default="cat\ndog\nfox",
-                    tooltip="A word in each line: what the image shall show first, then what it could be mistaken "
-                    "for. A classifier with fixed classes has to know them.",
+                    tooltip="One word per line: first what the image should show, then what it could be mistaken for. "
+                    "A classifier with fixed classes has to know them.",
                 ),
             ],
             outputs=[
@@ -46,10 +46,10 @@ class Candidates(io.ComfyNode):
     @checked
     def execute(cls, clip, prompt, words) -> io.NodeOutput:
         if SLOT not in prompt:
-            raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words shall stand.")
+            raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words go.")
         lines = [line.strip() for line in words.splitlines() if line.strip()]
         if not lines:
-            raise ValueError("There are no words. Give what the image shall show, and what it could be taken for.")
+            raise ValueError("There are no words. Give what the image should show, and what it could be mistaken for.")
         slots = prompt.count(SLOT)
         characters = sum(len(prompt) + slots * (len(word) - len(SLOT)) for word in lines)
         if characters > _MOST:

@@ -76,7 +76,7 @@ class _ZeroStar(Result):
         changes, scales = zip(*(cfg_zero_star(c, u, scale) for c, u in zip(*map(run.unpack, outputs))))
         run.notes[self].scales += [s.flatten() for s in scales]
         if not is_flow(run.model_sampling):
-            run.remark(self, "This model is no flow, for which the method was made: nothing is published for it.")
+            run.remark(self, "The method was made for flow models, which this one is not: nothing is published for it.")
         return run.pack(list(changes))
 
     def summary(self, run: Run) -> str | None:
@@ -99,8 +99,8 @@ class CFGZeroStar(RangedNode):
             display_name="CFG-Zero*",
             category="guidekit/guidance",
             description="CFG for flow models (SD3, Wan, Qwen-Image, Lumina2 and more): scales the negative's output to "
-            "what of it is in the positive's, and lets the first steps, whose prediction is the worst, stand still. No "
-            "extra network evaluations.",
+            "fit the positive's, and leaves the latent unchanged in the first steps, whose predictions are the worst. "
+            "No extra network evaluations.",
             search_aliases=[
                 "CFG-Zero*",
                 "CFG Zero Star",
@@ -113,14 +113,14 @@ class CFGZeroStar(RangedNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="A flow model (SD3, Flux, Wan, Qwen-Image and more), any latent. Others take the scale as "
-                    "well, but nothing is published for them.",
+                    tooltip="A flow model (SD3, Flux, Wan, Qwen-Image and more), any latent. Others can use the scale "
+                    "too, but nothing is published for them.",
                 ),
                 io.Boolean.Input(
                     "optimized_scale",
                     default=True,
-                    tooltip="Scale the negative's output so that it is as near as possible to the positive's, each "
-                    "sample by itself. Does nothing at cfg 1.",
+                    tooltip="Scale the negative's output so that it is as near as possible to the positive's, for each "
+                    "sample on its own. Does nothing at cfg 1.",
                 ),
                 io.Float.Input(
                     "zero_init",
@@ -129,9 +129,9 @@ class CFGZeroStar(RangedNode):
                     max=0.5,
                     step=0.01,
                     round=0.001,
-                    tooltip="Share of the steps, the first ones, that leave the latent as it is, to the nearest whole "
-                    "number: 0.04 (the paper's) is 1 of 20 and 2 of 50 steps. For flow models and runs that begin in "
-                    "pure noise; acts at cfg 1 too. 0 is off.",
+                    tooltip="Share of the steps, counted from the first, that leave the latent unchanged, rounded to a "
+                    "whole number of steps: 0.04 (the paper's) is 1 of 20 and 2 of 50. For flow models and runs that "
+                    "begin in pure noise; also works at cfg 1. 0 is off.",
                 ),
                 *range_inputs(),
                 preset_input(),

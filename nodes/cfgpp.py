@@ -60,8 +60,8 @@ class CFGPP(RangedNode):
             node_id="GuidekitCFGPP",
             display_name="CFG++",
             category="guidekit/guidance",
-            description="CFG++ with the sampler and the KSampler you have: sets the scale of each step to the one that "
-            "amounts to CFG++. Exact for euler and ddim, an approximation for other samplers. Replaces cfg.",
+            description="CFG++ with any sampler, KSampler included: sets the CFG scale of each step to the one that is "
+            "equivalent to CFG++. Exact for euler and ddim, an approximation for other samplers. Replaces cfg.",
             search_aliases=["CFG++", "cfgpp", "cfg_pp", "manifold constrained", "cfg schedule", "dynamic cfg"],
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
@@ -72,8 +72,8 @@ class CFGPP(RangedNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Takes the place of the sampler's cfg: 0 is unguided, the paper uses 0.2 to 1 (0.6 where "
-                    "CFG has about 7.5 at 50 steps).",
+                    tooltip="Used instead of the sampler's cfg: 0 is unguided, the paper uses 0.2 to 1 (0.6 "
+                    "corresponds to a CFG of about 7.5 at 50 steps).",
                 ),
                 *range_inputs(),
                 preset_input(),

@@ -49,9 +49,9 @@ class CFGPPInversion(io.ComfyNode):
             node_id="GuidekitCFGPPInversion",
             display_name="CFG++ Inversion",
             category="guidekit/inversion",
-            description="Turns an image into the noise from which CFG++ sampling makes it again: two "
-            "SamplerCustomAdvanced without noise, the first with the sampler and the rising sigmas of this node, the "
-            "second with the CFG++ Sampler (euler, same lambda) and its falling sigmas.",
+            description="Turns an image into the noise from which CFG++ sampling makes it again. Use two "
+            "SamplerCustomAdvanced nodes without noise: the first with the sampler and the rising sigmas of this "
+            "node, the second with the CFG++ Sampler (euler, same lambda) and the falling sigmas of this node.",
             search_aliases=[
                 "CFG++ inversion",
                 "DDIM inversion",
@@ -62,7 +62,7 @@ class CFGPPInversion(io.ComfyNode):
                 "unsample",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="The model of the guider: it decides the form of the noise levels."),
+                io.Model.Input("model", tooltip="The guider's model. What noise levels mean depends on it."),
                 io.Sigmas.Input("sigmas", tooltip="The schedule for sampling, falling, as from BasicScheduler."),
                 io.Float.Input(
                     "guidance_lambda",
@@ -71,7 +71,7 @@ class CFGPPInversion(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="The lambda with which the noise will be sampled.",
+                    tooltip="The lambda that the noise will be sampled with.",
                 ),
             ],
             outputs=[

@@ -14,14 +14,14 @@ class CLIPClassifier(io.ComfyNode):
             node_id="GuidekitCLIPClassifier",
             display_name="CLIP Classifier",
             category="guidekit/guidance",
-            description="A classifier whose classes are the candidates' prompts: how near an image is to each, as "
-            "CLIP sees it. For GFCG.",
+            description="A classifier whose classes are the candidates' prompts: how well an image matches each, "
+            "according to CLIP. For GFCG.",
             search_aliases=["CLIP", "zero-shot", "classifier", "CLIP guidance", "GFCG"],
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="Of CLIP, from Load CLIP Vision."),
+                io.ClipVision.Input("clip_vision", tooltip="CLIP's image encoder, from Load CLIP Vision."),
                 io.Clip.Input(
                     "clip",
-                    tooltip="Text encoders, one of which is of the same CLIP: clip_l for ViT-L, clip_g for ViT-bigG.",
+                    tooltip="Text encoders, one of them from the same CLIP: clip_l for ViT-L, clip_g for ViT-bigG.",
                 ),
             ],
             outputs=[ClassifierType.Output(display_name="classifier", tooltip="For GFCG.")],

@@ -138,8 +138,8 @@ class ConceptEdit(io.ComfyNode):
             node_id="GuidekitConceptEdit",
             display_name="Concept Edit (UCE, TIME)",
             category="guidekit/alignment",
-            description="Changes what a model takes a word for, in seconds and without training: roses are blue, a "
-            "style is forgotten, a profession leans to neither side. The edit can be saved as a LoRA.",
+            description="Changes what a model understands by a word, in seconds and without training: roses become "
+            "blue, a style is forgotten, a profession loses its bias. The edit can be saved as a LoRA.",
             search_aliases=[
                 "concept edit",
                 "UCE",
@@ -158,30 +158,31 @@ class ConceptEdit(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     tooltip="A UNet (SD1, SD2, SDXL). Flux, Chroma, SD3, Qwen-Image, Lumina2 and Z-Image are "
-                    "experimental. LoRAs that are on it are taken as part of it.",
+                    "experimental. LoRAs on the model count as part of it.",
                 ),
-                io.Clip.Input("clip", tooltip="The model's text encoder, with the clip skip that is used for prompts."),
+                io.Clip.Input("clip", tooltip="The model's text encoder, with the clip skip that you use for prompts."),
                 io.String.Input(
                     "edits",
                     multiline=True,
                     default="a rose -> a blue rose",
                     tooltip="One per line: a rose -> a blue rose; style of Van Gogh -> art; a doctor -> + 0.3 a woman, "
-                    "which lets it lean there (minus: away). Nothing behind the arrow erases. A weight may come last: "
-                    "* 2.",
+                    "which makes it lean that way (minus: away). With nothing after the arrow the concept is erased. "
+                    "A weight may come last: * 2.",
                 ),
                 io.String.Input(
                     "keep",
                     multiline=True,
                     default="",
-                    tooltip="What shall stay as it is, one per line: other flowers, other styles. Also with weights.",
+                    tooltip="What should stay as it is, one per line: other flowers, other styles. Weights as in "
+                    "edits.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=[UCE, TIME],
                     default=UCE,
-                    tooltip="UCE edits the last word of each text. TIME edits every token of it, so that it is for "
-                    "prompts like the ones given; its words have to come again behind the arrow. Lines with + or - are "
-                    "UCE's in both.",
+                    tooltip="UCE edits the last word of each text. TIME edits every token of it, so it acts on prompts "
+                    "like the given ones; its words have to appear again after the arrow. Lines with + or - use UCE "
+                    "in both.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -190,7 +191,8 @@ class ConceptEdit(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="1 is the edit, 0 the model without it; below 0 the opposite. The saved file has 1.",
+                    tooltip="1 is the edit, 0 the model without it; negative values do the opposite. The saved file "
+                    "always has strength 1.",
                 ),
                 io.Float.Input(
                     "edit_lambda",
@@ -199,36 +201,36 @@ class ConceptEdit(io.ComfyNode):
                     max=1000.0,
                     step=0.05,
                     round=False,
-                    tooltip="How much weights are held where they are: more of it edits less, and leaves more of the "
-                    "rest alone. 0 takes what was published: 0.5 for UCE, 0.1 for TIME.",
+                    tooltip="How strongly the weights are held where they are: higher values edit less, and change "
+                    "less of everything else. 0 uses the published value: 0.5 for UCE, 0.1 for TIME.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "expand",
                     options=[AUTO, OFF, OBJECT, STYLE],
                     default=AUTO,
-                    tooltip="Edits the same behind usual beginnings too: photo of ... for objects, art by ... for "
-                    "styles. auto: as published, for TIME yes, for UCE no.",
+                    tooltip="Also edits the concept after usual beginnings: photo of ... for objects, art by ... for "
+                    "styles. auto: as published, on for TIME, off for UCE.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "maps",
                     options=list(MAPS),
                     default=PUBLISHED,
-                    tooltip="UNets: whether keys, values or both of cross-attention are edited, and whether the layer "
-                    "that the pooled text goes through is too. Other models have their own.",
+                    tooltip="UNets: whether to edit keys, values or both of cross-attention, and whether to edit the "
+                    "layer for the pooled text too. Other models have their own layers.",
                     advanced=True,
                 ),
                 io.String.Input(
                     "save_as",
                     default="",
-                    tooltip="Name of a file in models/loras/guidekit that gets the edit as a LoRA, for any LoRA "
-                    "loader; an old one is replaced. Empty: none.",
+                    tooltip="Saves the edit as a LoRA under this name in models/loras/guidekit, for any LoRA loader; "
+                    "an existing file is replaced. Empty: not saved.",
                 ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the edit."),
-                report_output("What was edited, how far it got, and what it did to what is kept."),
+                report_output("What was edited, how much of the way it went, and how much it changed what is kept."),
             ],
             not_idempotent=True,
         )

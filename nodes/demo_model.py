@@ -21,7 +21,7 @@ class DemoModel(io.ComfyNode):
                     "family",
                     options=list(MODELS),
                     default="unet",
-                    tooltip="unet: SD2 type, v-prediction. dit: Flux type, rectified flow. unet_early: the first after "
+                    tooltip="unet: SD2 type, v-prediction. dit: Flux type, rectified flow. unet_early: the unet after "
                     'little training, for Autoguidance. All take prompts such as "a large glossy red ball left of a '
                     'small metal blue cube on grass at sunset".',
                 ),

@@ -62,13 +62,13 @@ class EluCD(RangedNode):
             node_id="GuidekitEluCD",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="Moves every step's image in the direction in which a classifier is surer of a class: "
-            "classifier guidance by gradient, without a gradient through the model.",
+            description="In every step, moves the image in the direction that makes a classifier surer of a class: "
+            "classifier guidance by gradients, without a gradient through the diffusion model.",
             search_aliases=["EluCD", "classifier guidance", "gradient", "ResNet", "class"],
             inputs=[
                 io.Model.Input("model", tooltip="Any model that makes images."),
                 ClassifierType.Input("classifier", tooltip="From Image Classifier; CLIP Classifier has no gradient."),
-                io.String.Input("target", default="", tooltip="The class that the image shall be of."),
+                io.String.Input("target", default="", tooltip="The class that the image should show."),
                 io.Float.Input(
                     "scale",
                     default=0.05,
@@ -76,7 +76,7 @@ class EluCD(RangedNode):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="How far to go, beside the size of the image's latent. 0 is off and costs nothing.",
+                    tooltip="How far to go, relative to the size of the latent. 0 is off and costs nothing.",
                 ),
                 io.Float.Input(
                     "tau_1",
@@ -95,7 +95,8 @@ class EluCD(RangedNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Weight of all logits in what is taken away. As tau_1: the probability; 0: the logit.",
+                    tooltip="Weight of all logits in the term that is subtracted. At the value of tau_1 the objective "
+                    "is the probability, at 0 the logit.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -105,7 +106,7 @@ class EluCD(RangedNode):
                     max=100.0,
                     step=0.5,
                     round=0.01,
-                    tooltip="Sharpness of the Softplus in place of the classifier's ReLU. 0: ReLU.",
+                    tooltip="Sharpness of the Softplus that replaces the classifier's ReLU. 0 keeps the ReLU.",
                     advanced=True,
                 ),
                 *range_inputs(),

@@ -26,8 +26,8 @@ class ExactInvert(io.ComfyNode):
             node_id="GuidekitExactInvert",
             display_name="Exact Inversion",
             category="guidekit/inversion",
-            description="From an image to the noise that it comes from, without an error: Exact Inversion Sampling "
-            "makes the same image of it again, or, with another prompt, an edited one.",
+            description="Turns an image into the noise that it comes from, without error: from it, Exact Inversion "
+            "Sampling makes the same image again or, with another prompt, an edited one.",
             search_aliases=[
                 "EDICT",
                 "BDIA",
@@ -46,12 +46,12 @@ class ExactInvert(io.ComfyNode):
             inputs=[
                 io.Guider.Input(
                     "guider",
-                    tooltip="With the prompt that describes the image, such as from CFGGuider. A cfg of 1 to 3.",
+                    tooltip="A guider with the prompt that describes the image, such as CFGGuider. A cfg of 1 to 3.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
-                    "deep to go: below 1 keeps more of the image.",
+                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise sets how "
+                    "far to invert: below 1 keeps more of the image.",
                 ),
                 io.Latent.Input("latent", tooltip="The image, from VAE Encode."),
                 io.Combo.Input(
@@ -59,7 +59,7 @@ class ExactInvert(io.ComfyNode):
                     options=METHODS,
                     default="edict",
                     tooltip="edict and rex: two evaluations per step; bdia and o-belm: one. All are exact; they differ "
-                    "in what another prompt makes of the noise.",
+                    "in what you get from the noise with another prompt.",
                 ),
                 io.Float.Input(
                     "p",
@@ -68,8 +68,8 @@ class ExactInvert(io.ComfyNode):
                     max=1.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="Of edict: how little its two latents are mixed. The paper's 0.93 is for 40 to 50 steps; 0 "
-                    "takes what suits the number of steps.",
+                    tooltip="edict only: how little its two latents are mixed. The paper's 0.93 is for 40 to 50 steps; "
+                    "0 chooses a value that suits the number of steps.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -79,22 +79,24 @@ class ExactInvert(io.ComfyNode):
                     max=1.0,
                     step=0.005,
                     round=0.0001,
-                    tooltip="Of bdia: how much of the latent before goes into a step.",
+                    tooltip="bdia only: how much of the previous latent goes into a step.",
                     advanced=True,
                 ),
                 io.Boolean.Input(
                     "keep_trajectory",
                     default=False,
-                    tooltip="Keep the latents of every step, for sampling with a mask: two per step, in float64.",
+                    tooltip="Keep the latents of every step, which sampling with a mask needs: two per step, in "
+                    "float64.",
                 ),
                 preset_input(),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="inverted",
-                    tooltip="The noise, with what Exact Inversion Sampling needs. Connect it directly.",
+                    tooltip="The noise, with what Exact Inversion Sampling needs. Connect it directly, without another "
+                    "node in between.",
                 ),
-                report_output("How it was inverted, and what to change where that went wrong."),
+                report_output("How the image was inverted, and what to change if that went wrong."),
             ],
         )
 

@@ -18,8 +18,8 @@ class ExactSample(io.ComfyNode):
             node_id="GuidekitExactSample",
             display_name="Exact Inversion Sampling",
             category="guidekit/inversion",
-            description="From the noise of Exact Inversion back to the image: with the same guider as it was, with "
-            "another prompt edited. Schedule and method are those of the inversion.",
+            description="Samples from the noise of Exact Inversion: with the same guider it makes the image again, "
+            "with another prompt an edited one. Schedule and method are those of the inversion.",
             search_aliases=[
                 "EDICT",
                 "BELM",
@@ -32,14 +32,16 @@ class ExactSample(io.ComfyNode):
             ],
             inputs=[
                 io.Guider.Input(
-                    "guider", tooltip="The guider of the inversion to reconstruct; one with another prompt to edit."
+                    "guider",
+                    tooltip="The guider of the inversion to reconstruct the image, or one with another "
+                    "prompt to edit it.",
                 ),
                 io.Latent.Input("inverted", tooltip="From Exact Inversion."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the image may change; outside it stays as it was. Needs "
-                    "keep_trajectory in Exact Inversion.",
+                    tooltip="Where the image may change; the rest stays as it was. Needs keep_trajectory in Exact "
+                    "Inversion.",
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The image, for VAE Decode.")],

@@ -32,8 +32,8 @@ class FreCaSPlan(io.ComfyNode):
             node_id="GuidekitFreCaSPlan",
             display_name="FreCaS Plan",
             category="guidekit/sampling",
-            description="A large image (2K, 4K) in stages: the first one at the size that the model was trained for, "
-            "each further one larger and in few steps. Gives what the first sampler needs; FreCaS Up leads from one "
+            description="Makes a large image (2K, 4K) in stages: the first at the size that the model was trained for, "
+            "each further one larger and in few steps. Outputs what the first sampler needs; FreCaS Up leads from one "
             "stage to the next.",
             search_aliases=[
                 "FreCaS",
@@ -47,25 +47,26 @@ class FreCaSPlan(io.ComfyNode):
                 "cascade",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="An image model: UNet or flow."),
+                io.Model.Input("model", tooltip="An image model: a UNet or a flow model."),
                 io.String.Input(
                     "sizes",
                     default="1024, 2048",
-                    tooltip="Of the stages, in pixels, the smallest first, the one that the model was trained for: "
-                    "1024, 2048 for squares, 832x1216, 1664x2432 for others (width x height). Two to four sizes.",
+                    tooltip="Sizes of the stages in pixels, the smallest first, which is the one that the model was "
+                    "trained for: 1024, 2048 for squares, 832x1216, 1664x2432 for others (width x height). Two to "
+                    "four sizes.",
                 ),
                 io.String.Input(
                     "steps",
                     default="40, 10",
-                    tooltip="Of the stages: most in the first one. The authors have 40, 10 for 2048 and 30, 5, 15 for "
-                    "1024, 2048, 4096 (SDXL).",
+                    tooltip="Steps of each stage, most of them in the first. The authors use 40, 10 for 2048 and 30, "
+                    "5, 15 for 1024, 2048, 4096 (SDXL).",
                 ),
                 io.String.Input(
                     "ends",
                     default="0.2",
-                    tooltip="How much of the noise schedule is left where a stage ends, of all stages but the last, "
-                    "which ends without noise: 0.2 for two stages, 0.4, 0.2 for three (the authors', SDXL). 0.2 is "
-                    "timestep 200 of 1000; of flows the time t.",
+                    tooltip="How much of the noise schedule is left when a stage ends, for all stages but the last, "
+                    "which ends without noise: 0.2 for two stages, 0.4, 0.2 for three (the authors' values for SDXL). "
+                    "0.2 is timestep 200 of 1000; for flow models it is the time t.",
                 ),
                 io.Float.Input(
                     "gamma",
@@ -75,22 +76,25 @@ class FreCaSPlan(io.ComfyNode):
                     step=0.1,
                     round=0.001,
                     tooltip="How much more noise a larger stage begins with: the noise level times ratio^(gamma / 2). "
-                    "More makes more anew. Not used for flow models, which have one rule.",
+                    "More noise changes more of the image. Not used for flow models, which have one rule.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.SCHEDULER_NAMES,
                     default="normal",
-                    tooltip="Along which steps are spaced within a stage. normal: equal timesteps, as the authors have "
-                    "it.",
+                    tooltip="How steps are spaced within a stage. normal: equal timesteps, as in the authors' code.",
                     advanced=True,
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=4096, step=1, tooltip="Images.", advanced=True),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=4096, step=1, tooltip="Number of images.", advanced=True
+                ),
                 preset_input(),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="An empty one of the first size."),
-                io.Sigmas.Output(display_name="sigmas", tooltip="Of the first stage, for SamplerCustomAdvanced."),
+                io.Latent.Output(display_name="latent", tooltip="An empty latent of the first size."),
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="Sigmas of the first stage, for SamplerCustomAdvanced."
+                ),
                 PlanType.Output(display_name="plan", tooltip="For FreCaS Up."),
                 report_output(),
             ],

@@ -24,32 +24,37 @@ class FreCaSUp(io.ComfyNode):
             node_id="GuidekitFreCaSUp",
             display_name="FreCaS Up",
             category="guidekit/sampling",
-            description="Takes what a stage of FreCaS predicts in its last step, makes it larger as an image, and adds "
-            "the noise that the next stage begins with. Behind it: SamplerCustomAdvanced with DisableNoise.",
+            description="Takes the image that a FreCaS stage predicts in its last step, enlarges it in pixel space, "
+            "and adds the noise that the next stage begins with. Follow it with SamplerCustomAdvanced and "
+            "DisableNoise.",
             search_aliases=["FreCaS", "2K", "4K", "hires fix", "upscale latent", "high resolution"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples."),
-                PlanType.Input("plan", tooltip="Of FreCaS Plan."),
-                io.Latent.Input("denoised", tooltip="denoised_output of the sampler of the stage before."),
-                io.Vae.Input("vae", tooltip="The model's VAE: the image is made larger, not the latent."),
-                random_seed_input("Of the new noise, which is another one than samplers make of this number."),
+                PlanType.Input("plan", tooltip="From FreCaS Plan."),
+                io.Latent.Input("denoised", tooltip="denoised_output of the previous stage's sampler."),
+                io.Vae.Input("vae", tooltip="The model's VAE: the image is enlarged, not the latent."),
+                random_seed_input(
+                    "Seed for the added noise, which differs from the noise that samplers make from the same number."
+                ),
                 io.Int.Input(
                     "tile",
                     default=0,
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Decodes and encodes in tiles of so many pixels, for images that do not fit into memory. "
-                    "0: whole. From 256 on.",
+                    tooltip="Decodes and encodes in tiles of this many pixels, 256 or more, for images that do not fit "
+                    "into memory. 0: the whole image at once.",
                     advanced=True,
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="Larger and noisy: the next stage begins with it."),
-                io.Sigmas.Output(display_name="sigmas", tooltip="Of the next stage."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="The enlarged, noisy latent that the next stage begins with."
+                ),
+                io.Sigmas.Output(display_name="sigmas", tooltip="Sigmas of the next stage."),
                 io.Float.Output(
                     display_name="size_factor",
-                    tooltip="How many times as large it has become, for size_factor of Frequency Guidance.",
+                    tooltip="How many times larger the image has become, for size_factor of Frequency Guidance.",
                 ),
                 report_output(),
             ],

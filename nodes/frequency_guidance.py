@@ -63,9 +63,8 @@ class FrequencyGuidance(RangedNode):
             node_id="GuidekitFrequencyGuidance",
             display_name="Frequency Guidance (FDG)",
             category="guidekit/guidance",
-            description="A CFG scale of its own for fine detail and for composition and colour: more of the one "
-            "without the burnt colours of the other. Also the guidance of FreCaS for large images. No extra network "
-            "evaluations.",
+            description="Separate CFG scales for fine detail and for composition and colour: more detail without burnt "
+            "colours, for example. Also the guidance of FreCaS for large images. No extra network evaluations.",
             search_aliases=[
                 "FDG",
                 "frequency decoupled guidance",
@@ -90,7 +89,7 @@ class FrequencyGuidance(RangedNode):
                     step=0.1,
                     round=0.001,
                     tooltip="Scale of the finest band, in multiples of the sampler's cfg: 2 with cfg 5 is the paper's "
-                    "10 and 5. Above 1 adds detail and contrast of edges.",
+                    "10 and 5. Values above 1 add detail and edge contrast.",
                 ),
                 io.Float.Input(
                     "low",
@@ -100,20 +99,21 @@ class FrequencyGuidance(RangedNode):
                     step=0.1,
                     round=0.001,
                     tooltip="Scale of the coarsest band (composition, colour), in multiples of the sampler's cfg. "
-                    "Below 1 takes away saturation, and variety comes back.",
+                    "Values below 1 reduce saturation and bring back variety.",
                 ),
                 io.Combo.Input(
                     "split",
                     options=SPLITS,
                     default=PYRAMID,
-                    tooltip="pyramid (FDG): bands of an octave each. resize (FreCaS): what is lost when the image is "
-                    "made smaller by size_factor, and the rest; for large images that were begun at a smaller size.",
+                    tooltip="pyramid (FDG): bands of one octave each. resize (FreCaS): the detail that is lost when "
+                    "the image is reduced by size_factor, and the rest; for large images that were begun at a smaller "
+                    "size.",
                 ),
                 io.String.Input(
                     "between",
                     default="",
-                    tooltip="Of the pyramid: multiples of cfg for further bands between the finest and the coarsest, "
-                    "finer first, such as 1.6, 1.3. Empty: two bands, as in the paper.",
+                    tooltip="pyramid only: multiples of cfg for further bands between the finest and the coarsest, "
+                    "finest first, such as 1.6, 1.3. Empty: two bands, as in the paper.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -123,7 +123,8 @@ class FrequencyGuidance(RangedNode):
                     max=64.0,
                     step=0.1,
                     round=0.0001,
-                    tooltip="Of the resizing split: the size over the size begun at. FreCaS Up gives it.",
+                    tooltip="resize only: the size of the image divided by the size it was begun at. FreCaS Up outputs "
+                    "it.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -133,8 +134,8 @@ class FrequencyGuidance(RangedNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Of the pyramid: how much of the part of the guidance that only makes a band stronger is "
-                    "kept, as eta of APG, band by band. 1 keeps it all.",
+                    tooltip="pyramid only: how much to keep of the part of the guidance that only amplifies a band, "
+                    "like eta of APG but band by band. 1 keeps all of it.",
                     advanced=True,
                 ),
                 *range_inputs(),

@@ -186,13 +186,15 @@ class GFCG(RangedNode):
             node_id="GuidekitGFCG",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="A classifier looks at every step's image and says what it could be mistaken for; guidance "
-            "leads away from that, as far as the classifier is in doubt. For prompts that models confuse.",
+            description="In every step a classifier says what the image could be mistaken for; guidance leads away "
+            "from that, the more the classifier is in doubt. For prompts that models confuse.",
             search_aliases=["GFCG", "classifier guidance", "gradient-free", "confusion", "CLIP guidance", "class"],
             inputs=[
                 io.Model.Input("model", tooltip="Any model that makes images or videos."),
                 ClassifierType.Input("classifier", tooltip="From CLIP Classifier or Image Classifier."),
-                CandidatesType.Input("candidates", tooltip="From Candidates: what the image shall be first."),
+                CandidatesType.Input(
+                    "candidates", tooltip="From Candidates. The first one is what the image should show."
+                ),
                 io.Float.Input(
                     "scale",
                     default=5.0,
@@ -200,22 +202,24 @@ class GFCG(RangedNode):
                     max=100.0,
                     step=0.1,
                     round=0.001,
-                    tooltip="How far to go away from the confusing candidate where confusion is 1. 0 is off and costs "
-                    "nothing.",
+                    tooltip="How far to guide away from the most confusing candidate where confusion is 1. 0 is off "
+                    "and costs nothing.",
                 ),
                 io.Combo.Input(
                     "combination",
                     options=[ADD, SWAP, AUTOGUIDANCE],
                     default=ADD,
-                    tooltip="add to CFG: beside it. in place of the negative: CFG itself leads away from the "
-                    "candidate, at the guider's cfg. autoguidance: a worse model is shown the candidate.",
+                    tooltip="add to CFG: guides in addition to CFG. in place of the negative: CFG itself leads away "
+                    "from the candidate, at the guider's cfg. autoguidance: guides away from a worse model that gets "
+                    "the candidate as its prompt.",
                 ),
                 io.Combo.Input(
                     "measure",
                     options=list(MEASURES),
                     default="miss",
-                    tooltip="Of confusion, from the classifier's probabilities. miss: 1 - that of the target. margin: "
-                    "the wrong one's share of both. max: that of the wrong one. const: always 1.",
+                    tooltip="How confusion is measured from the classifier's probabilities. miss: 1 - that of the "
+                    "target. margin: that of the wrong candidate divided by the sum of both. max: that of the wrong "
+                    "candidate. const: always 1.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -224,7 +228,7 @@ class GFCG(RangedNode):
                     max=100.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Of the classifier's softmax: above 1 makes it less sure of itself.",
+                    tooltip="Temperature of the classifier's softmax: above 1 makes it less sure of itself.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -234,7 +238,7 @@ class GFCG(RangedNode):
                     max=1.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="Confusion up to this counts as none, and costs no evaluation.",
+                    tooltip="Confusion up to this value counts as none, and costs no evaluation.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -249,12 +253,15 @@ class GFCG(RangedNode):
                 io.Boolean.Input(
                     "use_previous_step",
                     default=False,
-                    tooltip="Take the candidate that the step before has found, so that all is one network call.",
+                    tooltip="Use the candidate found in the previous step, so that everything fits into one network "
+                    "call.",
                     advanced=True,
                 ),
                 *range_inputs(),
                 vae_input(),
-                io.Model.Input("weak_model", optional=True, tooltip="For autoguidance: a worse model of the family."),
+                io.Model.Input(
+                    "weak_model", optional=True, tooltip="For autoguidance: a worse model of the same family."
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with GFCG."), report_output()],
             not_idempotent=True,

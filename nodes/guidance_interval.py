@@ -82,8 +82,8 @@ class GuidanceInterval(io.ComfyNode):
                     options=LIMITS,
                     default="SDXL",
                     tooltip="SDXL: the paper's (0.28, 5.42]; EDM2 FID: (0.19, 1.61]; EDM2 FDD: (0.60, 5.00]. They are "
-                    "noise-to-signal ratios; for flow models the same ratio is used. sigma: the two below. percent: "
-                    "start and end alone.",
+                    "noise-to-signal ratios; for flow models the same ratio is used. sigma: the two inputs below. "
+                    "percent: start_percent and end_percent alone.",
                 ),
                 io.Float.Input(
                     "sigma_high",

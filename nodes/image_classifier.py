@@ -26,14 +26,14 @@ class ImageClassifier(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=[DEMO, *CLASSIFIERS.names()],
-                    tooltip="A safetensors file in models/classifiers; demo: for the demo models' images.",
+                    tooltip="A safetensors file in models/classifiers. demo: for images of the demo models.",
                 ),
                 io.String.Input(
                     "labels",
                     multiline=True,
                     default="",
-                    tooltip="Names of its classes, a line each, in order. Empty: from the file, or from a .txt or "
-                    ".json of the same name beside it.",
+                    tooltip="Names of its classes, one per line, in order. Empty: taken from the file, or from a .txt "
+                    "or .json of the same name beside it.",
                     advanced=True,
                 ),
             ],

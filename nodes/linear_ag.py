@@ -100,9 +100,9 @@ class LinearAG(io.ComfyNode):
             node_id="GuidekitLinearAG",
             display_name="LinearAG",
             category="guidekit/guidance",
-            description="CFG for five eighths of its price: in the first half of the run every other negative "
-            "prediction is estimated from what is known already, in the second half the positive is used alone. Needs "
-            "a file of LinearAG Fit for this model, schedule, cfg and negative prompt.",
+            description="CFG for five eighths of its cost: in the first half of the run every other negative "
+            "prediction is estimated from the predictions made so far, in the second half only the positive is used. "
+            "Needs a file made by LinearAG Fit for this model, schedule, cfg and negative prompt.",
             search_aliases=[
                 "LinearAG",
                 "linear adaptive guidance",
@@ -123,8 +123,9 @@ class LinearAG(io.ComfyNode):
                     "on_mismatch",
                     options=MISMATCH,
                     default="error",
-                    tooltip="Where the run is not the one fitted for (steps, scheduler, sampler, cfg, negative, "
-                    "model): stop with the reason, or sample with plain CFG and say so.",
+                    tooltip="What to do if the run differs from the one that the file was fitted for (steps, "
+                    "scheduler, sampler, cfg, negative, model): stop with the reason, or sample with plain CFG and "
+                    "say so.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with LinearAG.")],

@@ -76,13 +76,13 @@ class LinearAGFit(io.ComfyNode):
             node_id="GuidekitLinearAGFit",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="Learns, from a few runs with full CFG, how the negative prediction follows from what is "
-            "already known, and saves it in models/guidekit for the LinearAG node. Once per model, schedule, cfg and "
-            "negative prompt.",
+            description="Learns, from a few runs with full CFG, to estimate the negative prediction from the "
+            "predictions made so far, and saves this in models/guidekit for the LinearAG node. Run it once per model, "
+            "schedule, cfg and negative prompt.",
             search_aliases=["LinearAG", "linear adaptive guidance", "fit", "calibrate"],
             inputs=[
                 io.Model.Input("model", tooltip="The model as it will be used, with its LoRAs."),
-                io.Clip.Input("clip", tooltip="Its text encoder, for the prompts below."),
+                io.Clip.Input("clip", tooltip="The model's text encoder, for the prompts below."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt of later runs; it may be empty."),
                 io.Sampler.Input(
                     "sampler", tooltip="The sampler of later runs, with one evaluation per step (euler, dpmpp_2m)."
@@ -93,7 +93,7 @@ class LinearAGFit(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="Positive prompts of the kind that will be used, one per line. They are taken in turn.",
+                    tooltip="Positive prompts like those you will use, one per line. They are used in turn.",
                 ),
                 io.Float.Input(
                     "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The cfg of later runs."
@@ -104,10 +104,12 @@ class LinearAGFit(io.ComfyNode):
                     min=1,
                     max=10000,
                     step=1,
-                    tooltip="Images to sample for the fit. The paper takes 200.",
+                    tooltip="Number of images to sample for the fit. The paper uses 200.",
                 ),
                 io.String.Input(
-                    "name", default="linear_ag", tooltip="Name of the file in models/guidekit; an old one is replaced."
+                    "name",
+                    default="linear_ag",
+                    tooltip="Name of the file in models/guidekit; an existing file is replaced.",
                 ),
                 io.Int.Input(
                     "random_seed",
@@ -115,7 +117,7 @@ class LinearAGFit(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     step=1,
-                    tooltip="Of the first run's noise; the next take the following numbers.",
+                    tooltip="Seed for the first run's noise; further runs use the following numbers.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -125,12 +127,12 @@ class LinearAGFit(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Weight against large coefficients, in units of the mean square of the outputs.",
+                    tooltip="Weight of the penalty on large coefficients, in units of the mean square of the outputs.",
                     advanced=True,
                 ),
             ],
             outputs=[
-                io.Combo.Output(display_name="file", tooltip="For the LinearAG node's input of that name."),
+                io.Combo.Output(display_name="file", tooltip="For the file input of LinearAG."),
                 report_output("How much of the guidance the estimate misses in each step, 0 to 1."),
             ],
         )
@@ -187,7 +189,7 @@ class LinearAGFit(io.ComfyNode):
         left = linear_ag.unexplained(products, coefficients).tolist()
         steps = ", ".join(f"{i + 1}: {value:.4f}" for i, value in enumerate(left))
         report = (
-            f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. What the estimate leaves, by step, of "
-            f"what lies between the positive and the negative prediction: {steps}."
+            f"{file}: {runs * len(samples)} trajectories of {len(left)} steps. Share of the guidance that the estimate "
+            f"misses, by step: {steps}."
         )
         return with_report(file, report=tell(LABEL, report))

@@ -22,7 +22,7 @@ class LoadInversion(io.ComfyNode):
             node_id="GuidekitLoadInversion",
             display_name="Load Inversion",
             category="guidekit/inversion",
-            description="Loads a file of Save Inversion: the latent is what the inverting node gave.",
+            description="Loads a file made by Save Inversion and outputs what the inverting node did.",
             search_aliases=["load latent", "load inversion", "load noise", "safetensors"],
             inputs=[
                 io.Combo.Input(

@@ -59,8 +59,8 @@ class NASA(RangedNode):
             node_id="GuidekitNASA",
             display_name="Negative Prompt at CFG 1 (NAG, NASA)",
             category="guidekit/attention",
-            description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD, video "
-            "in 4 steps): inside attention, in the same network call.",
+            description="A negative prompt for models that run at cfg 1 (turbo, lightning, schnell, LCM, DMD, video in "
+            "4 steps): it acts inside attention, in the same network call.",
             search_aliases=[
                 "NAG",
                 "NASA",
@@ -81,14 +81,14 @@ class NASA(RangedNode):
                     "Z-Image.",
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="What shall not be in the image, from a CLIP Text Encode node."
+                    "negative", tooltip="What should not be in the image, from a CLIP Text Encode node."
                 ),
                 io.Combo.Input(
                     "method",
                     options=METHODS,
                     default=NAG,
-                    tooltip="NAG extrapolates away from the negative prompt and keeps tokens at their length, by the "
-                    "three nag inputs. NASA subtracts, by nasa_alpha.",
+                    tooltip="NAG extrapolates away from the negative prompt and limits how much tokens grow; it uses "
+                    "the three nag inputs. NASA subtracts what the negative prompt adds; it uses nasa_alpha.",
                 ),
                 io.Float.Input(
                     "nag_scale",
@@ -107,7 +107,7 @@ class NASA(RangedNode):
                     max=10.0,
                     step=0.05,
                     round=0.01,
-                    tooltip="NAG: how many times as long as before a token may become.",
+                    tooltip="NAG: the largest factor by which the norm of a token may grow.",
                 ),
                 io.Float.Input(
                     "nag_alpha",
@@ -116,8 +116,8 @@ class NASA(RangedNode):
                     max=1.0,
                     step=0.005,
                     round=0.001,
-                    tooltip="NAG: share of the result; 0 is off. Published: 0.125 for SD3.5 and HunyuanVideo, 0.25 for "
-                    "Flux, 0.375 for SD1.5, 0.5 for SDXL, 0.25 to 0.5 for Wan.",
+                    tooltip="NAG: weight of the result against plain attention; 0 is off. Published: 0.125 for SD3.5 "
+                    "and HunyuanVideo, 0.25 for Flux, 0.375 for SD1.5, 0.5 for SDXL, 0.25 to 0.5 for Wan.",
                 ),
                 io.Float.Input(
                     "nasa_alpha",
@@ -126,8 +126,8 @@ class NASA(RangedNode):
                     max=2.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="NASA: how much of what the negative prompt calls up is taken away; 0 is off. The paper "
-                    "uses 0.1 for models made of SD1.5, 0.2 for SD2.1, 0.5 and more for PixArt.",
+                    tooltip="NASA: how much of the negative prompt's attention to subtract; 0 is off. The paper uses "
+                    "0.1 for models derived from SD1.5, 0.2 for SD2.1, 0.5 and more for PixArt.",
                 ),
                 blocks_input(),
                 *range_inputs(),

@@ -113,7 +113,7 @@ class _Merged:
                 "'reference latent' and connect the latent of an earlier image."
             )
         if "in range" in found:
-            return "no block of the model has as many tokens as it wants by itself. Name blocks."
+            return "no block of the model is large enough for the usual choice of blocks. Name blocks."
         if "reached" in found:
             return "it acts in the first steps, and none of them is in this run. Choose steps 'start to end'."
         return None
@@ -126,9 +126,9 @@ class NegToMe(RangedNode):
             node_id="GuidekitNegToMe",
             display_name="Negative Token Merging (NegToMe)",
             category="guidekit/attention",
-            description="Makes the images of a batch differ from each other, or from an image you give: in the "
-            "first steps every token is pushed away from the token of the reference that it is most like. For models "
-            "that draw the same image whatever the seed.",
+            description="Makes the images of a batch differ from each other, or from an image you give: in the first "
+            "steps every token is pushed away from the most similar token of the reference. For models that make the "
+            "same image whatever the seed.",
             search_aliases=[
                 "NegToMe",
                 "negative token merging",
@@ -145,8 +145,8 @@ class NegToMe(RangedNode):
                     "reference",
                     options=[*REFERENCES, GIVEN],
                     default=REFERENCES[0],
-                    tooltip="What to keep away from: the batch's first image, the one before, all others, or the "
-                    "latent connected below.",
+                    tooltip="What to move away from: the first image of the batch, the previous one, all others, or "
+                    "the latent connected below.",
                 ),
                 io.Float.Input(
                     "alpha",
@@ -155,7 +155,7 @@ class NegToMe(RangedNode):
                     max=3.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="How far to push. 0 is off and costs nothing; negative pulls towards the reference.",
+                    tooltip="How far to push. 0 is off and costs nothing; negative values pull towards the reference.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -164,51 +164,53 @@ class NegToMe(RangedNode):
                     max=1.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Only tokens that are more like the reference than this (cosine) move. The paper uses 0.65 "
-                    "for Flux, 0.7 for SDXL.",
+                    tooltip="Only tokens whose cosine similarity to the reference is above this are moved. The paper "
+                    "uses 0.65 for Flux, 0.7 for SDXL.",
                 ),
                 blocks_input(),
                 io.Combo.Input(
                     "steps",
                     options=STEPS,
                     default=STEPS[0],
-                    tooltip="usual: the first steps as in the paper, down to t = 800 of eps and v models and 0.9 of "
-                    "flows. start to end: as the two inputs say.",
+                    tooltip="usual: the first steps, as in the paper, down to t = 800 for eps and v models and 0.9 for "
+                    "flow models. start to end: from start_percent to end_percent.",
                 ),
                 io.Combo.Input(
                     "apply_to",
                     options=APPLY_TO,
                     default=APPLY_TO[0],
-                    tooltip="Whether the negative prompt's half of CFG is treated too, with its own reference.",
+                    tooltip="Whether to treat the negative prompt's half of CFG too, with its own reference.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "matching",
                     options=list(MATCHINGS),
                     default=MATCHINGS[0],
-                    tooltip="source: the paper's, every token's own best match. official: as the published code has "
-                    "it, which takes the index from the other side.",
+                    tooltip="source: as in the paper, every token uses its own best match. official: as in the "
+                    "published code, which uses the index of the other side.",
                     advanced=True,
                 ),
                 io.Combo.Input(
                     "reference_noise",
                     options=list(NOISE),
                     default=NOISE[0],
-                    tooltip="Reference latent: what the model sees of it. clean: the latent as it is, in every step. "
-                    "clean, scaled down: as the published SDXL code with its Euler sampler, which divides it by "
-                    "sqrt(1 + sigma^2), to next to nothing in the first steps; the same as clean on flow models. "
-                    "noised to the step: at the noise level of the step.",
+                    tooltip="For a reference latent: how the model sees it. clean: as it is, in every step. clean, "
+                    "scaled down: as in the published SDXL code with its Euler sampler, which divides it by sqrt(1 + "
+                    "sigma^2), almost to zero in the first steps; the same as clean on flow models. noised to the "
+                    "step: with the noise of the step.",
                     advanced=True,
                 ),
                 *range_inputs(),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="For reference latent: an encoded image. It goes through the model beside the others: in "
-                    "the steps in which this node acts, each prediction costs two.",
+                    tooltip="For reference latent: an encoded image. It runs through the model with the others: in the "
+                    "steps in which this node acts, each prediction costs two.",
                 ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="The part of the reference to keep away from; not connected, all."
+                    "mask",
+                    optional=True,
+                    tooltip="The part of the reference to move away from. Not connected: all of it.",
                 ),
                 preset_input(),
             ],

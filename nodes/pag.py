@@ -42,8 +42,9 @@ class PAG(RangedNode):
             node_id="GuidekitPAG",
             display_name="Perturbed-Attention Guidance (PAG)",
             category="guidekit/guidance",
-            description="Better structure, with or without CFG: guides away from a prediction whose self-attention was "
-            "made blind in a block. Costs the part of a network evaluation from that block on.",
+            description="Better structure, with or without CFG: guides away from a prediction in which the tokens of "
+            "some blocks attend only to themselves. Extra cost: the part of a network evaluation from the first of "
+            "these blocks on.",
             search_aliases=[
                 "PAG",
                 "perturbed attention",

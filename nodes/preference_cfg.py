@@ -23,9 +23,8 @@ class PreferenceCFG(RangedNode):
             node_id="GuidekitPreferenceCFG",
             display_name=LABEL,
             category="guidekit/alignment",
-            description="CFG between two models: a worse or disliked one predicts the negative, so that guidance leads "
-            "away from what it stands for; or two models share the positive. The other one may be the same model with "
-            "other LoRAs.",
+            description="CFG with two models: a worse or disliked one predicts the negative, so that guidance leads "
+            "away from it; or two models share the positive. The other one may be the same model with other LoRAs.",
             search_aliases=[
                 "NPO",
                 "SINE",
@@ -52,8 +51,8 @@ class PreferenceCFG(RangedNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Without another model: the other one is the model with this factor on the strength of its "
-                    "LoRAs. 0 is without them, 1 is no difference.",
+                    tooltip="If other_model is not connected, the other model is this model with the strength of its "
+                    "LoRAs multiplied by this factor: 0 is without them, 1 makes no difference.",
                 ),
                 io.Float.Input(
                     "model_weight",
@@ -62,21 +61,21 @@ class PreferenceCFG(RangedNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="mixture: the share of the model's own prediction in the positive; the other model has the "
+                    tooltip="mixture: the weight of this model's prediction in the positive; the other model has the "
                     "rest.",
                 ),
                 *range_inputs(),
                 io.Model.Input(
                     "other_model",
                     optional=True,
-                    tooltip="Tuned to what is disliked, or to one image (SINE); of the same family. Where it is the "
-                    "same model with other LoRAs, both share one network call.",
+                    tooltip="A model tuned to what is disliked, or to one image (SINE), of the same family. If it is "
+                    "the same model with other LoRAs, both share one network call.",
                 ),
                 io.Conditioning.Input(
                     "source",
                     optional=True,
-                    tooltip="mixture: the prompt of the other model, such as the one it was tuned with. Without it the "
-                    "positive.",
+                    tooltip="mixture: the prompt of the other model, such as the one it was tuned with. Not connected: "
+                    "the positive.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model, guided by both."), report_output()],

@@ -28,9 +28,9 @@ class PreferenceLoraLoader(io.ComfyNode):
             node_id="GuidekitPreferenceLoraLoader",
             display_name=LABEL,
             category="guidekit/alignment",
-            description="Loads LoRAs whatever their key names, those of diffusers and PEFT included, which ComfyUI's "
-            "own loader ignores, and whole tuned networks as a change of any strength. For the positive, the negative "
-            "(Diffusion-NPO) or both; says what was applied.",
+            description="Loads LoRAs whatever the names of their keys, including those of diffusers and PEFT, which "
+            "ComfyUI's own loader ignores, and whole tuned networks as a change of any strength. For the positive, "
+            "the negative (Diffusion-NPO) or both; reports what was applied.",
             search_aliases=[
                 "lora",
                 "KTO",
@@ -62,7 +62,7 @@ class PreferenceLoraLoader(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="1 is what was trained, 0 is the model without it and costs nothing.",
+                    tooltip="1 applies the weights as trained; 0 is the model without them and costs nothing.",
                 ),
                 io.Combo.Input(
                     "apply_to",
@@ -77,14 +77,14 @@ class PreferenceLoraLoader(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=1,
-                    tooltip="Of a whole network's change: 0 keeps all of it; else only the nearest products of this "
-                    "rank, which take less memory. Adapters have their own.",
+                    tooltip="For whole networks: 0 keeps all of their change; otherwise it is approximated at this "
+                    "rank, which takes less memory. Adapters have their own rank.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the file's weights."),
-                report_output("What the file is and what of it was applied."),
+                report_output("What the file is and what was applied from it."),
             ],
             not_idempotent=True,
         )

@@ -67,7 +67,7 @@ TABLE = (
     Row("APG", "ACE-Step", "momentum", -0.75, "ACE-Step's code"),
     Row("APG", ANY, "eta", 0.0, PAPER),
     Row("APG", ANY, "momentum", -0.5, f"{PAPER}, for SDXL"),
-    Row("APG", ANY, "norm_threshold", 0.0, "no limit, for the right one is another for each model"),
+    Row("APG", ANY, "norm_threshold", 0.0, "no limit, because the right one differs between models"),
     # Normalized Attention Guidance (2505.21179), whose scale is here, as in code, the paper's and 1. Wan's row is for
     # text to video in 4 steps at cfg 1; with image inputs the authors advise lower tau and alpha.
     Row("NASA", "SD1.5", "nag_scale", 3.0, PAPER),
@@ -153,8 +153,8 @@ def preset_input() -> io.Combo.Input:
         options=[AUTO, TYPED],
         default=AUTO,
         optional=True,
-        tooltip="auto: inputs that are at their defaults take what is published for the kind of model, which the text "
-        "under the node tells; what you set stays. as typed: all inputs are taken as they are.",
+        tooltip="auto: inputs at their defaults take the values published for this kind of model, which the text under "
+        "the node lists; inputs that you changed stay as you set them. as typed: all inputs are used as they are.",
     )
 
 

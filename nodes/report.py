@@ -8,7 +8,7 @@ from .host.run.messages import show
 from .host.run.outputs import report_output, with_report
 from .host.run.told import TOLD
 
-NOTHING = "No Guidekit node had anything to say."
+NOTHING = "No Guidekit node had a message."
 
 
 class Report(io.ComfyNode):
@@ -19,21 +19,21 @@ class Report(io.ComfyNode):
             node_id="GuidekitReport",
             display_name="Guidekit Report",
             category="guidekit/inspect",
-            description="All that Guidekit's nodes had to say of a run, in the order of the graph: what they saved or "
-            "found, or why they did nothing. Connect it behind the sampler, for patched models speak when they are "
-            "sampled.",
+            description="Everything that Guidekit's nodes reported about a run, in the order of the graph: what they "
+            "saved or found, or why they did nothing. Connect it after the sampler, because patched models report "
+            "when they are sampled.",
             search_aliases=["report", "messages", "log", "what happened", "why no effect", "debug", "inspect"],
             inputs=[
                 io.MatchType.Input(
                     "sampled",
                     template=template,
-                    tooltip="The latent that the sampler gives, or anything made of it; it is passed on as it is. What "
-                    "the nodes before it said is reported.",
+                    tooltip="The latent from the sampler, or anything made from it; it is passed on unchanged. The "
+                    "messages of the nodes before it are reported.",
                 )
             ],
             outputs=[
                 io.MatchType.Output(template=template, display_name="sampled", tooltip="The input, unchanged."),
-                report_output("One line for each thing said, with the node that said it and the sampler's, by id."),
+                report_output("One line per message, with the ids of the node and of its sampler."),
             ],
             hidden=[io.Hidden.prompt],
             is_output_node=True,

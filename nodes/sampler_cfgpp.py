@@ -82,15 +82,15 @@ class SamplerCFGPP(io.ComfyNode):
             node_id="GuidekitSamplerCFGPP",
             display_name="CFG++ Sampler",
             category="guidekit/sampling",
-            description="Samplers in CFG++ form, right for eps, v and flow models: guidance acts on the denoised "
-            "image only, the noise is put back without it. Lambda is set here; the cfg of the guider is not used.",
+            description="Samplers in CFG++ form, for eps, v and flow models: guidance acts on the denoised image only; "
+            "the noise that is added back is not guided. Lambda is set here; the guider's cfg is not used.",
             search_aliases=["CFG++", "cfg_pp", "cfgpp", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "manifold constrained"],
             inputs=[
                 io.Combo.Input(
                     "sampler",
                     options=list(SAMPLERS),
                     default="euler",
-                    tooltip="The sampler that is put into CFG++ form. 2s evaluates the model twice per step.",
+                    tooltip="The sampler to run in CFG++ form. 2s evaluates the model twice per step.",
                 ),
                 io.Float.Input(
                     "guidance_lambda",
@@ -99,8 +99,8 @@ class SamplerCFGPP(io.ComfyNode):
                     max=2.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Takes the place of cfg: 0 is unguided, the paper uses 0.2 to 1 (0.6 where CFG has about "
-                    "7.5 at 50 steps).",
+                    tooltip="Used instead of cfg: 0 is unguided, the paper uses 0.2 to 1 (0.6 corresponds to a CFG of "
+                    "about 7.5 at 50 steps).",
                 ),
                 io.Float.Input(
                     "eta",
@@ -109,7 +109,7 @@ class SamplerCFGPP(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Noise added in the ancestral and SDE samplers; 0 is none. Not used by the others.",
+                    tooltip="How much noise the ancestral and SDE samplers add; 0 is none. Not used by the others.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -119,7 +119,7 @@ class SamplerCFGPP(io.ComfyNode):
                     max=2.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Factor on that noise.",
+                    tooltip="Factor on the noise that they add.",
                     advanced=True,
                 ),
             ],

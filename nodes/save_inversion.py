@@ -14,18 +14,19 @@ class SaveInversion(io.ComfyNode):
             node_id="GuidekitSaveInversion",
             display_name="Save Inversion",
             category="guidekit/inversion",
-            description="Saves what Exact Inversion or Trajectory Record has made, all of it and without rounding, in "
-            "output/guidekit. Core's Save Latent would keep only what can be seen.",
+            description="Saves the complete result of Exact Inversion or Trajectory Record, without rounding, in "
+            "output/guidekit. ComfyUI's own Save Latent would save the latent without the data that exact sampling "
+            "needs.",
             search_aliases=["save latent", "save inversion", "save noise", "safetensors"],
             inputs=[
                 io.Latent.Input("inverted", tooltip="From Exact Inversion or Trajectory Record."),
                 io.String.Input(
                     "name",
                     default="inversion",
-                    tooltip="Name of the file in output/guidekit; an old one is replaced.",
+                    tooltip="Name of the file in output/guidekit; an existing file is replaced.",
                 ),
             ],
-            outputs=[io.Combo.Output(display_name="file", tooltip="For Load Inversion's input of that name.")],
+            outputs=[io.Combo.Output(display_name="file", tooltip="For the file input of Load Inversion.")],
             is_output_node=True,
         )
 

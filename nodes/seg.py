@@ -36,8 +36,9 @@ class SEG(RangedNode):
             node_id="GuidekitSEG",
             display_name="Smoothed Energy Guidance (SEG)",
             category="guidekit/guidance",
-            description="Like PAG with a dial: guides away from a prediction whose attention queries were blurred over "
-            "the image. Costs the part of a network evaluation from that block on.",
+            description="Like PAG, but adjustable: guides away from a prediction whose attention queries are blurred "
+            "across the image in some blocks. Extra cost: the part of a network evaluation from the first of these "
+            "blocks on.",
             search_aliases=[
                 "SEG",
                 "smoothed energy",
@@ -57,8 +58,9 @@ class SEG(RangedNode):
                     max=10000.0,
                     step=0.5,
                     round=0.01,
-                    tooltip="Standard deviation of the blur, in tokens of the block: larger is a weaker prediction and "
-                    "so a stronger effect. -1 is without end: every query becomes the mean of its image. 0 is off.",
+                    tooltip="Standard deviation of the blur, in tokens of the block: a larger blur gives a weaker "
+                    "prediction and so a stronger effect. -1 is an infinite blur: every query becomes the mean of its "
+                    "image. 0 is off.",
                 ),
                 blocks_input(),
                 rescale_input(),

@@ -48,8 +48,8 @@ class SLG(RangedNode):
             node_id="GuidekitSLG",
             display_name="Skip-Layer Guidance (SLG)",
             category="guidekit/guidance",
-            description="Better structure and anatomy: guides away from a prediction that has left out some of the "
-            "network's blocks. Costs the part of a network evaluation from the first of them on.",
+            description="Better structure and anatomy: guides away from a prediction that skips some of the network's "
+            "blocks. Extra cost: the part of a network evaluation from the first skipped block on.",
             search_aliases=["SLG", "skip layer", "skip block", "S2 guidance", "STG", "anatomy", "weak branch", "hands"],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet (SD1, SD2, SDXL) or transformer (SD3, Flux, Wan and more)."),
@@ -61,11 +61,11 @@ class SLG(RangedNode):
                     min=0,
                     max=1000,
                     step=1,
-                    tooltip="0: the blocks above are skipped. Else as many of them as this number, drawn anew in "
-                    "every step; of all blocks, if none are named.",
+                    tooltip="0: the blocks above are skipped. Otherwise: how many of them to skip, drawn anew in every "
+                    "step; from all blocks, if none are named.",
                     advanced=True,
                 ),
-                random_seed_input("Of the random blocks; without them it does nothing."),
+                random_seed_input("Seed for the random blocks; not used without them."),
                 rescale_input(),
                 *range_inputs(),
                 preset_input(),
@@ -92,8 +92,8 @@ class SLG(RangedNode):
         impossible = [b for b in chosen if b not in possible]
         if impossible:
             raise ValueError(
-                f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI shows "
-                f"what comes out of its blocks, not what goes in. Use blocks from {possible[0].number} on."
+                f"The block {impossible[0].kind} {impossible[0].number} of this model cannot be skipped: ComfyUI gives "
+                f"access to the outputs of its blocks, not to their inputs. Use blocks from {possible[0].number} on."
             )
         model, report = model.clone(), ""
         if scale != 0:

@@ -29,8 +29,8 @@ REFERENCES = [FIRST_IMAGE, GIVEN]
 APPLY_TO = ["both", "positive only"]
 _MOST = 8  # references at once
 _EXPERIMENTAL = (
-    "experimental on this model: the paper's are UNets, and in transformers keys carry their place, so that the layout "
-    "of the reference comes along."
+    "experimental on this model: the paper's are UNets, and in transformers keys contain positions, so that some of "
+    "the reference's layout is copied."
 )
 
 
@@ -136,7 +136,7 @@ class _Shared:
         if a.afterwards is not None:
             raise ValueError(
                 f"{LABEL} has a mask, and another node has merged the tokens of block {a.block.kind} {a.block.number} "
-                "or cut them into tiles, so that none has a place. Take one of the two off the model."
+                "or cut them into tiles, so that their positions are not known. Take one of the two off the model."
             )
         known, key = a.run.notes.setdefault((self, "masks"), {}), (a.grid, a.q.device)
         if key not in known:
@@ -152,8 +152,8 @@ class StyleAligned(RangedNode):
             node_id="GuidekitStyleAligned",
             display_name="StyleAligned (shared attention)",
             category="guidekit/attention",
-            description="Images in one style: in self-attention they look at the first image of the batch too, or at "
-            "an image that you give, and take over how its queries and keys are spread. Without training.",
+            description="Images in one style: in self-attention they also attend to the first image of the batch, or "
+            "to an image that you give, and their queries and keys take over its mean and spread. No training.",
             search_aliases=[
                 "StyleAligned",
                 "style aligned",
@@ -187,7 +187,8 @@ class StyleAligned(RangedNode):
                     max=1.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="Share of the result beside plain attention. 1 is the paper's; 0 is off and costs nothing.",
+                    tooltip="Weight of the result against plain attention. 1 is the paper's; 0 is off and costs "
+                    "nothing.",
                 ),
                 io.Float.Input(
                     "share",
@@ -196,14 +197,14 @@ class StyleAligned(RangedNode):
                     max=10.0,
                     step=0.1,
                     round=0.001,
-                    tooltip="How much the reference counts beside the image itself, in nats: 0 as much, 0.69 twice as "
-                    "much (the authors' for a given image), -0.69 half as much.",
+                    tooltip="How much the reference counts relative to the image itself, in nats: 0 as much, 0.69 "
+                    "twice as much (the authors' value for a given image), -0.69 half as much.",
                 ),
                 io.Boolean.Input(
                     "adain",
                     default=True,
-                    tooltip="Queries and keys get the mean and spread of the reference's (AdaIN), as in the paper. "
-                    "Off: reference attention.",
+                    tooltip="Queries and keys take over the mean and spread of the reference's (AdaIN), as in the "
+                    "paper. Off: reference attention.",
                 ),
                 blocks_input(),
                 io.Combo.Input(
@@ -218,13 +219,13 @@ class StyleAligned(RangedNode):
                     "latent",
                     optional=True,
                     tooltip="For reference latent: an encoded image, or several, or a trajectory from Trajectory "
-                    "Record, which is then followed step by step. Each goes through the model beside the others: every "
-                    "prediction costs one more for each.",
+                    "Record, which is then followed step by step. Each runs through the model with the others: every "
+                    "prediction costs one more per reference.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="The part of the reference that may be looked at; not connected, all.",
+                    tooltip="The part of the reference that images may attend to. Not connected: all of it.",
                 ),
                 preset_input(),
             ],
@@ -259,7 +260,8 @@ class StyleAligned(RangedNode):
             )
         if mask is not None and not (mask[0] > 0.5).any():
             raise ValueError(
-                "The mask shows nothing of the reference: all of it is 0.5 or below. Paint what may be seen."
+                "The mask shows nothing of the reference: all of it is 0.5 or below. Paint the part that images may "
+                "attend to."
             )
         if strength == 0:
             return with_report(model, report="")

@@ -16,8 +16,8 @@ class TrajectoryRecord(io.ComfyNode):
             node_id="GuidekitTrajectoryRecord",
             display_name="Trajectory Record",
             category="guidekit/inversion",
-            description="From an image to noise by DDIM inversion, with every step kept: Trajectory Replay samples "
-            "beside the image itself, so that nodes like NegToMe can take from it.",
+            description="Turns an image into noise by DDIM inversion and keeps every step: Trajectory Replay then "
+            "samples beside the image itself, so that nodes like NegToMe can use its features.",
             search_aliases=[
                 "Direct Inversion",
                 "PnP Inversion",
@@ -31,19 +31,20 @@ class TrajectoryRecord(io.ComfyNode):
             ],
             inputs=[
                 io.Guider.Input(
-                    "guider", tooltip="With the prompt that describes the image. The paper inverts at cfg 1."
+                    "guider", tooltip="A guider with the prompt that describes the image. The paper inverts at cfg 1."
                 ),
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
-                    "deep to go: below 1 keeps more of the image.",
+                    tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise sets how "
+                    "far to invert: below 1 keeps more of the image.",
                 ),
                 io.Latent.Input("latent", tooltip="One image, from VAE Encode."),
             ],
             outputs=[
                 io.Latent.Output(
                     display_name="trajectory",
-                    tooltip="The noise, with the latents of every step. Connect it directly.",
+                    tooltip="The noise, with the latents of every step. Connect it directly, without another node in "
+                    "between.",
                 )
             ],
         )

@@ -15,27 +15,27 @@ class TrajectoryReplay(io.ComfyNode):
             node_id="GuidekitTrajectoryReplay",
             display_name="Trajectory Replay",
             category="guidekit/inversion",
-            description="Samples from the noise of Trajectory Record, in a batch whose first image is the recorded "
-            "one at every step. Nodes that let the images of a batch see each other make the result keep what they "
-            "take from it; without one this is plain DDIM editing.",
+            description="Samples from the noise of Trajectory Record, in a batch whose first image is the recorded one "
+            "at every step. With a node that shares features between the images of a batch, the result keeps parts of "
+            "the recorded image; without one this is plain DDIM editing.",
             search_aliases=["Direct Inversion", "PnP Inversion", "DDIM", "feature injection", "edit an image"],
             inputs=[
                 io.Guider.Input(
                     "guider",
-                    tooltip="With the prompt of the edited image, and a node that takes from the batch's first "
-                    "image, such as NegToMe with a negative alpha.",
+                    tooltip="A guider with the prompt of the edited image, and on its model a node that uses the first "
+                    "image of the batch, such as NegToMe with a negative alpha.",
                 ),
                 io.Latent.Input("trajectory", tooltip="From Trajectory Record."),
                 io.Conditioning.Input(
                     "source_prompt",
                     optional=True,
-                    tooltip="The prompt of the recording, for the recorded image; without it the guider's prompt is "
-                    "for both.",
+                    tooltip="The prompt of the recording, for the recorded image. Not connected: the guider's prompt "
+                    "is used for both.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(display_name="edited", tooltip="The image, for VAE Decode."),
-                io.Latent.Output(display_name="source", tooltip="The batch's first image: the recorded one."),
+                io.Latent.Output(display_name="source", tooltip="The first image of the batch: the recorded one."),
             ],
         )
 

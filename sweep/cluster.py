@@ -1,9 +1,9 @@
-"""The jobs of a sweep as tasks of dask.distributed, whose deployments on SLURM, Kubernetes and clouds then work for us.
+"""The jobs of a sweep as tasks of dask.distributed, with its deployments on SLURM, Kubernetes and clouds.
 
-Each worker owns one ComfyUI: one that it starts, or one that runs. What a worker takes next is decided as for servers,
-by the journal: a job whose models it has loaded. Everything else is dask's: where tasks go when a worker is lost or
-another one is idle, how results travel, which machines there are. The driver holds a few jobs for each worker, never
-all.
+Each worker owns one ComfyUI: one that it starts, or one that is running already. As for servers, the journal decides
+what a worker takes next: a job whose models it has loaded. Everything else is left to dask: where tasks go when a
+worker is lost or another one is idle, how results travel, which machines there are. The driver holds a few jobs for
+each worker, never all of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .workflow import Prompt
 PLUGIN = "guidekit-sweep"
 PACK = Path(__file__).resolve().parent.parent  # with nodes in it, unless only this program has been installed
 _THREADS = 4  # of a local worker: prompts in its ComfyUI at once
-_FEW, _MANY = 2, 8  # jobs at a worker; many where they are so quick that what lies between them counts
+_FEW, _MANY = 2, 8  # jobs at a worker; many if they are so quick that the time between them counts
 _SILENCE = 15  # seconds without a sign of the end, after which ComfyUI is asked
 _TRIES = 3  # on one worker, whose ComfyUI does not answer
 _TAKEN_BACK = "taken back"
@@ -106,7 +106,7 @@ class Owner(WorkerPlugin):
                     return Done(Outcome(error=refused.sentence, node_id=refused.node_id, node_class=kind))
                 except Lost as lost:
                     own, reason = self._own, lost
-                await asyncio.sleep(1)  # in which it is seen that a process has ended
+                await asyncio.sleep(1)  # by then it is known if the process has ended
                 if own and not own.running:
                     deaths += prompt_id == self._suspect
                 else:
@@ -139,7 +139,7 @@ class Owner(WorkerPlugin):
                 end.exception()  # has been seen
 
     async def take_back(self) -> None:
-        """What is ours from ComfyUI's queue; what waits for its turn here does not go there any more."""
+        """Removes our prompts from ComfyUI's queue; those that still wait here are not sent any more."""
         self._taken_back += 1
         if self._link:
             with suppress(Lost):
@@ -174,7 +174,7 @@ class Owner(WorkerPlugin):
                 await asyncio.wait([self._listening, waiting], return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
                 if self._listening.done():
-                    await self._listening  # raises what is the matter
+                    await self._listening  # raises the reason
             return self._link
 
     def _arguments_here(self) -> list[str]:
@@ -201,7 +201,7 @@ class Owner(WorkerPlugin):
             if not connected.is_set():
                 raise
         finally:
-            # A process that dies at once has not said what it began; it takes prompts in their order.
+            # A process that dies at once has not said which prompt it began; it takes them in order.
             waiting = (prompt_id for prompt_id, end in self._ends.items() if not end.done())
             self._suspect, self._current = self._current or next(waiting, None), None
             for end in self._ends.values():
@@ -209,7 +209,7 @@ class Owner(WorkerPlugin):
                     end.set_exception(reason or Lost("the worker ends"))
 
 
-# What goes wrong with a worker's ComfyUI comes back as a sentence: of exceptions, dask logs every line.
+# Failures of a worker's ComfyUI come back as a sentence, because dask logs every line of an exception.
 
 
 async def _do(prompt: Prompt, prompt_id: str) -> Done | str:
@@ -307,7 +307,7 @@ class ClusterRun:
         self._end = asyncio.get_running_loop().create_future()
         for task in self._journal.unwanted():
             self._journal.forget(task)
-        for task in self._journal.running():  # at workers of an earlier call, with which it was lost
+        for task in self._journal.running():  # at workers of an earlier call, and lost with it
             self._journal.give_back(task)
         self._changed()
         self._start(self._look())
@@ -331,14 +331,14 @@ class ClusterRun:
         return task
 
     async def _look(self) -> None:
-        """Slots for workers that have come, none for those that are gone."""
+        """Gives slots to new workers, and none to those that are gone."""
         while True:
             there = set(await self._client.nthreads()) - set(self._broken)
             for worker in there - self._slots:
                 self._slots.add(worker)
                 for slot in range(_MANY):
                     self._start(self._work(worker, slot))
-            self._slots &= there  # those of others end with the job that they have, which dask gives to another one
+            self._slots &= there  # slots of lost workers end with their job, which dask gives to another worker
             self._alone = None if there else self._alone or time.monotonic()
             if self._alone and time.monotonic() - self._alone > self._patience:
                 left = self._journal.counts["queued"] + self._journal.counts["running"]

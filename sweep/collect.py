@@ -16,12 +16,13 @@ from .text import plain, quoted
 from .workflow import Prompt, title
 
 FILES = "files"  # the folder below the output folder
-PART = ".part"  # ends the names of files that are not whole
+PART = ".part"  # ends the names of incomplete files
 Save = Callable[[File, Path], Awaitable[None]]
 
 
 async def collect(journal: Journal, task: Task, prompt: Prompt, outcome: Outcome, told: Told, save: Save) -> None:
-    """Bring in what `outcome` names and write the job down as done. `save(file, path)` gets a file from the server."""
+    """Fetch the files that `outcome` names, and record the job as done. `save(file, path)` gets a file from the
+    server."""
     folder = journal.folder / FILES
     # What a node reported is an output of it too, but not a result of the job.
     shown = [(node_id, text) for node_id, text in outcome.texts if text not in told.get(node_id, ())]
@@ -33,7 +34,7 @@ async def collect(journal: Journal, task: Task, prompt: Prompt, outcome: Outcome
             of = names.stem(file.filename)
             count[of] += 1
             name = names.file_name(task.number, task.settings, of, count[of], names.extension(file.filename))
-            # Under its name only when it is whole.
+            # It gets its name only when it is complete.
             part = folder / f"{task.number:05}-{task.prompt_id}{PART}"
             await save(file, part)
             os.replace(part, folder / name)

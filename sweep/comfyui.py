@@ -1,7 +1,7 @@
 """A ComfyUI that is started here, from a checkout, and ends with the program that started it.
 
-It runs under a keeper: a small process that waits for the end of a pipe from this one. However this one ends, by kill
--9 too, the pipe ends with it, and the keeper ends ComfyUI with all its children: no GPU stays taken.
+It runs under a keeper: a small process that waits for the end of a pipe from this one. However this process ends, also
+by kill -9, the pipe closes with it, and the keeper ends ComfyUI with all its children, so that no GPU stays occupied.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class ComfyUI:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C at the terminal is this program's affair.
+                # This program alone handles Ctrl-C at the terminal.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
@@ -105,7 +105,7 @@ class ComfyUI:
                 if not self._port and f"Port {port} is already in use" in self.log:
                     return False
                 raise ServerError(f"ComfyUI ended with status {status} while starting. {self.log_tail}")
-            # Nobody answers yet; or something else does, which was not started with this folder.
+            # There is no answer yet, or one of another server, which was not started with this folder.
             with suppress(ServerError, PromptError, StoppedError, LookupError, TypeError):
                 if str(self._own / "output") in client.get("/system_stats")["system"]["argv"]:
                     return True
@@ -117,7 +117,7 @@ class ComfyUI:
         return folder.is_dir() and any(entry.resolve() == pack.resolve() for entry in folder.iterdir())
 
     def _config(self, pack: Path) -> Path:
-        """By which ComfyUI finds the pack, and none of those that lie beside it."""
+        """A configuration with which ComfyUI finds the pack, and none of the packs beside it."""
         folder = self._own / "custom_nodes"
         link(folder / pack.name, pack)
         config = self._own / "paths.yaml"
@@ -140,13 +140,13 @@ class ComfyUI:
 
     @property
     def process(self) -> psutil.Process:
-        """ComfyUI's own."""
+        """The process of ComfyUI itself."""
         [found] = psutil.Process(self._keeper.pid).children()
         return found
 
     @property
     def output(self) -> Path:
-        """Where it saves."""
+        """The folder that it saves to."""
         return self._own / "output"
 
     @property

@@ -24,7 +24,7 @@ from .text import cut, plain
 DESCRIPTION = "Run a ComfyUI workflow once for every combination of settings, on one server or many."
 VALUES = """values:
   1..64             whole numbers, both ends included; 1..2..0.25 with a step
-  3,6,9             a list; an entry with a comma stands in "double quotes"
+  3,6,9             a list; an entry with a comma is put in "double quotes"
   *                 every choice of the input
   @prompts.txt      the lines of a file that are not empty, in UTF-8
 A text stays whole, commas and all, unless it begins with a double quote: several are written "one","two".
@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
         help="further arguments for it, for instance --comfyui-args=--cpu",
     )
     options.add_argument("-o", "--out", default="out", metavar="FOLDER", help="for the results (default: %(default)s)")
-    options.add_argument("--dry-run", action="store_true", help="list the jobs, and run the first one for the time")
+    options.add_argument(
+        "--dry-run", action="store_true", help="list the jobs, and run the first one to estimate the time"
+    )
     options.add_argument("--retry", action="store_true", help="do jobs again that failed in an earlier call")
     options.add_argument(
         "--limit", type=int, default=DEFAULT_LIMIT, metavar="N", help="refuse to make more jobs (default: %(default)s)"
@@ -80,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=DEFAULT_PATIENCE,
         metavar="SECONDS",
-        help="how long no server at all may answer (default: %(default)s)",
+        help="how long to wait while no server answers (default: %(default)s)",
     )
     return options
 
@@ -136,7 +138,7 @@ def report(summary: Summary, given: argparse.Namespace) -> None:
     folder = plain(given.out)
     if given.dry_run:
         if summary.seconds is None:
-            print(f"{summary.count} jobs; the first one did not end well: see {folder}/results.csv")
+            print(f"{summary.count} jobs; the first one failed: see {folder}/results.csv")
             return
         servers = len(given.servers.split(","))
         left = (summary.count - summary.done - summary.failed) * summary.seconds / servers
@@ -151,7 +153,7 @@ def say(sentence: str) -> None:
 
 
 class Line:
-    """Progress on one line that is redrawn; where that cannot be, a line now and then."""
+    """Progress on one line that is redrawn; where that is impossible, a new line now and then."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

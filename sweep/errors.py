@@ -1,4 +1,4 @@
-"""What goes wrong, in a sentence."""
+"""Errors, each with a sentence for the user."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class PromptError(RuntimeError):
 
 
 class ServerError(RuntimeError):
-    """ComfyUI did not start, or does not answer any more. Of one started here, the text ends with the end of its
+    """ComfyUI did not start, or does not answer any more. If it was started here, the text ends with the end of its
     log."""

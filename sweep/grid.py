@@ -1,7 +1,7 @@
 """Grid images: the images of a sweep over two settings (an XY plot), with labelled axes.
 
-One for every image that a job saves and every combination of the other settings. With one axis, the rows are what the
-other settings say.
+One for every image that a job saves and every combination of the other settings. With one axis, the rows are the
+combinations of the other settings.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _enter(grids: dict[tuple[str, Keys], _Grid], axes: tuple[str, ...], row: Row
 
 
 def _in_order(texts: Iterable[str]) -> list[str]:
-    """Numbers by size: a later call may have added some in between."""
+    """Numbers sorted by value: a later call may have added some in between."""
     texts = list(texts)
     try:
         return sorted(texts, key=float)

@@ -1,8 +1,9 @@
 """Which job is queued, running, done or failed: a SQLite file in the output folder, so that nothing is lost or done
 twice.
 
-A job is entered under the digest of its prompt. Before a prompt goes to a server, its id is written down here: whatever
-dies then, the next call asks that server for the id. The files of a job are in place before it is called done.
+A job is entered under the digest of its prompt. Before a prompt goes to a server, its id is recorded here: whatever
+dies after that, the next call asks the server for the id. The files of a job are in place before it is recorded as
+done.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .errors import StoppedError, SweepError
 from .plan import Plan
 from .text import plain, quoted
 
-FORM = 1  # of the tables
+FORM = 1  # version of the tables
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
 MOST_DEATHS = 3  # of servers, under one job
 
@@ -64,8 +65,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """A job with what came of it. `files`: (path below the output folder, what the workflow calls the file); `texts`
-    and `told`: (node title, text)."""
+    """A job and its results. `files`: (path below the output folder, what the workflow calls the file); `texts` and
+    `told`: (node title, text)."""
 
     number: int
     settings: dict[str, Any]
@@ -93,7 +94,7 @@ class Journal:
             raise SweepError(f"The output folder {name} cannot be made: {error.strerror}.") from None
         self._lock = self._opened("lock.sqlite", 0)
         try:
-            # The system lets go of it however the process ends.
+            # The system releases it however the process ends.
             self._lock.execute("begin exclusive")
         except sqlite3.OperationalError as error:
             self._lock.close()
@@ -104,7 +105,8 @@ class Journal:
         try:
             with self._written(first=True):
                 self._base.execute("pragma journal_mode = wal")
-                # A killed process loses nothing so; a power cut may lose the last moment, which is then done again.
+                # With this a killed process loses nothing; a power cut may lose the last moment, which is then done
+                # again.
                 self._base.execute("pragma synchronous = normal")
                 self._base.executescript(_TABLES)
             if self._about("form", str(FORM)) != str(FORM):
@@ -138,7 +140,7 @@ class Journal:
             raise kind(f"The journal {name} cannot be written: {plain(str(error))}.") from None
 
     def _about(self, key: str, value: str) -> str:
-        """What is written down under `key`; `value`, written down now, if nothing was."""
+        """The value stored under `key`; if there is none, `value`, which is stored."""
         with self._written(first=True):
             self._base.execute("insert or ignore into about values (?, ?)", (key, value))
             return self._base.execute("select value from about where key = ?", (key,)).fetchone()[0]
@@ -146,7 +148,8 @@ class Journal:
     # Entering jobs
 
     def enter(self, plan: Plan, retry: bool) -> int:
-        """Write down the jobs of a plan, those that are known already as well; how many there are, each once."""
+        """Record the jobs of a plan, including those that are known already. Returns how many there are, each counted
+        once."""
         if self._about("workflow", plan.digest) != plan.digest:
             raise SweepError(
                 f"{quoted(str(self.folder))} holds the results of another workflow; choose another folder."
@@ -208,12 +211,11 @@ class Journal:
         return self._base.execute(f"select number, settings, model from jobs {where}", values).fetchone()
 
     def running(self) -> list[Task]:
-        """What an earlier call handed out and did not see the end of. What this call does not want of it is taken back
-        by `forget`."""
+        """Jobs that an earlier call handed out without seeing their end, and that this call wants."""
         return self._running(1)
 
     def unwanted(self) -> list[Task]:
-        """The same, of jobs that are none of this call's."""
+        """The same for jobs that this call does not want, to be taken back by `forget`."""
         return self._running(0)
 
     def _running(self, wanted: int) -> list[Task]:
@@ -223,7 +225,7 @@ class Journal:
         return [Task(row[0], json.loads(row[1]), *row[2:]) for row in rows]
 
     def forget(self, task: Task) -> None:
-        """An unwanted job waits for a call that wants it."""
+        """Lets an unwanted job wait for a call that wants it."""
         with self._written():
             self._base.execute("update jobs set state = 'queued', prompt_id = null where number = ?", (task.number,))
 
@@ -242,7 +244,7 @@ class Journal:
             self._base.execute(change, (task.number,))
         self._moved(RUNNING, QUEUED)
 
-    # What came of them
+    # Results
 
     def done(
         self,
@@ -285,7 +287,7 @@ class Journal:
         return list(found)
 
     def seconds(self) -> tuple[int, float]:
-        """How many jobs have ended well, ever, and how long one takes on average."""
+        """How many jobs have ever succeeded, and how long one takes on average."""
         query = "select count(seconds), coalesce(avg(seconds), 0) from jobs where state = 'done'"
         return self._base.execute(query).fetchone()
 

@@ -1,4 +1,4 @@
-"""One ComfyUI: its HTTP interface, and the websocket over which it tells how prompts go.
+"""One ComfyUI: its HTTP interface, and the websocket over which it reports the progress of prompts.
 
 Relies on the host's server.py: POST /prompt takes a prompt id from the client, GET /queue and /history/{id} know it
 from then on until the server ends, and events go to the client id that the prompt was queued with.
@@ -75,7 +75,7 @@ def public(url: str) -> str:
 
 
 def valid_url(text: str) -> str:
-    """The URL of a server, http where it says nothing else."""
+    """The URL of a server, with http unless it names another scheme."""
     given = text.strip()
     url = (given if "://" in given else f"http://{given}").rstrip("/")
     try:
@@ -89,7 +89,7 @@ def valid_url(text: str) -> str:
 
 
 class Link:
-    """To the ComfyUI at `url`; `session` is the caller's, as is the time it lives."""
+    """A connection to the ComfyUI at `url`; the caller opens and closes `session`."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, client_id: str) -> None:
         self.url = url
@@ -136,11 +136,11 @@ class Link:
             raise _refusal(reply.status, answer, text)
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """What the server keeps of a prompt that has ended."""
+        """The server's record of a prompt that has ended."""
         return (await self.get(f"/history/{prompt_id}")).get(prompt_id)
 
     async def queue(self) -> set[str]:
-        """The ids of the prompts that wait or run there, anybody's."""
+        """The ids of all prompts that wait or run there, also of other clients."""
         found = await self.get("/queue")
         return {item[1] for part in ("queue_running", "queue_pending") for item in found[part]}
 
@@ -153,7 +153,7 @@ class Link:
                 await self._post("/interrupt", {"prompt_id": prompt_id})
 
     async def interrupt(self) -> None:
-        """Stop what runs, whoever's it is."""
+        """Stop the prompt that runs, also another client's."""
         await self._post("/interrupt", {})
 
     async def get(self, path: str) -> Any:
@@ -176,7 +176,7 @@ class Link:
             return await reply.read()
 
     async def save(self, file: File, path: Path) -> None:
-        """The same, into a file: it may be a long video."""
+        """The same, written to a file, since it may be a long video."""
         query = "&".join(f"{key}={quote(getattr(file, key))}" for key in ("filename", "subfolder", "type"))
         async with _honestly(self.name), self._session.get(f"{self.url}/view?{query}") as reply:
             if reply.status != 200:
@@ -186,7 +186,7 @@ class Link:
                     target.write(part)
 
     async def about(self) -> dict[str, Any]:
-        """/system_stats, by which ComfyUI is told from another program."""
+        """/system_stats, which distinguishes ComfyUI from other programs."""
         try:
             return (await self.get("/system_stats"))["system"]
         except (StoppedError, LookupError, TypeError):
@@ -195,7 +195,7 @@ class Link:
             raise SweepError(f"No ComfyUI answers at {self.name}: {lost}.") from None
 
     async def object_info(self, classes: Iterable[str]) -> dict[str, Any]:
-        """/object_info, of these classes; those that the server does not have are left out."""
+        """/object_info for these classes; those that the server does not have are left out."""
         found = await self.get("/object_info")
         return {name: found[name] for name in classes if name in found}
 
@@ -205,13 +205,13 @@ class Link:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """For all links of a run. The system's proxy is not asked for 127.0.0.1, nor for anything else."""
+    """The session for all links of a run. It does not use the system's proxy."""
     return aiohttp.ClientSession(timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0))
 
 
 @asynccontextmanager
 async def _honestly(name: str) -> AsyncIterator[None]:
-    """What may happen to a connection, as Lost."""
+    """Turns connection errors into Lost."""
     try:
         yield
     except aiohttp.ClientConnectorError as error:
@@ -253,7 +253,7 @@ def _events(text: str) -> list[Event]:
 
 def _told(message: bytes) -> Event | None:
     """The text that a node of another pack shows under itself, if the message is one (the host's server.py,
-    send_progress_text); others are preview images. It does not say of which prompt."""
+    send_progress_text); others are preview images. It does not name the prompt."""
     if len(message) < 8:
         return None
     kind, length = struct.unpack(">II", message[:8])

@@ -1,7 +1,7 @@
-"""Names of files, made of settings, titles and names that a server gives: data, which leads nowhere.
+"""File names made from settings, titles and names that a server gives. These are data: they cannot name another folder.
 
-A name begins with the number of its job, so that it is the same in every call, no two are equal where letters' case
-does not count, and none is one that a system keeps for itself.
+A name begins with the number of its job, so that it is the same in every call, differs from all others where case does
+not count, and is none that a system reserves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 _SETTING = 40  # bytes of one setting in a name
 _NAME = 150  # bytes of a name before its ending
-# What a browser would run, if a page leads to it.
+# Files that a browser would run, if a page links to them.
 _ACTIVE = {"htm", "html", "xhtml", "shtml", "svg", "xml", "js", "mjs", "hta", "mht", "mhtml"}
 
 
@@ -59,7 +59,7 @@ def extension(filename: str) -> str:
 
 
 def file_name(number: int, settings: Mapping[str, Any], of: str, count: int, ending: str) -> str:
-    """`of`: a stem; `count`: the how manieth of this job and stem it is, from 1."""
+    """`of`: a stem; `count`: the number of the file among those of its job and stem, from 1."""
     start = f"{number:05}"
     room = _NAME - len(start) - len(of.encode()) - 12
     middle = safe(label(settings), room)

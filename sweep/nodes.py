@@ -23,8 +23,8 @@ class Target:
 
 
 def find(name: str, prompt: Prompt, info: Mapping[str, Any]) -> Target:
-    """The input(s) that `name` stands for. Several nodes may have the title or class: all whose input is set. Both may
-    hold dots: the longest node name counts."""
+    """The input(s) that `name` stands for. If several nodes have the title or class, all of those with a value for the
+    input. Both may hold dots: the longest node name counts."""
     parts = name.split(".")
     if len(parts) < 2 or not all(parts[i] for i in (0, -1)):
         raise SweepError(f"{quoted(name)} is not NODE.input, for instance KSampler.seed.")

@@ -1,4 +1,4 @@
-"""What a server's history says of a prompt that has ended. The only place that knows how the history is laid out."""
+"""What a server's history says about a prompt that has ended. The only place that knows the layout of the history."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def hear(told: Told, node_id: str, text: str) -> None:
 
 
 def reports(told: Told) -> list[tuple[str, str]]:
-    """What nodes reported of a run, (node id, text)."""
+    """What nodes reported about a run, (node id, text)."""
     return [(node_id, text) for node_id, texts in told.items() for text in texts]
 
 
@@ -64,7 +64,7 @@ def _seconds(messages: Mapping[str, Any]) -> float | None:
 
 
 def _files(outputs: Mapping[str, Any]) -> list[File]:
-    """Images, latents, videos, sounds and whatever else is a file; not what came from the input folder."""
+    """Images, latents, videos, sounds and other files; not those from the input folder."""
     found = []
     for node_id, output in outputs.items():
         for entries in output.values() if isinstance(output, dict) else ():

@@ -1,7 +1,7 @@
 """index.html: a contact sheet of a sweep, one static file that works from the disk.
 
-What comes from workflows, prompts and servers is in it as JSON, in which nothing can end the script it stands in, and
-is put on the page as text. The page's policy lets no script run but its own.
+Data from workflows, prompts and servers is embedded as JSON that cannot end its script element, and is shown as text.
+The page's policy lets no script run but its own.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _entry(row: Row, names: list[str]) -> dict[str, Any]:
     return {
         "number": row.number,
         "state": row.state,
-        # Numbers as text: a seed has more digits than a page's numbers.
+        # Numbers as text: a seed has more digits than JavaScript's numbers.
         "settings": [cut(value_text(row.settings[n]), _LONGEST) if n in row.settings else "" for n in names],
         "files": [[name.rpartition("/")[2], quote(name)] for name, _ in row.files],
         "texts": [cut(text, _LONGEST) for text in texts],

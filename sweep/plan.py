@@ -1,6 +1,6 @@
 """The jobs of a sweep: settings multiplied with each other, one concrete prompt for each combination.
 
-Nothing here holds more than one job: ten thousand take the memory of their values.
+Nothing here holds more than one job at a time: ten thousand jobs take only the memory of their values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .workflow import Prompt, is_link
 
 # A setting as text, "NODE.input=VALUES", or its name and Python values.
 Setting = str | tuple[str, Iterable[Any]]
-# What a loader gives; jobs with the same loaders find the models where they are.
+# The outputs of loaders; jobs with the same loaders use the same models.
 _LOADED = {"MODEL", "CLIP", "VAE", "CLIP_VISION", "CONTROL_NET", "STYLE_MODEL", "UPSCALE_MODEL"}
 
 
@@ -42,7 +42,7 @@ class Job:
     """`settings` by name, in the order of the axes."""
 
     settings: dict[str, Any]
-    digest: str  # of what the prompt is to do: titles do not count
+    digest: str  # of what the prompt computes: titles do not count
     model: str  # the same for jobs with the same loaders
 
 
@@ -151,7 +151,7 @@ def _digest(prompt: Prompt, node_ids: Iterable[str]) -> str:
 
 
 def _one_spelling(value: Any) -> Any:
-    """8.0 and 8 are the same number, in a file of the editor and in its twin."""
+    """`value` with whole numbers as int: 8.0 in the editor's file and 8 in its API twin are the same setting."""
     if isinstance(value, dict):
         return {key: _one_spelling(entry) for key, entry in value.items()}
     if isinstance(value, list):

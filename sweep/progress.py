@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .text import cut, plain
 
-_WINDOW = 60  # seconds that the rate is of
+_WINDOW = 60  # seconds over which the rate is measured
 
 
 @dataclass(frozen=True)

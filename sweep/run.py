@@ -46,7 +46,7 @@ class Servers:
 
 
 class Run:
-    """`patience`: seconds for which no server at all may answer."""
+    """`patience`: seconds to wait while no server answers."""
 
     def __init__(self, plan: Plan, journal: Journal, links: Sequence[Link], patience: float) -> None:
         self.plan = plan
@@ -78,7 +78,7 @@ class Run:
                 await asyncio.wait_for(stopping, _CANCELLING)
 
     async def _take_up(self) -> None:
-        """What an earlier call has left at the servers."""
+        """Takes over what an earlier call has left at the servers."""
         stations = {station.link.name: station for station in self.stations}
         for task in self.journal.unwanted():
             self.journal.forget(task)
@@ -97,7 +97,7 @@ class Run:
         return self.journal.take(station.link.name, station.model, models)
 
     def changed(self) -> None:
-        """A job has come to an end, or waits again."""
+        """To be called when a job has ended or waits again."""
         if self.journal.over and not self._end.done():
             self._end.set_result(None)
         elif self.journal.counts["queued"]:

@@ -1,4 +1,4 @@
-"""What an input takes, by the server's /object_info, and values from outside made into what it takes.
+"""Which values an input accepts, according to the server's /object_info, and given values converted to them.
 
 Both forms that the host knows are read: ["FLOAT", {...}] and [[options], {...}] of older nodes, ["COMBO", {"options"}]
 of newer ones, whose dynamic inputs have dotted names.
@@ -27,7 +27,7 @@ class Spec:
     high: float | None = None
 
     def value(self, given: Any, where: str) -> Any:
-        """A text of the command line, or a value of Python's, as JSON has it; `where` names the input."""
+        """`given`, a text of the command line or a Python value, as a JSON value; `where` names the input in errors."""
         return getattr(self, f"_{self.kind.lower()}")(given, where)
 
     def _int(self, given: Any, where: str) -> int:
@@ -46,7 +46,7 @@ class Spec:
         except (TypeError, ValueError, OverflowError):
             raise SweepError(f"{where} takes numbers, not {quoted(str(given))}.") from None
         value = self._bounded(value, where)
-        return int(value) if value.is_integer() else value  # JSON has one spelling of 8, and so has a job
+        return int(value) if value.is_integer() else value  # one spelling of 8, so that equal jobs have equal digests
 
     def _bounded(self, value: Any, where: str) -> Any:
         if self.low is not None and value < self.low:
@@ -76,8 +76,8 @@ class Spec:
 
 
 def inputs(node_info: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The raw entries of a class's inputs by name, those that a chosen option brings among them; `given`: the
-    node's."""
+    """The raw entries of a class's inputs by name, including those that a chosen option adds; `given`: the node's
+    inputs."""
     found: dict[str, Any] = {}
     _collect(node_info.get("input"), given, "", found)
     return found

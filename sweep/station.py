@@ -1,4 +1,4 @@
-"""One server's part in a sweep: it is kept busy, listened to, and asked again for everything after it was away."""
+"""One server's part in a sweep: it is kept busy, listened to, and asked about everything again after it was away."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PAUSES = (0.2, 0.5, 1, 2)  # seconds between tries to reach it again
 
 @dataclass
 class Station:
-    """`waiting`: by prompt id, what is in the server's queue as far as we know; `given_back`: what was, when it could
-    not be reached, and must not run there any more."""
+    """`waiting`: by prompt id, what is in the server's queue as far as we know; `given_back`: what was there when the
+    server could not be reached, and must not run there any more."""
 
     link: Link
     run: Run
@@ -47,7 +47,7 @@ class Station:
     _ended: float = 0.0
 
     async def work(self) -> None:
-        """Until it is cancelled."""
+        """Runs until it is cancelled."""
         tries = 0
         while True:
             try:
@@ -62,7 +62,7 @@ class Station:
             except Lost as lost:
                 if self.away is None:
                     self.away = time.monotonic()
-                    # A process that dies at once has not said what it began; it takes prompts in their order.
+                    # A process that dies at once has not said which prompt it began; it takes them in order.
                     waiting = (prompt_id for prompt_id in self.waiting if prompt_id not in self.collecting)
                     self.suspect, self.current = self.current or next(waiting, None), None
                 self.doing = f"away: {lost}"
@@ -75,7 +75,7 @@ class Station:
             tries += 1
 
     async def stop(self) -> None:
-        """Take what is ours from the server's queue. For the end of a sweep before its end."""
+        """Remove our prompts from the server's queue, when a sweep stops early."""
         ids = list(self.waiting)
         self._give_all_back(died=False)
         with suppress(Lost):
@@ -134,7 +134,7 @@ class Station:
                 self._heard = time.monotonic()
 
     async def _ask(self) -> None:
-        """What became of what was queued: the queue first, since prompts go from there to the history."""
+        """Ask what became of queued prompts: the queue first, since prompts go from there to the history."""
         if not self.waiting:
             return
         queue = await self.link.queue()
@@ -200,7 +200,7 @@ class Station:
 
 
 async def _first_of(*parts: Awaitable[None]) -> None:
-    """Side by side until one fails, as all of them do in the end."""
+    """Runs `parts` side by side until one fails, as all of them do in the end."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.gather(*tasks)

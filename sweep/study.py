@@ -44,7 +44,7 @@ class Workers(Protocol):
     async def __aexit__(self, *_: object) -> None: ...
 
     async def describe(self, named: set[str]) -> dict[str, dict[str, Any]]:
-        """What each server says of the node classes `named`, by what the server is called."""
+        """What each server says about the node classes `named`, by the name of the server."""
 
     async def run(self, plan: Plan, journal: Journal, on_progress: OnProgress | None) -> None:
         """Returns when every job has come to an end. Raises StoppedError where it cannot go on."""
@@ -64,17 +64,15 @@ class Sweep:
         settings: values by "NODE.input" (title, class or id of the node), or texts "NODE.input=VALUES" as the command
             line has them. They are multiplied; the first one changes slowest.
         zipped: groups of settings, those of one group advancing together.
-        grid: one or two settings, of which a grid image is made: columns, rows.
-        servers: URLs.
-        limit: jobs at most.
-        retry: whether jobs that have failed in an earlier call are done again.
-        patience: seconds for which no server at all may answer.
-        dask: the address of a scheduler of dask.distributed, or "local:4" for four workers on this machine; each worker
+        grid: one or two settings that become the axes of a grid image: columns, rows. servers: URLs. limit: jobs at
+        most. retry: whether jobs that have failed in an earlier call are done again. patience: seconds to wait while no
+        server answers. dask: the address of a scheduler of dask.distributed, or "local:4" for four workers on this
+        machine; each worker
             then has a ComfyUI of its own, that of `comfyui` or one of `servers`.
         comfyui: a checkout of ComfyUI that each worker of dask starts, with this pack, and `arguments` for it.
 
-    Methods raise SweepError, with nothing queued, where the call cannot be carried out, and StoppedError where it could
-    not be to its end.
+    Methods raise SweepError, with nothing queued, if the call cannot be carried out, and StoppedError if it stopped
+    before its end.
     """
 
     def __init__(
@@ -105,11 +103,11 @@ class Sweep:
             raise SweepError("A ComfyUI is started by workers of dask only: say --dask local:1 for one of them here.")
 
     def run(self, on_progress: OnProgress | None = None) -> Summary:
-        """Do what is not done yet, and write the table, the contact sheet and the grids."""
+        """Run the jobs that are not done yet, and write the table, the contact sheet and the grids."""
         return asyncio.run(self._run(on_progress))
 
     def rows(self) -> Iterator[Row]:
-        """All jobs of the folder with what came of them."""
+        """All jobs of the folder with their results."""
         with Journal(self.folder) as journal:
             yield from journal.rows()
 
@@ -145,7 +143,8 @@ class Sweep:
         return Cluster(self._dask, self._comfyui, self._arguments, self._urls, self._patience)
 
     def _plan(self, content: Any, infos: Mapping[str, Mapping[str, Any]]) -> Plan:
-        """`infos`: what each server says of its nodes; what one of them cannot do is said before anything is queued."""
+        """`infos`: what each server says of its nodes; anything that one of them cannot do is reported before anything
+        is queued."""
         plan = None
         for name, info in infos.items():
             base = as_prompt(content, info)
@@ -166,7 +165,7 @@ class Sweep:
             if not journal.over:
                 await workers.run(plan, journal, on_progress)
         finally:
-            # What is done can be looked at, whatever the end.
+            # The results so far are written, however the run ends.
             self._write(plan, journal)
 
     def _write(self, plan: Plan, journal: Journal) -> None:

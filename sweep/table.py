@@ -1,4 +1,4 @@
-"""results.csv: every job of the folder with its settings and what came of it."""
+"""results.csv: every job of the folder with its settings and results."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def lines(told: Iterable[tuple[str, str]]) -> str:
 
 
 def cell(value: Any) -> str:
-    """As text. What a spreadsheet would take for a formula gets an apostrophe in front, numbers aside."""
+    """`value` as text. Texts that a spreadsheet would take for a formula get an apostrophe in front."""
     text = cut(value_text(value).replace("\0", ""), _LONGEST)
     return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

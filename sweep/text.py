@@ -1,4 +1,4 @@
-"""Titles, prompts and file names are data: they are quoted short, and steer no terminal."""
+"""Titles, prompts and file names are data: they are shortened and quoted, and cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def plain(text: str) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """Its beginning, if it is longer."""
+    """`text`, cut off if it is longer."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -23,7 +23,7 @@ def quoted(text: str) -> str:
 
 
 def near(wanted: str, names: Iterable[str]) -> str:
-    """The end of a sentence that says what there is instead: what is spelled alike, or else the first ones."""
+    """The end of a sentence that says what there is instead: names that are spelled alike, or else the first ones."""
     names = list(dict.fromkeys(names))
     lower = {name.lower(): name for name in reversed(names)}
     alike = [lower[name] for name in difflib.get_close_matches(wanted.lower(), lower, n=5, cutoff=0.5)]
@@ -31,7 +31,7 @@ def near(wanted: str, names: Iterable[str]) -> str:
     if not shown:
         return "there is none"
     more = "" if alike or len(names) <= len(shown) else f" and {len(names) - len(shown)} more"
-    return f"{'near are' if alike else 'there are'} {', '.join(map(quoted, shown))}{more}"
+    return f"{'similar ones are' if alike else 'there are'} {', '.join(map(quoted, shown))}{more}"
 
 
 def _escaped(character: str) -> str:

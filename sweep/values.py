@@ -1,8 +1,8 @@
-"""The values of a setting, as the command line spells them.
+"""The values of a setting, as they are written on the command line.
 
     1..64           whole numbers, both ends included
     1..2..0.25      with a step, in decimal: 1, 1.25, 1.5, 1.75, 2
-    3,6,9           a list; an entry with a comma stands in "double quotes"
+    3,6,9           a list; an entry with a comma is put in "double quotes"
     *               every choice that the input has
     @prompts.txt    the lines of a file that are not empty, in UTF-8
 
@@ -46,7 +46,7 @@ def parse(text: str, spec: Spec, where: str, limit: int) -> Sequence[Any]:
 
 
 def checked(given: Iterable[Any], spec: Spec, where: str, limit: int) -> Sequence[Any]:
-    """Values that come from Python, or from a text, as the input takes them."""
+    """The given values, from Python or from a text, converted to what the input takes."""
     values = []
     for entry in given:
         values.append(spec.value(entry, where))

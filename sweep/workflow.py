@@ -61,7 +61,7 @@ def as_prompt(content: Any, info: Mapping[str, Any]) -> Prompt:
 
 
 def check(prompt: Prompt, info: Mapping[str, Any], url: str) -> None:
-    """Whether the server at `url` can run it as far as classes and links are concerned."""
+    """Check that the server at `url` can run it, as far as classes and links are concerned."""
     missing = sorted({node["class_type"] for node in prompt.values()} - set(info))
     if missing:
         names = cut(", ".join(map(quoted, missing)), 500)
@@ -88,7 +88,7 @@ def is_link(value: Any) -> bool:
 
 
 def title(prompt: Prompt, node_id: str) -> str:
-    """What the editor shows above the node."""
+    """The title that the editor shows above the node."""
     node = prompt.get(node_id, {})
     meta = node.get("_meta")
     given = meta.get("title") if isinstance(meta, dict) else None

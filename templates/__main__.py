@@ -1,6 +1,6 @@
-"""Writes the templates, and what of the help pages is copied: python dev.py python -m guidekit.templates
+"""Writes the templates and the copied parts of the help pages: python dev.py python -m guidekit.templates
 
-What no template makes any more, or no page shows, is removed; the difference is yours to read before you commit it.
+Files that no template makes any more, or no page shows, are removed. Read the difference before you commit it.
 """
 
 import shutil
@@ -14,8 +14,8 @@ from .pages import PAGES, copies, pages
 
 
 def images() -> dict[Path, Path]:
-    """The thumbnail of every template that has one, and that of the template of which it is a run: what the technique
-    does is shown on the demo models."""
+    """The thumbnail of every template that has one, and the thumbnail that it is a copy of: techniques are shown on the
+    demo models."""
     titles = {template.name: template.title for template in TEMPLATES}
     named = {template.title: titles[template.image] for template in TEMPLATES if template.image}
     return {WORKFLOWS / f"{title}.jpg": WORKFLOWS / f"{image}.jpg" for title, image in named.items()}

@@ -58,7 +58,7 @@ BLUEPRINTS = (
     Blueprint(
         "Guidekit Quality (interval, APG)",
         "A high CFG without burnt colours: guidance only at the noise levels where it helps, without the part that "
-        "makes an image merely stronger. Between the loader and the sampler.",
+        "only amplifies the image. Between the loader and the sampler.",
         ("burnt", "overcooked", "high cfg", "quality"),
         quality,
     ),
@@ -77,8 +77,8 @@ BLUEPRINTS = (
     ),
     Blueprint(
         "Guidekit Variety (NegToMe)",
-        "Images of one batch that do not look alike, for models that draw the same whatever the seed. Between the "
-        "loader and the sampler, which has to have a batch of at least two.",
+        "Makes the images of a batch differ, for models that make the same image whatever the seed. Between the loader "
+        "and the sampler, which needs a batch of at least two.",
         ("same face", "same seed", "variety", "diversity"),
         variety,
     ),

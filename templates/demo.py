@@ -10,7 +10,7 @@ from .models import Loaded
 from .template import Template, note, prompts
 
 SIDE, ENLARGED, IMAGES, STEPS = 64, 4.0, 4, 25
-# What the demo models draw, and know the words of.
+# The words that the demo models know.
 WORDS = (
     "Other words: ball, cube, cylinder, cone or ring; red, orange, yellow, green, cyan, blue, purple or white; matte, "
     "glossy or metal; small or large; one to three of them; on wood, tiles, grass or sand; by day, at sunset or at "
@@ -79,11 +79,11 @@ def apg(g: Graph) -> None:
     rows.add("APG", "apg", "GuidekitAPG")
     note(
         g,
-        f"{SAME} In the lower row APG leaves out the part of the guidance that only makes an image stronger.",
+        f"{SAME} In the lower row APG removes the part of the guidance that only amplifies the image.",
         "the colours. A high scale drives them beyond anything in the images that the model learned from: objects "
         "glow, greys take on a tint.",
         f"`cfg` 3, 8 and 15 in *both* samplers; `eta` 1 and `momentum` 0, which is plain CFG. {WORDS}",
-        f"no further evaluations. {OWN}",
+        f"no extra evaluations. {OWN}",
     )
 
 
@@ -93,12 +93,12 @@ def pag(g: Graph) -> None:
     rows.add("PAG", "pag", "GuidekitPAG", scale=1.0, blocks="all")
     note(
         g,
-        "Both samplers get the same model, prompt and noise, and cfg 1. In the lower row PAG predicts once more with "
-        "blocks in which no part of the image can look at another, and moves away from that.",
+        "Both samplers get the same model, prompt and noise, and cfg 1. In the lower row PAG makes a second "
+        "prediction, with blocks in which no part of the image attends to another, and guides away from it.",
         "the shapes. It works without a negative prompt, and on top of CFG.",
-        "`cfg` 3 in *both* samplers; `scale` 0 for no PAG; `blocks` middle: here it is all, because in so small a "
-        "network one block hardly matters; with your own checkpoint leave it empty.",
-        f"here twice the time; of large models only what lies behind the first block named. {OWN}",
+        "`cfg` 3 in *both* samplers; `scale` 0 for no PAG; `blocks` middle. Here it is set to all, because one block "
+        "hardly matters in such a small network; with your own checkpoint leave it empty.",
+        f"here twice the time; in large models only the blocks from the first named one on are computed twice. {OWN}",
     )
 
 
@@ -117,7 +117,7 @@ def autoguidance(g: Graph) -> None:
         g,
         "Both samplers get the same model, prompt and noise, and cfg 1. In the lower row guidance leads away from "
         "the same network after little training: where both err, that one errs more.",
-        "the shapes. Images of one prompt do not become alike, as CFG makes them.",
+        "the shapes. Images of one prompt do not become as alike as with CFG.",
         "`cfg` 2 in *both* samplers and `scale` 0.5; `weakness` dropout or token noise, which need no second model; "
         "with your own checkpoint and a LoRA, LoRA strength and `amount` 0.5.",
         "one evaluation of the second model per step. With your own checkpoints: an earlier, smaller or less tuned "
@@ -161,12 +161,13 @@ def linear_ag(g: Graph) -> None:
         rows.sample(used[0], "linear_ag")
     note(
         g,
-        "LinearAG Fit samples 24 images with full CFG and learns from them how the negative prediction follows from "
-        "what is known already. LinearAG computes every other one from that, and leaves out those of the second half.",
+        "LinearAG Fit samples 24 images with full CFG and learns from them to estimate the negative prediction from "
+        "earlier ones. LinearAG estimates every other negative prediction in this way, and skips those of the second "
+        "half.",
         "the differences, if you can find any; the node says what it saved.",
-        "other positive prompts: the file holds for all of them, but for one model, sampler, schedule, cfg and "
-        f"negative prompt. Fitted once, choose the file in LinearAG. {WORDS}",
-        "25 evaluations in the place of 40 in 20 steps, after the fit.",
+        "other positive prompts: the file works for all of them, but only for this model, sampler, schedule, cfg and "
+        f"negative prompt. Once it is fitted, choose the file in LinearAG. {WORDS}",
+        "25 evaluations instead of 40 in 20 steps, after the fit.",
     )
 
 
@@ -176,8 +177,8 @@ def cfg_cache(g: Graph) -> None:
     rows.add("CFG-Cache", "cfg_cache", "GuidekitCFGCache")
     note(
         g,
-        f"{SAME} In the lower row, behind the first third of the run, the negative prompt is evaluated in every fifth "
-        "step only; in the others its last difference to the positive is taken.",
+        f"{SAME} In the lower row, after the first third of the run, the negative prompt is evaluated only in every "
+        "fifth step; the others reuse its last difference from the positive.",
         "the differences, if you can find any; the node says what it saved, and what its estimates would have missed.",
         f"`every` 2 and 10; `warm_up` 0 and 0.6; `limit` 0.5, at which it stops earlier. {WORDS}",
         f"none: 12 of 50 evaluations are saved here. {OWN}",
@@ -190,11 +191,11 @@ def cfg_zero_star(g: Graph) -> None:
     rows.add("CFG-Zero*", "cfg_zero_star", "GuidekitCFGZeroStar")
     note(
         g,
-        f"{SAME} In the lower row the negative's output is scaled to what of it is in the positive's, and the first of "
-        "25 steps leaves the noise as it is.",
+        f"{SAME} In the lower row the negative's output is scaled to fit the positive's, and the first of 25 steps "
+        "leaves the noise unchanged.",
         "shapes and colours; the node says which scales it has found.",
         f"`zero_init` 0 and 0.2; `optimized_scale` off; `cfg` 3 and 10 in *both* samplers. {WORDS}",
-        f"no further evaluations. For flow models. {OWN}",
+        f"no extra evaluations. For flow models. {OWN}",
     )
 
 
@@ -205,9 +206,9 @@ def frequency_guidance(g: Graph) -> None:
     note(
         g,
         f"{SAME} In the lower row fine detail is guided three times as much as composition and colour.",
-        "edges, highlights and the grass; and at colours, which stay.",
+        "edges, highlights and the grass, and at the colours, which stay the same.",
         f"`high` 1.5 to 5; `low` 0.5; `between` 2, 1.5 for four bands. {WORDS}",
-        f"no further evaluations. {OWN}",
+        f"no extra evaluations. {OWN}",
     )
 
 
@@ -237,11 +238,11 @@ def frecas(g: Graph) -> None:
         shown(g, large[0], loaded.vae, "2_at_128")
     note(
         g,
-        "A model draws well at the size that it was trained for. FreCaS ends there before all noise is gone, makes "
-        "what is predicted larger, adds new noise, and takes a few steps at twice the size.",
+        "A model works best at the size that it was trained for. FreCaS stops at that size before all noise is gone, "
+        "enlarges the predicted image, adds new noise, and takes a few steps at twice the size.",
         "the second row: the same images, with the edges and the grain of the larger size.",
-        f"`ends` 0.4, for more anew; `steps` 20, 10; `sizes` 64, 96, with `family` unet too. {WORDS}",
-        "20 steps at 64 and 5 at 128; a step at 128 has four times the latents.",
+        f"`ends` 0.4, to change more; `steps` 20, 10; `sizes` 64, 96, with `family` unet too. {WORDS}",
+        "20 steps at 64 and 5 at 128; a step at 128 works on a latent four times as large.",
     )
 
 
@@ -263,8 +264,8 @@ def sampler_cfgpp(g: Graph) -> None:
         shown(g, samples[0], loaded.vae, "sampler_cfgpp")
     note(
         g,
-        "CFG++ guides the denoised image and puts the noise back without guidance. `guidance_lambda` (0 to 1) takes "
-        "the place of cfg; the `cfg` of the lower sampler is not used.",
+        "CFG++ guides the denoised image and adds the noise back without guidance. `guidance_lambda` (0 to 1) replaces "
+        "cfg; the `cfg` of the lower sampler is not used.",
         "colours and edges.",
         f"`guidance_lambda` 0.2 to 1; the other samplers; `family` dit, a flow model. {WORDS}",
         "none. With KSampler and euler the node CFG++ does the same, between the loader and the sampler.",
@@ -272,7 +273,7 @@ def sampler_cfgpp(g: Graph) -> None:
 
 
 class Edit:
-    """Images to begin with, and two prompts: theirs, and one with another word."""
+    """Images to start from, and two prompts: their own, and one with a word changed."""
 
     def __init__(self, g: Graph, family: str, as_it_is: str, edited: str, seed: int, images: int = IMAGES) -> None:
         self.g, self.loaded = g, demo_model(g, family)
@@ -303,7 +304,7 @@ class Edit:
         shown(self.g, samples, self.loaded.vae, name)
 
 
-_PHOTO = "an image of your own, with VAE Encode in the place of the first sampler"
+_PHOTO = "an image of your own, with VAE Encode instead of the first sampler"
 
 
 def exact_inversion(g: Graph) -> None:
@@ -319,10 +320,11 @@ def exact_inversion(g: Graph) -> None:
         e.show(edited[0], "3_edited")
     note(
         g,
-        "Exact Inversion finds the noise that the images come from, four fifths of the way up (`denoise`). Sampling "
-        "from it with the same guider gives the very same images again, with the guider *Edited* images with one "
-        "other word.",
-        "the second row, which is the first, and at what stays in the third: place, size, floor and light.",
+        "Exact Inversion finds the noise that the images come from, at four fifths of the schedule (`denoise`). "
+        "Sampling from it with the same guider gives exactly the same images again; the guider *Edited* changes one "
+        "word of the prompt.",
+        "the second row, which equals the first, and at what stays the same in the third: place, size, floor and "
+        "light.",
         f"another word in *Edited*: cube, small, on grass; `denoise` 0.6 or 1; the other methods; {_PHOTO}.",
         "two evaluations per step, twice that with a negative prompt. Leave the two Exact nodes connected directly.",
     )
@@ -343,11 +345,12 @@ def save_inversion(g: Graph) -> None:
         e.show(edited[0], "3_edited")
     note(
         g,
-        "Save Inversion writes all that sampling needs to output/guidekit/demo_inversion.safetensors; Load Inversion "
-        "reads it back, bit for bit. ComfyUI's Save Latent would keep only what can be seen of a latent.",
-        "the second row, sampled from the file: it is the first.",
-        "no link from *file* to Load Inversion, and the file chosen there: no inversion is needed any more; other "
-        "words in *Edited*; somebody else's file in input/guidekit.",
+        "Save Inversion writes everything that sampling needs to output/guidekit/demo_inversion.safetensors; Load "
+        "Inversion reads it back, bit for bit. ComfyUI's own Save Latent would save the latent without the data that "
+        "exact sampling needs.",
+        "the second row, sampled from the file: it equals the first.",
+        "removing the link from *file* to Load Inversion and choosing the file there: no inversion is needed any more; "
+        "other words in *Edited*; somebody else's file in input/guidekit.",
         "none when loaded. The file says which model it belongs to; another architecture is refused.",
     )
 
@@ -370,9 +373,9 @@ def cfgpp_inversion(g: Graph) -> None:
     note(
         g,
         "CFG++ Inversion turns images into the noise from which CFG++ sampling would have made them, over rising "
-        "sigmas and with `add_noise` off. From there they are made again, and with one word changed.",
-        "how near the second row is to the first: not exactly, as with Exact Inversion, but at half the cost.",
-        f"`guidance_lambda` 0.6 in both nodes: stronger edits, less near; `family` dit; {_PHOTO}.",
+        "sigmas and with `add_noise` off. From that noise they are sampled again, unchanged and with one word changed.",
+        "how close the second row is to the first: not equal, as with Exact Inversion, but at half the cost.",
+        f"`guidance_lambda` 0.6 in both nodes: stronger edits, but less close; `family` dit; {_PHOTO}.",
         "two evaluations per step. For the way back use the falling sigmas of the inversion node, not the scheduler's.",
     )
 
@@ -387,7 +390,7 @@ def trajectory(g: Graph) -> None:
         inputs = {"trajectory": recorded[0], "source_prompt": e.texts["As it is"]}
         alone = g.add("GuidekitTrajectoryReplay", guider=e.guider("Edited"), **inputs)
         e.show(alone[0], "2_alone")
-    with g.row("Taking from the image"):
+    with g.row("With features of the image"):
         towards = {"alpha": -0.3, "threshold": -1.0, "blocks": "all", "steps": "start to end", "end_percent": 0.5}
         model = g.add("GuidekitNegToMe", "NegToMe, towards the image", model=e.loaded.model, **towards)[0]
         taking = g.add("GuidekitTrajectoryReplay", guider=e.guider("Edited", model), **inputs)
@@ -395,12 +398,12 @@ def trajectory(g: Graph) -> None:
     note(
         g,
         "Trajectory Record inverts an image and keeps the latent of every step. Trajectory Replay samples from its "
-        "noise with another prompt, in a batch of two: the first is the recorded image, put back onto its way in "
-        "every step.",
-        "what the third row, in which NegToMe draws every part towards the image, keeps of it that the second does "
-        "not.",
+        "noise with another prompt, in a batch of two: the first is the recorded image, put back onto its recorded "
+        "trajectory in every step.",
+        "what the third row keeps of the image and the second does not: in the third, NegToMe pulls every part towards "
+        "the image.",
         f"`alpha` -0.2 to -1, `end_percent` up to 1; another word in *Edited*; {_PHOTO}.",
-        "two images per evaluation. This is the frame of Direct Inversion; to edit by the prompt alone use Exact "
+        "two images per evaluation. This is the framework of Direct Inversion; to edit by the prompt alone use Exact "
         "Inversion.",
     )
 
@@ -412,12 +415,13 @@ def nasa(g: Graph) -> None:
     rows.add("NASA", "3_nasa", "GuidekitNASA", negative=unwanted[0], method="NASA")
     note(
         g,
-        "All samplers get the same model, prompt and noise, and cfg 1: the sampler's negative prompt is not looked "
-        "at. *Not in the image* goes into the attention instead: what the image takes from it is led away from "
-        "(NAG), or taken away (NASA).",
-        "the floors, of which the prompt says nothing: tiles in the first row are gone in the others.",
+        "All samplers get the same model, prompt and noise, and cfg 1: the sampler's negative prompt is not used. *Not "
+        "in the image* goes into the attention instead: NAG extrapolates away from what the image takes from it, NASA "
+        "subtracts that.",
+        "the floors, which the prompt does not mention: the tiles of the first row are gone in the others.",
         f"`nag_scale` 3 to 8, `nasa_alpha` 0.2 to 1; another word: on grass, at night, small; `family` unet. {WORDS}",
-        "no further evaluation, but a somewhat larger one. For turbo, lightning, schnell, LCM and DMD models at cfg 1.",
+        "no extra evaluation, but each one takes somewhat longer. For turbo, lightning, schnell, LCM and DMD models at "
+        "cfg 1.",
     )
 
 
@@ -427,12 +431,12 @@ def negtome(g: Graph) -> None:
     rows.add("NegToMe", "negtome", "GuidekitNegToMe", **settings)
     note(
         g,
-        f"{SAME} In the lower row each part of an image is pushed, in the first part of the run, away from the part "
-        "of the other images that it is most like.",
+        f"{SAME} In the lower row, early in the run, each part of an image is pushed away from the most similar part "
+        "of the other images.",
         "how the images of a row differ: place, size, floor and light.",
         "`reference` first image, which then stays as it is; `alpha` 1.9 for more, -0.5 to bring them together; "
-        "`reference` reference latent, with an image through VAE Encode at `latent`.",
-        "a few percent more time. The batch has to have at least two images, or a reference latent.",
+        "`reference` reference latent, with an image connected to `latent` through VAE Encode.",
+        "a few percent more time. The batch needs at least two images, or a reference latent.",
     )
 
 
@@ -443,13 +447,13 @@ def preference_lora(g: Graph) -> None:
     rows.add("Tuned to what is liked", "3_liked", kind, file="demo: liked")
     note(
         g,
-        "One LoRA was tuned to blue metal (liked), one to matte red (disliked); the prompt names neither. The second "
-        "row has *disliked* for the negative only (Diffusion-NPO): guidance leads away from matte red. The third has "
-        "*liked*, as LoRAs usually are.",
+        "One LoRA was tuned to blue metal (liked), one to matte red (disliked); the prompt names neither. In the "
+        "second row *disliked* applies to the negative only (Diffusion-NPO): guidance leads away from matte red. In "
+        "the third *liked* applies to both, as LoRAs usually do.",
         "the colours, and at what the loaders say: what the file is, and how much of it was applied.",
         "`strength` 0.2 to 1; `positive only`; a LoRA of your own with your own model, also in the formats of "
         f"diffusers and PEFT, which ComfyUI leaves out without an error. {WORDS}",
-        "no further evaluations.",
+        "no extra evaluations.",
     )
 
 
@@ -464,13 +468,13 @@ def preference_cfg(g: Graph) -> None:
         rows.sample(guided[0], "2_guided")
     note(
         g,
-        "The upper row has a little of a LoRA that was tuned to blue metal. In the lower row that model predicts the "
-        "positive, and the model with another LoRA, tuned to matte red, the negative: guidance leads from the "
-        "disliked to the liked.",
+        "The upper row uses a LoRA that was tuned to blue metal, at a low strength. In the lower row that model "
+        "predicts the positive, and the model with another LoRA, tuned to matte red, the negative: guidance leads "
+        "from the disliked to the liked.",
         "how much is red in each row, and how much of blue metal; the prompt names neither.",
         "another `strength` of either LoRA; `mode` mixture (SINE); no link to `other_model`: the negative is then "
         f"the model without its LoRA; another checkpoint as `other_model`. {WORDS}",
-        "none with other LoRAs on one model; one evaluation of a second model per step.",
+        "none if both are one model with different LoRAs; otherwise one evaluation of the second model per step.",
     )
 
 
@@ -502,14 +506,14 @@ def gfcg(g: Graph) -> None:
     _two_rows(g, "GFCG", "2_gfcg", "GuidekitGFCG")
     note(
         g,
-        "Candidates makes one prompt for each word; the first is what the image shall be. A small classifier looks "
-        "at what each step is going to be, and GFCG leads away from the word that it takes it for, the further the "
-        "more it is in doubt.",
-        "the left solid, whether it is of metal.",
+        "Candidates makes one prompt for each word; the first is what the image should show. In every step a small "
+        "classifier looks at the predicted image, and GFCG guides away from the word that it could be mistaken for, "
+        "the more the classifier is in doubt.",
+        "the left solid: whether it is metal.",
         "`scale` 1 to 10; another order of the words, or another slot with other words: shapes, colours or "
         "floors, one kind at a time; `combination` in place of the negative, with cfg 3.",
-        "one evaluation in steps in which the classifier is in doubt. With your own model: CLIP Classifier, and a "
-        "TAESD as `vae`.",
+        "one extra evaluation in each step in which the classifier is in doubt. With your own model: CLIP Classifier, "
+        "and a TAESD as `vae`.",
     )
 
 
@@ -519,12 +523,13 @@ def concept_edit(g: Graph) -> None:
     rows.add("A ball is blue", "2_edited", "GuidekitConceptEdit", clip=rows.loaded.clip, **lines)
     note(
         g,
-        f"{SAME} In the lower row the model's weights are edited, in closed form: where it reads *ball* it reads "
-        "*blue* too. Other shapes are kept.",
-        "the balls; and at what the node says: how far the edit got, and how far it moved what is kept.",
+        f"{SAME} In the lower row the model's weights are edited, in closed form: where the prompt says *ball*, it now "
+        "reads *blue* too. Other shapes are kept.",
+        "the balls, and at what the node says: how much of the way the edit went, and how much it changed what is "
+        "kept.",
         "a red ball, or a cube, as the positive prompt: a named colour still counts, other shapes are as before; no "
-        "`keep`; `strength` 0.5; `save_as` a name, and core's Load LoRA with that file. With a CLIP write a rose -> a "
-        "blue rose.",
+        "`keep`; `strength` 0.5; `save_as` with a name, and then ComfyUI's Load LoRA with that file. With a CLIP "
+        "write a rose -> a blue rose.",
         f"a moment, once; none when sampling. {OWN}",
     )
 
@@ -534,12 +539,12 @@ def style_aligned(g: Graph) -> None:
     rows.add("StyleAligned: as the first image", "2_aligned", "GuidekitStyleAligned")
     note(
         g,
-        f"{SAME} In the lower row the images look at the first one of the batch too, in self-attention; that one stays "
-        "as it is.",
-        "floor, light and material: the prompt says nothing of them.",
+        f"{SAME} In the lower row the images also attend to the first one of the batch, in self-attention; that one "
+        "stays as it is.",
+        "floor, light and material, which the prompt does not mention.",
         "`share` 0.7 for more of the first image, -1 for less; `adain` off; `strength` 0.5; `reference` reference "
         "latent, with the latent of another sampler, for other prompts in the style of an image.",
-        f"attention over twice as much, no further evaluations. {OWN}",
+        f"attention over twice as many tokens, no extra evaluations. {OWN}",
     )
 
 
@@ -547,11 +552,12 @@ def elucd(g: Graph) -> None:
     _two_rows(g, "EluCD", "2_elucd", "GuidekitEluCD", target="metal", scale=0.1)
     note(
         g,
-        "A small classifier looks at what each step is going to be, and EluCD moves it in the direction in which the "
-        "classifier is surer of `target`. The gradient goes through classifier and VAE, not through the model.",
+        "In every step a small classifier looks at the predicted image, and EluCD moves the image in the direction "
+        "that makes the classifier surer of `target`. The gradient goes through classifier and VAE, not through the "
+        "model.",
         "the left solid, and at what else changes.",
         "`scale` 0.02 to 0.3; `tau_2` 1 and 0; another `target`, with another first word in Candidates.",
-        "no evaluation of the network. For your own model: a ResNet of torchvision, as safetensors, in "
+        "no extra evaluation of the network. For your own model: a ResNet of torchvision, as safetensors, in "
         "models/classifiers.",
     )
 

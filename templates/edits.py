@@ -42,8 +42,8 @@ def _exact(g: Graph, m: Loaded, megapixels: float, name: str, cfg: float, masked
 
 
 _HOW = (
-    "Exact Inversion finds the noise that your photo comes from, without an error. Sampling from it with the prompt "
-    "*As it is* gives the photo again; with *Edited*, which has one other word, an edited one."
+    "Exact Inversion finds the noise that your photo comes from, without error. Sampling from it with the prompt *As "
+    "it is* gives the photo again; with *Edited*, in which one word differs, it gives an edited photo."
 )
 _EXACT_LOOK = "what changed, and at what did not: place, light, background. Describe the photo in *As it is* first."
 _EXACT_TRY = (
@@ -67,10 +67,10 @@ def exact_inversion_mask_sdxl(g: Graph) -> None:
     _exact(g, models.sdxl(g), 1.0, "exact_inversion_mask_sdxl", 3.0, masked=True)
     note(
         g,
-        f"{_HOW} Where the mask is not, the latents of the inversion are put back in every step.",
+        f"{_HOW} Outside the mask, the latents of the inversion are put back in every step.",
         "the border of the mask: outside it the photo stays as it was. Right-click *Your photo*, Open in MaskEditor, "
         "and paint what may change; with nothing painted nothing changes.",
-        "a mask somewhat larger than the thing; `denoise` 1 for a larger change, now that the rest is kept.",
+        "a mask somewhat larger than the object; `denoise` 1 for a larger change, now that the rest is kept.",
         f"{_EXACT_COST[:-1]}, and memory for the latents of all steps.",
     )
 
@@ -92,12 +92,12 @@ def direct_inversion_sd15(g: Graph) -> None:
     in_app(g, (photo, "image"), (as_it_is, "text"), (edited, "text"), (guider, "cfg"), (taking, "alpha"))
     note(
         g,
-        "Direct Inversion records the way of your photo into noise. On the way back a batch of two is sampled: the "
-        "photo, set onto its recorded way in every step, and the edited image beside it, which NegToMe draws towards "
-        "the photo.",
+        "Direct Inversion records the trajectory of your photo into noise. On the way back a batch of two is sampled: "
+        "the photo, put back onto its recorded trajectory in every step, and the edited image beside it, which "
+        "NegToMe pulls towards the photo.",
         "what changed, and at what did not. Describe the photo in *As it is* first.",
         "one other word in *Edited*; cfg 3 to 7.5; `alpha` 0 for plain DDIM editing, -0.6 to keep more; `denoise` 0.8.",
-        "one evaluation in each step there; on the way back two images with CFG.",
+        "one evaluation in each step to noise; on the way back two images with CFG.",
     )
 
 

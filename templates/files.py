@@ -14,14 +14,14 @@ WORKFLOWS, SUBGRAPHS = PACK / "workflows", PACK / "subgraphs"
 
 
 def contents(info: Info) -> dict[Path, str]:
-    """By path."""
+    """The texts by path."""
     found = {WORKFLOWS / path: content for made in TEMPLATES for path, content in made.files(info).items()}
     found |= {SUBGRAPHS / path: content for made in BLUEPRINTS for path, content in made.files(info).items()}
     return {path: as_text(content) + "\n" for path, content in found.items()}
 
 
 def as_text(value: Any, indent: str = "") -> str:
-    """JSON in which every node and every link has a line of its own, so that differences can be read."""
+    """JSON with one line per node and per link, so that differences can be read."""
     inside = indent + " "
     if isinstance(value, dict) and value and "class_type" not in value:
         lines = [f"{inside}{json.dumps(key)}: {as_text(part, inside)}" for key, part in value.items()]

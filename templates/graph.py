@@ -1,4 +1,4 @@
-"""A workflow as nodes and links, and both forms in which ComfyUI reads it."""
+"""A workflow as nodes and links, and the two forms in which ComfyUI reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Info = dict[str, dict[str, Any]]  # /object_info, by class
 
-# How the frontend saves widgets that are none of the inputs, by the option that asks for them.
+# How the frontend saves widgets that are not inputs, by the option that asks for them.
 _FURTHER_WIDGETS = {"control_after_generate": "fixed", "image_upload": "image"}
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _OURS = "Guidekit"
@@ -20,7 +20,7 @@ PURPLE, GREEN, RED = ("#323", "#535"), ("#232", "#353"), ("#322", "#533")  # the
 
 @dataclass(frozen=True)
 class File:
-    """A model's file: its name in ComfyUI's folder, and where its makers, or ComfyUI's, give it away."""
+    """A model's file: its name in ComfyUI's folder, and the address where its authors, or ComfyUI's, publish it."""
 
     name: str
     directory: str
@@ -28,7 +28,7 @@ class File:
 
     @property
     def page(self) -> str:
-        """For people; the url is for a download."""
+        """The page for people; `url` is the download."""
         return self.url.split("/resolve/")[0]
 
 
@@ -68,7 +68,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Socket:
-    """An input. `further`: what the frontend saves behind its value."""
+    """An input. `further`: what the frontend saves after its value."""
 
     name: str
     type: str
@@ -133,7 +133,7 @@ class Graph:
         given = {socket.name: values.get(socket.name, socket.default) for socket in known}
         if missing := [s.name for s in known if given[s.name] is None and not s.optional]:
             raise ValueError(f"{kind} wants {', '.join(missing)}")
-        # Newer hosts have given outputs to what saves.
+        # Newer hosts have given outputs to the nodes that save.
         kinds = () if info.get("output_node") and not kind.startswith(_OURS) else info["output"]
         outputs = [*zip(info.get("output_name") or kinds, kinds)]
         color = color or (PURPLE if kind.startswith(_OURS) else None)
@@ -143,7 +143,7 @@ class Graph:
 
     @contextmanager
     def row(self, title: str) -> Iterator[None]:
-        """What is added inside lies in one band, in a frame with this title."""
+        """Nodes added inside are placed in one band, in a frame with this title."""
         self._row = title
         yield
         self._row = None
@@ -159,7 +159,7 @@ class Graph:
 
 
 def api(graph: Graph) -> dict[str, dict[str, Any]]:
-    """For /prompt. Widgets first, then links, as the frontend exports it."""
+    """The form for /prompt. Widgets first, then links, as the frontend exports it."""
     found = {}
     for node in graph.nodes:
         saved = [s for s in widgets(node) if not isinstance(node.values[s.name], Output)]
@@ -179,7 +179,7 @@ def widgets(node: Node) -> list[Socket]:
 
 
 def ui(graph: Graph, name: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
-    """For the frontend. The order of nodes is that in which they can be computed."""
+    """The form for the frontend. Nodes are in an order in which they can be computed."""
     links = graph_links(graph)
     order = {node: i for i, node in enumerate([*in_order(graph.nodes), *graph.notes])}
     last = max(node.id for node in (*graph.nodes, *graph.notes))
@@ -212,7 +212,7 @@ def graph_links(graph: Graph) -> list[Link]:
 
 
 def shown_inputs(node: Node) -> list[Socket]:
-    """Those with a point to connect, and the widgets that are connected."""
+    """The inputs with a connection point, and the widgets that are connected."""
     return [s for s in node.sockets if not s.widget or isinstance(node.values[s.name], Output)]
 
 
@@ -292,7 +292,7 @@ WIDTH, TEXT_WIDTH = 320, 400
 
 
 def size(node: Node) -> tuple[int, int]:
-    """Wide enough for what is in it, and as high."""
+    """[width, height] that fit the node's contents."""
     shown = widgets(node)
     texts = sum(socket.multiline for socket in shown)
     further = sum(len(socket.further) for socket in shown)

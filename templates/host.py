@@ -6,7 +6,7 @@ import asyncio
 import json
 from types import ModuleType
 
-from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
+from ..demo import own_folders  # noqa: F401 before any other module of the host is imported
 from .files import PACK
 from .graph import Info
 

@@ -1,4 +1,4 @@
-"""Where the nodes of a graph lie: in columns, by how far they are from the loaders, from left to right.
+"""The positions of a graph's nodes: columns from left to right, by the distance from the loaders.
 
 On the left is what all rows share, on the right one band for each row, and the notes are where there is room.
 """
@@ -13,7 +13,7 @@ from .graph import Graph, Node, Note, size
 GAP_X, GAP_Y, TITLE, FOLDED_WIDTH = 40, 16, 30, 160
 _FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 _PAD, _HEAD = 16, 40  # of a frame, at its sides and above its nodes' titles
-# Between a sampler and what is saved there is nothing to set: drawn as titles, above the node that saves.
+# Nodes between a sampler and a node that saves have nothing to set: they are drawn as titles, above the latter.
 _FOLDED = ("VAEDecode", "ImageScaleBy")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -38,7 +38,7 @@ def place(graph: Graph) -> None:
 
 
 def _put_notes(graph: Graph, left: Box, right: Box) -> None:
-    """Under what is shared or under the rows, where there is more room."""
+    """Puts the note under the shared nodes or under the rows, where there is more room."""
     for note in graph.notes:
         below_left, below_right = _under(note, left), _under(note, right)
         both = max(left[3], right[3])
@@ -56,7 +56,7 @@ _SCREEN, _SHARE, _EDGE = (1900, 990), 0.75, 120
 
 
 def _view(graph: Graph) -> dict[str, Any]:
-    """Where the frontend looks at first: all of it, in three quarters of a screen, as it fits its own templates."""
+    """The frontend's first view: the whole graph, in three quarters of a screen, as for its own templates."""
     boxes = [(*node.position, *((FOLDED_WIDTH, 0) if node.folded else size(node))) for node in graph.nodes]
     boxes += [(*note.position, *note.size) for note in graph.notes]
     boxes += [tuple(group["bounding"]) for group in graph.groups]
@@ -76,7 +76,7 @@ def _columns(nodes: list[Node], x: int, y: int) -> Box:
         at, wide = y, max(size(node)[0] for node in columns[column])
         beside = 0
         for node in _with_folded_first(columns[column]):
-            if node.folded:  # those in a line that lead to the same node
+            if node.folded:  # nodes in a line that lead to the same node
                 node.position = (x + beside * FOLDED_WIDTH, at)
                 beside += 1
                 continue
@@ -90,7 +90,7 @@ def _columns(nodes: list[Node], x: int, y: int) -> Box:
 
 
 def _depths(nodes: list[Node]) -> dict[Node, int]:
-    """The column of each node: behind its sources, or the one that it names."""
+    """The column of each node: the one after its sources, or the one that it names."""
     found: dict[Node, int] = {}
     for node in nodes:  # which come after their sources
         behind = [found[source] + 1 for source in node.sources if source in found]
@@ -104,7 +104,7 @@ def _depths(nodes: list[Node]) -> dict[Node, int]:
 
 
 def _with_folded_first(nodes: Iterable[Node]) -> list[Node]:
-    """In a column, what is folded lies above the node that it leads to."""
+    """In a column, folded nodes are above the node that they lead to."""
     nodes, found = list(nodes), []
 
     def take(node: Node) -> None:
@@ -124,7 +124,7 @@ _CHARACTER, _LINE, _PARAGRAPH, _WIDEST = 6.4, 18, 10, 760
 
 
 def _under(note: Note, box: Box) -> Box:
-    """As high as its text is in the width of the box above."""
+    """The height of its text in the width of the box above."""
     left, _, right, bottom = box
     wide = min(right - left, _WIDEST) if right > left else _WIDEST
     lines = [-(-len(_shown(text)) * _CHARACTER // (wide - 40)) for text in note.text.split("\n\n")]
@@ -134,6 +134,6 @@ def _under(note: Note, box: Box) -> Box:
 
 
 def _shown(text: str) -> str:
-    """Without the addresses of links."""
+    """The text without the addresses of links."""
     parts = text.split("](")
     return "".join([parts[0], *(part.partition(")")[2] for part in parts[1:])])

@@ -1,7 +1,7 @@
-"""The models that templates load: files, folders and addresses as in the host's own templates for them, so that who has
-run those has the files; for what those do not load, the page of its makers.
+"""The models that templates load. Files, folders and addresses are those of the host's own templates, so that people
+who have run those have the files; files that the host's templates do not load come from their authors' pages.
 
-Each function adds the loaders, with what the family's usual workflow puts behind them.
+Each function adds the loaders, and the nodes that usually follow them in workflows for the family.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _HUB = "https://huggingface.co"
 
 
 def _file(directory: str, path: str, name: str | None = None) -> File:
-    """`path`: owner/repository/path of the file there; `name`: what it has to be called here, if another."""
+    """`path`: owner/repository/path of the file there; `name`: its name here, if it differs."""
     owner, repository, inside = path.split("/", 2)
     url = f"{_HUB}/{owner}/{repository}/resolve/main/{inside}"
     return File(name or inside.rsplit("/", 1)[-1], directory, url)
@@ -66,7 +66,8 @@ Z_IMAGE_VAE = _file("vae", "Comfy-Org/z_image_turbo/split_files/vae/ae.safetenso
 QWEN_VAE = _file("vae", "Comfy-Org/Qwen-Image_ComfyUI/split_files/vae/qwen_image_vae.safetensors")
 WAN_VAE = _file("vae", f"{_WAN22}/vae/wan_2.1_vae.safetensors")
 
-# Tuned to what people prefer, and to what they do not. The last two have names on their pages that say nothing.
+# Tuned to what people prefer, and to what they do not. The files of the last two have uninformative names on their
+# pages.
 SPO_SDXL = _file(
     "loras", "SPO-Diffusion-Models/SPO-SDXL_4k-p_10ep_LoRA/spo_sdxl_10ep_4k-data_lora_diffusers.safetensors"
 )
@@ -76,7 +77,7 @@ KTO_SD15 = _file(
     "jacklishufan/diffusion-kto/unet/diffusion_pytorch_model.safetensors",
     "diffusion-kto.safetensors",
 )
-# The whole of CLIP: what sees, what reads, and the two projections into the space that both share.
+# The whole of CLIP: image encoder, text encoder, and the two projections into the space that they share.
 _CLIP = ("openai/clip-vit-large-patch14/model.safetensors", "clip-vit-large-patch14.safetensors")
 CLIP_SEES, CLIP_READS = _file("clip_vision", *_CLIP), _file("text_encoders", *_CLIP)
 

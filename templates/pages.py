@@ -1,5 +1,5 @@
-"""What of the help pages is made of other files: the page in English under the name that the frontend asks for first,
-which is else a 404 for each page, and the images, which are those of the templates.
+"""The parts of the help pages that are copied: the English page under the name that the frontend asks for first
+(without it every page costs a 404), and the images, which are those of the templates.
 
 The frontend asks for docs/NAME/en.md, then for docs/NAME.md, whatever the user's language; images of both are in docs/.
 """
@@ -21,7 +21,7 @@ def pages() -> list[Path]:
 
 
 def copies() -> dict[Path, Path]:
-    """What each of them is a copy of."""
+    """{copy: original}."""
     titles = {template.name: template.title for template in TEMPLATES}
     shown = {name for page in pages() for name in re.findall(r"^!\[.*\]\((\w+)\.jpg\)$", page.read_text("utf-8"), re.M)}
     found = {PAGES / page.stem / f"{LANGUAGE}.md": page for page in pages()}

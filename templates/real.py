@@ -1,6 +1,6 @@
 """Templates for the models that people have: what to do about burnt colours, hands, prompts that are not followed.
 
-Settings are those that were published for the model, where there are any; the note says where there are none.
+Settings are those published for the model; where there are none, the note says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .models import Loaded
 from .template import Template, in_app, note, prompts, save
 
 BYPASS = "To compare, bypass the purple node (Ctrl+B) and queue again: the seed stays."
-UNREAD = "Negative prompt (not looked at: cfg 1)"
+UNREAD = "Negative prompt (not used: cfg 1)"
 SDXL_NEGATIVE = "blurry, low quality, watermark, text"
 HANDS = (
     "photo of an old violin maker at his workbench, both hands holding a half-finished violin, wood shavings, tools on "
@@ -24,7 +24,7 @@ WAN_NEGATIVE = (
 
 
 def image(graph: Graph, side: int, batch: int = 1) -> Output:
-    """An empty latent of one kind or the other: SDXL and SD1.5 have four channels."""
+    """An empty latent: four channels for SDXL and SD1.5, sixteen for the others."""
     four = any(file in (models.SDXL_BASE, models.SD15_BASE) for node in graph.nodes for file in node.files)
     kind = "EmptyLatentImage" if four else "EmptySD3LatentImage"
     return graph.add(kind, width=side, height=side, batch_size=batch)[0]
@@ -72,12 +72,12 @@ def apg_sdxl(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (apg, "eta"), (apg, "momentum"))
     note(
         g,
-        "CFG 12 makes SDXL follow the prompt, and burns its colours. APG leaves out the part of the guidance that only "
-        "makes an image stronger.",
+        "CFG 12 makes SDXL follow the prompt, and burns its colours. APG removes the part of the guidance that only "
+        "amplifies the image.",
         f"the red, the skin and the highlights. {BYPASS}",
-        "cfg 7 to 15; `eta` 0.5 for half of the plain effect, 1 with `momentum` 0 for plain CFG; less `momentum` for "
-        "stronger guidance.",
-        "no further evaluations of the network.",
+        "cfg 7 to 15; `eta` 0.5 for half of the plain effect, 1 with `momentum` 0 for plain CFG; a `momentum` nearer "
+        "to 0 for stronger guidance.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -96,11 +96,11 @@ def apg_qwen_image(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (apg, "eta"), (apg, "momentum"))
     note(
         g,
-        "A true CFG of 6 helps Qwen-Image with text and with many things at once, and makes its colours too strong. "
-        "APG leaves out the part of the guidance that only makes an image stronger.",
+        "A true CFG of 6 helps Qwen-Image with text and with many objects at once, but makes its colours too strong. "
+        "APG removes the part of the guidance that only amplifies the image.",
         f"the neon, the cat's fur, and plain areas. {BYPASS}",
         "cfg 4 to 8; `eta` 0.5. There are no published settings for Qwen-Image: these are the paper's for SDXL.",
-        "no further evaluations of the network.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -122,10 +122,11 @@ def pag_sdxl(g: Graph) -> None:
     _structure(g, models.sdxl(g), "GuidekitPAG", "pag_sdxl", 1024, settings)
     note(
         g,
-        "PAG evaluates SDXL a second time with its middle block's attention switched off, in which structure falls "
-        "apart, and guides away from that.",
+        "PAG evaluates SDXL a second time with the attention of its middle block switched off, so that structure falls "
+        "apart, and guides away from that prediction.",
         f"the hands, the violin's outline, straight lines in the background. {BYPASS}",
-        "`scale` 2 to 5 with cfg 4; cfg 1 with `scale` 4 alone; `blocks` output 3 for a stronger, other effect.",
+        "`scale` 2 to 5 with cfg 4; cfg 1 with `scale` 4, for PAG alone; `blocks` output 3 for a stronger and "
+        "different effect.",
         "about 1.3 times the time: only the blocks from the middle on are computed again.",
     )
 
@@ -135,10 +136,10 @@ def seg_sdxl(g: Graph) -> None:
     _structure(g, models.sdxl(g), "GuidekitSEG", "seg_sdxl", 1024, settings)
     note(
         g,
-        "SEG is PAG with a dial: the attention of SDXL's middle block is blurred instead of switched off, and guidance "
-        "leads away from the blurred prediction.",
+        "SEG is an adjustable PAG: the attention of SDXL's middle block is blurred instead of switched off, and "
+        "guidance leads away from the blurred prediction.",
         f"the hands and the tools. Compared with PAG, colours and contrast stay nearer to plain CFG. {BYPASS}",
-        "`blur` 2, 10, 100 (0 is off); `scale` 2 to 5; cfg 1 with `scale` 3 alone.",
+        "`blur` 2, 10, 100 (0 is off); `scale` 2 to 5; cfg 1 with `scale` 3, for SEG alone.",
         "about 1.3 times the time: only the blocks from the middle on are computed again.",
     )
 
@@ -149,11 +150,11 @@ def slg_sd35(g: Graph) -> None:
     _structure(g, models.sd35(g), "GuidekitSLG", "slg_sd35", 1024, settings, **inputs)
     note(
         g,
-        "SLG evaluates SD3.5 medium a second time without its blocks 7 to 9, in which hands and bodies go wrong, and "
-        "guides away from that, in the first fifth of the steps. Settings: Stability AI's for this model.",
+        "SLG evaluates SD3.5 medium a second time without its blocks 7 to 9, so that hands and bodies go wrong, and "
+        "guides away from that prediction in the first fifth of the steps. Settings: Stability AI's for this model.",
         f"fingers, arms, and how the violin is held. {BYPASS}",
         "`scale` 2 to 4; `end_percent` 0.4; other `blocks`, such as 6-10.",
-        "half as much more in the steps in which it acts: about 1.1 times the time.",
+        "half as much again in the steps in which it acts: about 1.1 times the time.",
     )
 
 
@@ -168,11 +169,11 @@ def pag_flux_dev(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (pag, "scale"), (pag, "blocks"))
     note(
         g,
-        "Flux dev has no CFG to raise. PAG evaluates it a second time with one block's attention switched off, and "
-        "guides away from what falls apart there.",
+        "Flux dev has no CFG to raise. PAG evaluates it a second time with the attention of one block switched off, so "
+        "that structure falls apart, and guides away from that prediction.",
         f"the hands and the violin's strings. {BYPASS}",
         "`scale` 0.5 to 2; `blocks` double 3 or single 10-12. There are no published settings for Flux: these are "
-        "ours, to begin with.",
+        "ours, as a starting point.",
         "up to twice the time; the later the first block, the less.",
     )
 
@@ -193,11 +194,11 @@ def _nag(
 
 
 _NAG = (
-    "At cfg 1 the sampler never looks at a negative prompt. NAG puts it into the attention: what the image takes from "
-    "the prompt is led away from what it would take from the negative prompt."
+    "At cfg 1 the sampler ignores the negative prompt. NAG puts it into the attention: what the image takes from the "
+    "prompt is moved away from what it would take from the negative prompt."
 )
 _NAG_TRY = (
-    "another negative prompt, of few plain words; `nag_scale` 3 to 8; `nag_alpha` 0.15 to 0.5 for how much of it."
+    "another negative prompt, in a few plain words; `nag_scale` 3 to 8; `nag_alpha` 0.15 to 0.5 for how much it counts."
 )
 
 
@@ -205,7 +206,11 @@ def nag_flux_dev(g: Graph) -> None:
     text = "a street in a small Italian town in the morning, photo"
     _nag(g, models.flux(g, models.FLUX_DEV), "nag_flux_dev", text, "cars, people", 20, 3.5)
     note(
-        g, _NAG, f"the street: no cars, nobody. {BYPASS}", _NAG_TRY, "about 1.25 times the time at 1024 x 1024; no CFG."
+        g,
+        _NAG,
+        f"the street: no cars, no people. {BYPASS}",
+        _NAG_TRY,
+        "about 1.25 times the time at 1024 x 1024; no CFG.",
     )
 
 
@@ -213,7 +218,11 @@ def nag_flux_schnell(g: Graph) -> None:
     text = "a street in a small Italian town in the morning, photo"
     _nag(g, models.flux(g, models.FLUX_SCHNELL), "nag_flux_schnell", text, "cars, people", 4)
     note(
-        g, _NAG, f"the street: no cars, nobody. {BYPASS}", _NAG_TRY, "about 1.25 times the time at 1024 x 1024; no CFG."
+        g,
+        _NAG,
+        f"the street: no cars, no people. {BYPASS}",
+        _NAG_TRY,
+        "about 1.25 times the time at 1024 x 1024; no CFG.",
     )
 
 
@@ -222,7 +231,7 @@ def nag_z_image_turbo(g: Graph) -> None:
     how = {"sampler_name": "res_multistep", "scheduler": "simple"}
     _nag(g, models.z_image_turbo(g), "nag_z_image_turbo", text, "cars, people", 8, **how)
     attempt = f"{_NAG_TRY} There are no published settings for Z-Image: these are the paper's for Flux."
-    note(g, _NAG, f"the street: no cars, nobody. {BYPASS}", attempt, "a fourth to a half more time; no CFG.")
+    note(g, _NAG, f"the street: no cars, no people. {BYPASS}", attempt, "a quarter to a half more time; no CFG.")
 
 
 def nag_wan(g: Graph) -> None:
@@ -240,7 +249,7 @@ def nag_wan(g: Graph) -> None:
     in_app(g, (positive, "text"), (negative, "text"), (first, "noise_seed"), (high, "nag_scale"), (high, "nag_alpha"))
     note(
         g,
-        "With the 4-step LoRAs Wan runs at cfg 1, and the negative prompt that it was trained to be used with is lost. "
+        "With the 4-step LoRAs Wan runs at cfg 1, and the negative prompt that it should be used with has no effect. "
         "NAG brings it back, inside the attention to the text.",
         "contrast, motion and hands. To compare, bypass both purple nodes (Ctrl+B) and queue again: the seed stays.",
         'a negative prompt for this video alone ("static, slow motion"); `nag_scale` 5 to 11 and `nag_alpha` 0.25 to '
@@ -309,11 +318,11 @@ def _variety(g: Graph, m: Loaded, name: str, side: int, steps: int, **how: str) 
     in_app(g, (positive, "text"), (k, "seed"), (merging, "alpha"), (merging, "threshold"))
     note(
         g,
-        "Distilled models draw nearly the same image for every seed. NegToMe pushes, in the first steps, each part of "
-        "an image of the batch away from the part of the others that it is most like.",
-        f"faces, clothes and the camera's place in the four images. {BYPASS}",
+        "Distilled models make nearly the same image for every seed. In the first steps, NegToMe pushes each part of "
+        "an image away from the most similar part of the other images of the batch.",
+        f"faces, clothes and the camera position in the four images. {BYPASS}",
         "`alpha` 1.5 for more; a lower `threshold` for more; `reference` first image, which then stays as it is.",
-        "a few percent more time. The batch has to have at least two images.",
+        "a few percent more time. The batch needs at least two images.",
     )
 
 
@@ -344,7 +353,7 @@ def negtome_reference_z_image_turbo(g: Graph) -> None:
         "One image at a time: the second image is pushed, in the first steps, away from the first one, which goes "
         "through the network beside it.",
         "how little the two have in common. To compare, bypass the purple node (Ctrl+B) and queue again.",
-        "a chain: this image's latent as the reference of the next one; an image of yours through VAE Encode; "
+        "a chain: this image's latent as the reference of the next one; an image of your own through VAE Encode; "
         "`alpha` 1.5.",
         "in the steps in which it acts every prediction costs two.",
     )
@@ -359,8 +368,8 @@ def _fast(g: Graph, model: Output, **interval: object) -> tuple[Node, Node]:
 
 
 _FAST = (
-    "CFG evaluates the network twice in every step. The interval leaves the negative prompt out at the noise levels "
-    "where it does little, Adaptive Guidance from the step on in which both predictions agree."
+    "CFG evaluates the network twice in every step. The interval skips the negative prompt at the noise levels where "
+    "it does little; Adaptive Guidance skips it from the step on in which both predictions agree."
 )
 
 
@@ -377,16 +386,16 @@ def fast_sdxl(g: Graph) -> None:
     note(
         g,
         _FAST,
-        "the time, and at what the nodes say of the run; then at whether you see a difference. To compare, bypass the "
-        "purple nodes (Ctrl+B) and queue again: the seed stays.",
-        "a higher cfg, which the interval makes possible without loss of variety (the paper has 16); `threshold` 0.99 "
+        "the time, and at what the nodes say about the run; then at whether you see a difference. To compare, bypass "
+        "the purple nodes (Ctrl+B) and queue again: the seed stays.",
+        "a higher cfg, which the interval makes possible without loss of variety (the paper uses 16); `threshold` 0.99 "
         "for more speed, 0.999 for less.",
-        "saves a fourth to a third of the evaluations, depending on the prompt.",
+        "saves a quarter to a third of the evaluations, depending on the prompt.",
     )
 
 
-# The paper's interval cuts off both ends; what it would cut off of a flow with a shifted schedule is half of the steps,
-# in which composition is decided. So only the low end goes.
+# The paper's interval cuts off both ends. In a flow with a shifted schedule the high end is half of the steps, in which
+# composition is decided, so only the low end is cut off.
 _LOW_END = {"limits": "sigma", "sigma_high": 1.0, "sigma_low": 0.2188}
 
 
@@ -400,11 +409,12 @@ def _fast_flow(g: Graph, m: Loaded, name: str, text: str, unwanted: str, side: i
     note(
         g,
         _FAST,
-        "the time, and at what the nodes say of the run; then at whether you see a difference. To compare, bypass the "
-        "purple nodes (Ctrl+B) and queue again: the seed stays.",
+        "the time, and at what the nodes say about the run; then at whether you see a difference. To compare, bypass "
+        "the purple nodes (Ctrl+B) and queue again: the seed stays.",
         "`threshold` 0.99 for more speed, 0.999 for less; `sigma_low` 0.4. There are no published settings for this "
-        "model: these are ours, to begin with.",
-        "saves up to half of the evaluations behind the crossing, of which the node says the step.",
+        "model: these are ours, as a starting point.",
+        "saves up to half of the evaluations after the step in which the threshold is crossed; the node says which "
+        "one.",
     )
 
 
@@ -438,12 +448,13 @@ def fast_wan(g: Graph) -> None:
     in_app(g, (positive, "text"), (first, "noise_seed"), (high, "threshold"), (low, "threshold"))
     note(
         g,
-        f"{_FAST} Wan 2.2 has two networks: each half of the steps is watched by itself.",
-        "the time, and at what the nodes say of the run; then at hands and motion. To compare, bypass the purple nodes "
-        "(Ctrl+B) and queue again: the seed stays.",
+        f"{_FAST} Wan 2.2 has two networks: each half of the steps has a node of its own.",
+        "the time, and at what the nodes say about the run; then at hands and motion. To compare, bypass the purple "
+        "nodes (Ctrl+B) and queue again: the seed stays.",
         "`threshold` 0.99 for more speed, 0.999 for less, in each half. There are no published settings for Wan: these "
-        "are ours, to begin with.",
-        "saves one of two evaluations in each step behind a crossing: of videos that take many minutes, some.",
+        "are ours, as a starting point.",
+        "saves one of two evaluations in each step after a threshold is crossed: some of the many minutes that a video "
+        "takes.",
     )
 
 
@@ -458,11 +469,11 @@ def cache_qwen_image(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (cached, "every"), (cached, "warm_up"), (cached, "limit"))
     note(
         g,
-        "CFG evaluates the network twice in every step. Behind the first third of the run, CFG-Cache evaluates the "
-        "negative prompt in every fifth step only, and takes its last difference to the positive in the others.",
-        "the time, and at what the node says of the run; then at whether you see a difference. To compare, bypass the "
-        "purple node (Ctrl+B) and queue again: the seed stays.",
-        "`every` 2 or 3, or `warm_up` 0.5, where the node tells of large misses; `limit` 1 to be careful. Settings: "
+        "CFG evaluates the network twice in every step. After the first third of the run, CFG-Cache evaluates the "
+        "negative prompt only in every fifth step, and reuses its last difference from the positive in the others.",
+        "the time, and at what the node says about the run; then at whether you see a difference. To compare, bypass "
+        "the purple node (Ctrl+B) and queue again: the seed stays.",
+        "`every` 2 or 3, or `warm_up` 0.5, if the node reports large misses; `limit` 1 to be careful. Settings: "
         "FasterCache's, which are for videos.",
         "saves 9 of 40 evaluations in 20 steps.",
     )
@@ -483,11 +494,11 @@ def cfg_zero_star_sd35(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (zero, "optimized_scale"), (zero, "zero_init"))
     note(
         g,
-        "CFG-Zero* is CFG for flow models: the negative's output is scaled to what of it is in the positive's, and the "
-        "first of 28 steps, whose prediction is the worst, leaves the noise as it is.",
-        f"fur, and how the fox is made. {BYPASS}",
+        "CFG-Zero* is CFG for flow models: the negative's output is scaled to fit the positive's, and the first of 28 "
+        "steps, whose prediction is the worst, leaves the noise unchanged.",
+        f"the fur, and the anatomy of the fox. {BYPASS}",
         "cfg 3 to 7; `zero_init` 0 for the scale alone, 0.08 for two steps.",
-        "no further evaluations of the network.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -503,10 +514,10 @@ def frequency_guidance_sdxl(g: Graph) -> None:
     note(
         g,
         "CFG with two scales: the sampler's cfg, 5, for composition and colour, and `high` times as much, 10, for fine "
-        "detail. So there is detail as with a high cfg, and no burnt colours.",
-        f"the lines and the metal, and that colours stay as they are. {BYPASS}",
+        "detail. This gives the detail of a high cfg without burnt colours.",
+        f"the lines and the metal, and at the colours, which stay the same. {BYPASS}",
         "`high` 1.5 to 4; `low` 0.6 with `high` 2 for variety; cfg 3 to 7.",
-        "no further evaluations of the network.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -548,11 +559,11 @@ def _frecas(g: Graph, name: str, sizes: str, tile: int, look: str, cost: str, **
     note(
         g,
         "SDXL repeats things in images larger than it was trained for. FreCaS begins at 1024 and ends that stage "
-        "before all noise is gone; what it predicts there is made larger, gets new noise, and a few steps at the "
-        "larger size add detail, under guidance that is stronger for what the smaller image could not hold.",
+        "before all noise is gone. The predicted image is enlarged and gets new noise, and a few steps at the larger "
+        "size add detail, with stronger guidance for the detail that the smaller image could not hold.",
         look,
-        "`gamma` 1 to 3: how much a larger stage makes anew; `high` 25 to 45 over cfg; other sizes, such as 832x1216, "
-        "1664x2432. With CLIPTextEncodeSDXL the prompt can be told the new size.",
+        "`gamma` 1 to 3, for how much a larger stage changes; `high` from 25 / cfg to 45 / cfg; other sizes, such as "
+        "832x1216, 1664x2432. With CLIPTextEncodeSDXL the prompt can state the new size.",
         cost,
     )
 
@@ -585,12 +596,12 @@ def cfgpp_sdxl(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (k, "steps"), (plus, "guidance_lambda"))
     note(
         g,
-        "CFG++ guides the denoised image and puts the noise back without guidance: steps stay where the model knows "
-        "its way. In the place of the sampler's cfg it has `guidance_lambda`, at most about 1.",
+        "CFG++ guides the denoised image and adds the noise back without guidance, so that steps stay near images that "
+        "the model knows. Instead of the sampler's cfg it uses `guidance_lambda`, at most about 1.",
         f"edges of glass and steam, and at colours. {BYPASS}",
-        "`guidance_lambda` 0.4 to 0.9; 50 steps, as in the paper, for more guidance with the same number. For other "
-        "samplers than euler: the node CFG++ Sampler.",
-        "no further evaluations of the network.",
+        "`guidance_lambda` 0.4 to 0.9; 50 steps, as in the paper, for more guidance at the same lambda. For samplers "
+        "other than euler: the node CFG++ Sampler.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -609,11 +620,11 @@ def preference_lora_sdxl(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (tuned, "strength"), (tuned, "apply_to"))
     note(
         g,
-        "SPO tuned SDXL step by step to images that people prefer. Its LoRA has the names of diffusers, which "
+        "SPO tuned SDXL step by step to images that people prefer. Its LoRA has the key names of diffusers, which "
         "ComfyUI's own loader ignores; this one says what it has applied.",
         f"detail, light and contrast. {BYPASS}",
         "`strength` 0.5 to 1.5; your own DPO, KTO or SPO LoRAs, in any program's format.",
-        "no further evaluations of the network.",
+        "no extra evaluations of the network.",
     )
 
 
@@ -630,12 +641,12 @@ def preference_unet_sd15(g: Graph) -> None:
     in_app(g, (positive, "text"), (k, "seed"), (tuned, "strength"), (tuned, "apply_to"))
     note(
         g,
-        "Diffusion-KTO is a whole network of SD1.5, tuned to what people like and do not. Loaded as a change of the "
-        f"checkpoint, it has a strength. The file is called diffusion_pytorch_model.safetensors there; save it as "
+        "Diffusion-KTO is a whole SD1.5 network, tuned to what people like and dislike. Loaded as a change of the "
+        "checkpoint, it has a strength. Its file is called diffusion_pytorch_model.safetensors; save it as "
         f"{models.KTO_SD15.name}.",
         f"composition and detail. {BYPASS}",
         "`strength` 0.5 to 1.3; Diffusion-DPO's network in the same way (mhdang/dpo-sd1.5-text2image-v1).",
-        "no further evaluations of the network; memory for a second one while it is loaded, less with `rank` 64.",
+        "no extra evaluations of the network; memory for a second one while it is loaded, less with `rank` 64.",
     )
 
 
@@ -655,8 +666,8 @@ def npo_sdxl(g: Graph) -> None:
         "Diffusion-NPO tuned a LoRA to what people dislike. It is for the negative prompt's prediction alone: guidance "
         "leads away from it.",
         f"faces, light and detail. {BYPASS}",
-        "`strength` 0.5 to 1; the SPO LoRA for both beside it, in a second loader before this one; cfg 4 to 7.",
-        "no further evaluations of the network: the LoRA is added for the rows of the negative.",
+        "`strength` 0.5 to 1; the SPO LoRA for both prompts, in a second loader before this one; cfg 4 to 7.",
+        "no extra evaluations of the network: the LoRA is added for the rows of the negative.",
     )
 
 
@@ -674,13 +685,13 @@ def concept_edit_sdxl(g: Graph) -> None:
     in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"), (edit, "strength"))
     note(
         g,
-        "SDXL takes roses for red ones. Concept Edit changes that in its weights, in closed form and in a second: from "
-        "now on a rose is a blue rose, and what is in *keep* stays as it was.",
-        f"the roses, and a prompt of a red rose: what is said still counts. {BYPASS}",
+        "SDXL makes roses red. Concept Edit changes that in its weights, in closed form and in a second: from now on a "
+        "rose is a blue rose, and what is in *keep* stays as it was.",
+        f"the roses, and at a prompt with a red rose: a named colour still counts. {BYPASS}",
         "edits of your own, one per line; `Van Gogh -> art` with `expand` style to forget a style; TIME as `method` "
         "with a pack of roses -> a pack of blue roses; more lines in *keep* where too much changes.",
-        "a second, once; none when sampling. The edit lies in models/loras/guidekit/blue_roses.safetensors, for any "
-        "LoRA loader.",
+        "a second, once; none when sampling. The edit is saved in models/loras/guidekit/blue_roses.safetensors, for "
+        "any LoRA loader.",
     )
 
 
@@ -689,10 +700,10 @@ def debias_sd15(g: Graph) -> None:
     positive, negative = prompts(g, m.clip, "a photo of a doctor", "blurry, low quality")
     latent = image(g, 512, 8)
     how = (25, 7.0, "dpmpp_2m", "karras")
-    with g.row("As it is: count"):
+    with g.row("The model alone: count"):
         plain = sampler(g, m.model, positive[0], negative[0], latent, *how)
         save(g, plain[0], m.vae, "1_as_it_is")
-    with g.row("With numbers: count again"):
+    with g.row("Edited: count again"):
         lines = {"edits": "a doctor -> + 0.4 a woman", "keep": "a woman\na man\na photo"}
         edit = g.add("GuidekitConceptEdit", model=m.model, clip=m.clip, expand="object", **lines)
         k = sampler(g, edit[0], positive[0], negative[0], latent, *how)
@@ -700,12 +711,12 @@ def debias_sd15(g: Graph) -> None:
     in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"))
     note(
         g,
-        "UCE's way against a bias: the concept leans towards what is too rare, by a number. The upper row is the "
-        "model, the lower one the model with the numbers of *edits*.",
+        "UCE against a bias: a number says how far the concept is moved towards what is too rare. The upper row is the "
+        "model alone, the lower one the model with the numbers in *edits*.",
         "how many of the eight doctors are women, in both rows.",
-        "the loop: change the number by a tenth of what is missing of the wanted share (0.5), queue again, count, "
-        "until it is near enough; several attributes in one line, + 0.3 a woman - 0.1 a man; other seeds, for "
-        "eight are few.",
+        "the loop: change the number by a tenth of the difference from the wanted share (0.5), queue again and count, "
+        "until it is near enough; several attributes in one line, + 0.3 a woman - 0.1 a man; other seeds, because "
+        "eight images are few.",
         "a second, once; none when sampling.",
     )
 
@@ -730,13 +741,13 @@ def style_aligned_sdxl(g: Graph) -> None:
     in_app(g, (positive, "text"), (other, "text"), (k, "seed"), (aligned, "share"), (aligned, "strength"))
     note(
         g,
-        "StyleAligned lets images look at another one while they are made: in self-attention they see its keys and "
-        "values too, and take over how its queries and keys are spread. Prompts as in the paper: a thing, then the "
-        "style.",
+        "StyleAligned lets images attend to another one while they are sampled: in self-attention they use its keys "
+        "and values too, and take over the mean and spread of its queries and keys. Prompts as in the paper: an "
+        "object, then the style.",
         f"colours, light and lens: those of the first image. {BYPASS}",
         "`share` 0.7 for more of the reference, -0.7 for less; `adain` off; for one prompt and several seeds "
         "`reference` first image, with a batch of four.",
-        "each prediction of the second row costs two, and attention sees twice as much.",
+        "each prediction of the second row costs two, and attention runs over twice as many tokens.",
     )
 
 
@@ -761,8 +772,8 @@ def style_photo_sdxl(g: Graph) -> None:
     in_app(g, (photo, "image"), (source, "text"), (positive, "text"), (k, "seed"), (aligned, "share"))
     note(
         g,
-        "Your image is taken back to noise (DDIM inversion), step by step, and at every step of the sampling "
-        "StyleAligned shows its state at that step to the new images.",
+        "Your image is inverted to noise (DDIM inversion), and in every step of the sampling StyleAligned lets the new "
+        "images attend to its state at that step.",
         f"strokes, colours and paper: those of your image. {BYPASS}",
         "describe your image, with its style, in *What your image shows*, and give the new prompt the same words for "
         "the style; `share` 0 for less of it, 1 for more.",
@@ -791,12 +802,12 @@ def gfcg_sd15(g: Graph) -> None:
     in_app(g, (candidates, "prompt"), (candidates, "words"), (k, "seed"), (guided, "scale"), (guided, "measure"))
     note(
         g,
-        "SD1.5 mixes up what is alike. CLIP looks at what each step is going to be, and where it takes it for another "
-        "word of the list, guidance leads away from that word. The first word is what the image shall be.",
+        "SD1.5 mixes up similar things. In every step CLIP looks at the predicted image, and where it could be another "
+        "word of the list, guidance leads away from that word. The first word is what the image should show.",
         f"the fur: rosettes, spots or stripes. {BYPASS}",
         "your own words, the wanted one first, then three to ten that it is mistaken for; `scale` 2 to 10. Save the "
-        f"file as {models.CLIP_SEES.name} in both folders: it holds what sees and what reads.",
-        "one evaluation more in steps in which CLIP is in doubt, and the decoding of each step.",
+        f"file as {models.CLIP_SEES.name} in both folders: it holds the image encoder and the text encoder.",
+        "one extra evaluation in each step in which CLIP is in doubt, and decoding in every step.",
     )
 
 

@@ -2,7 +2,7 @@
 subgraph that is defined beside it.
 
 Relies on: the host's app/subgraph_manager.py, which serves the files of subgraphs/, and the frontend's subgraphStore,
-which wants the definition first, reads its category and description, and makes widgets of those inputs of the node that
+which expects the definition first, reads its category and description, and makes widgets of the node's inputs that
 `proxyWidgets` names with the inner node -1, the subgraph's own input.
 """
 

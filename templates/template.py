@@ -12,9 +12,8 @@ from .layout import place
 
 @dataclass(frozen=True)
 class Template:
-    """`name` is that of the file for the API. `title` is that of the file for the frontend, which shows it, searches it
-    and sorts by it: the problem, the technique, the model. `image`: the name of the template of which the thumbnail
-    is a real run."""
+    """`name`: of the file for the API. `title`: of the file for the frontend, which shows it, searches it and sorts by
+    it: the problem, the technique, the model. `image`: the name of the template whose result is the thumbnail."""
 
     name: str
     title: str
@@ -44,7 +43,7 @@ def in_app(graph: Graph, *inputs: tuple[Node, str]) -> None:
 
 
 def note(graph: Graph, what: str, look: str, attempt: str, cost: str) -> None:
-    """Five lines; the last one, what has to be in which folder, follows from the loaders."""
+    """Adds a note of five lines; the last one, which file belongs in which folder, follows from the loaders."""
     files = {file: None for node in graph.nodes for file in node.files}
     listed = ", ".join(f"[{file.name}]({file.page}) in models/{file.directory}" for file in files)
     lines = [what, f"**Look at** {look}", f"**Try** {attempt}", f"**Cost:** {cost}", f"**Files:** {listed or 'none'}."]

@@ -5,15 +5,15 @@ import sys
 
 import torch
 
-# pytest's own; the benchmarks, of which tests use parts, would take them for theirs.
+# Arguments of pytest, which the benchmarks that tests use would take for their own.
 sys.argv = sys.argv[:1]
 
 # Read when a kernel is defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# The networks of the tests are so small that a second thread only costs; beside other tests, in servers that they start
-# too, threads that wait for each other cost a hundred times as much.
+# The networks of the tests are so small that a second thread only costs time; beside other tests, also in servers that
+# they start, threads that wait for each other cost a hundred times as much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -15,7 +15,7 @@ from .state import Training
 SEED = 21
 BATCH = 24
 ENDS = ("latent.weight", "encoder.0.weight", "encoder.4.weight", "decoder.0.weight", "decoder.10.weight")
-NOISE = 0.10  # latents are spoiled by up to so much: neighbours must decode to neighbours
+NOISE = 0.10  # size of the noise on latents: neighbours must decode to neighbours
 
 
 def images_of(folder: Path, split: str, chunks: range) -> Tensor:
@@ -70,7 +70,7 @@ class Loss:
 
 @torch.inference_mode()
 def report(model: Autoencoder, images: Tensor) -> str:
-    """How good it is on images it has not seen, and the mean and deviation of their latents."""
+    """How good it is on unseen images, and the mean and deviation of their latents."""
     latents = model.encode(images)
     found = psnr(model.decode(latents).clamp(-1, 1), images)
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))

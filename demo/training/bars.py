@@ -1,5 +1,5 @@
-"""What a state of a model is worth: accuracy, burning and diversity over captions of two solids that were never
-together in training."""
+"""Rates the states of a model by accuracy, burning and diversity, over captions of two solids that were never together
+in training."""
 
 import json
 import time
@@ -55,9 +55,9 @@ def numbers(images: Tensor, scenes: Scenes, judge: Judge, drawn: Tensor) -> dict
 
 
 class Bars:
-    """Measures states of a model until the clock says `until`; what is known is written down at once.
+    """Measures states of a model until the time `until`; results are written down at once.
 
-    What takes a while and needs no judge is done here, before it is wanted.
+    Slow work that needs no judge is done here, before it is needed.
     """
 
     def __init__(self, family: str, autoencoder: Autoencoder, device: torch.device, extent: Extent):
@@ -115,8 +115,8 @@ class Bars:
                 self.scale(state, sampler, scale, self.extent.few)
 
     def choose(self, states: list[str]) -> str | None:
-        """The state with the best image at its best scale among those that leave room at cfg 1; else the one that
-        comes nearest to it; None if nothing is known."""
+        """The state with the best images at its best scale among those that leave room for improvement at cfg 1; else
+        the one that comes nearest to that; None if nothing is known."""
         known = {}
         for state in states:
             both = {

@@ -1,4 +1,4 @@
-"""Trains the classifier that guides (world/classifier.py), on drawn scenes spoiled as denoised estimates are."""
+"""Trains the classifier that guides (world/classifier.py), on drawn scenes degraded like denoised estimates."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ def new_classifier() -> ResNet:
 
 
 def half_done(images: Tensor) -> Tensor:
-    """What denoised estimates of early steps look like: coarse, and grey where nothing is decided."""
+    """Images like the denoised estimates of early steps: coarse, and grey where nothing is decided."""
     one = (len(images), 1, 1, 1)
     coarse = images
     for scale in (2, 4, 8):
@@ -47,8 +47,7 @@ class Loss:
 
 @torch.inference_mode()
 def report(network: nn.Module, images: Tensor, labels: Tensor) -> str:
-    """On unseen images, as they are: of each kind of label, how often a label that is there is above all that are
-    not."""
+    """On unseen, undegraded images: for each kind of label, how often a present label scores above all absent ones."""
     logits = torch.cat([network(part * 2 - 1) for part in images.split(500)]).cpu()
     highest = logits.masked_fill(labels, -torch.inf)
     kinds = {"shape": slice(0, 5), "colour": slice(5, 13), "material": slice(13, 16), "floor": slice(16, 20)}

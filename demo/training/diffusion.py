@@ -1,6 +1,6 @@
 """Trains a diffusion model on latents: `python dev.py python -m guidekit.demo.training.diffusion FOLDER unet`.
 
-Fixed seed; stopped at any time, it goes on exactly where the last checkpoint was, at most a few minutes back.
+Fixed seed; after a stop it goes on exactly from the last checkpoint, which is at most a few minutes old.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def reset_parameters(module: nn.Module) -> None:
 
 
 def keep_inputs(module: nn.Module) -> None:
-    """Let norms keep copies of what they are given: the host's blocks add in place to it before the backward pass."""
+    """Let norms keep copies of their inputs, to which the host's blocks add in place before the backward pass."""
 
     def copy(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].clone(), *inputs[1:])
@@ -54,7 +54,7 @@ def keep_inputs(module: nn.Module) -> None:
 
 
 def plain_attention(_attention: Callable, *args, **kwargs) -> Tensor:
-    """In place of the fused one, whose backward pass takes longer on CPUs than all the rest."""
+    """Attention without the fused kernel, whose backward pass takes longer on CPUs than everything else."""
     from comfy.ldm.modules.attention import attention_basic
 
     return attention_basic(*args, **kwargs)
@@ -87,7 +87,7 @@ class Diffusion(nn.Module):
         """Context and pooled text of token rows [n, MAX_LENGTH], as the host's CLIP gives them."""
         words = self.text.clip_demo.transformer
         length = (tokens == END).int().argmax(1) + 1
-        # A product instead of a look-up: so is its gradient, which a CUDA graph can hold.
+        # A product instead of a look-up: its gradient is then a product too, which a CUDA graph can hold.
         weight = words.token_embedding.weight
         chosen = tokens[..., None] == torch.arange(len(weight), device=tokens.device)
         context, _, pooled = words(None, embeds=chosen.to(weight) @ weight, num_tokens=length, dtype=self.dtype)
@@ -118,7 +118,7 @@ class Diffusion(nn.Module):
         return (output.float() - target).square().mean((1, 2, 3))
 
     def checkpoint(self, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Weights, its own if none are given, under the names of a checkpoint file of the host."""
+        """`weights`, by default the model's own, under the names of a checkpoint file of the host."""
         weights = self.state_dict() if weights is None else weights
         return {
             there + name.removeprefix(here): value
@@ -134,7 +134,7 @@ class Diffusion(nn.Module):
 
 
 class Loss:
-    """Mean error of a random batch. `network` is what predicts, the model's own if it is not given."""
+    """Mean error of a random batch. `network`: the network that predicts, by default the model's own."""
 
     def __init__(self, model: Diffusion, latents: Tensor, tokens: Tensor, batch: int = BATCH, network=None):
         self.model, self.latents, self.tokens, self.batch = model, latents, tokens, batch

@@ -1,6 +1,6 @@
 """Draws the scenes that models are trained on: `python dev.py python -m guidekit.demo.training.draw FOLDER`.
 
-Writes FOLDER/scenes/training-00000.pt and so on: CHUNK scenes each with their images as bytes. What is there is not
+Writes FOLDER/scenes/training-00000.pt and so on: CHUNK scenes each with their images as bytes. Existing files are not
 drawn again, so it can be stopped at any time; several processes share the work with --first and --every.
 """
 

@@ -5,11 +5,11 @@
 FOLDER holds the trained autoencoder (pack.py fills it). Scenes are drawn, captioned and encoded first; then judge and
 guiding classifier, UNet and transformer are trained side by side, each in a process of its own; the models are measured
 where they were trained, and their LoRAs tuned while there is time. A part that fails is begun once more, without CUDA
-graphs and at half the learning rates; the others do not wait for it. With --weights, the models and the judge that lie
-there are measured, and LoRAs tuned that are missing; with --further the models are trained on from there.
+graphs and at half the learning rates; the others do not wait for it. With --weights, the models and the judge in that
+folder are measured, and missing LoRAs tuned; with --further the models are trained on from there.
 
-OUT gets at most 6 files: the last weights of both models and those on the way that are the best demo (bars.py), an
-early UNet, and small.tar.gz with everything else.
+OUT gets at most 6 files: the last weights of both models and the intermediate ones that make the best demo (bars.py),
+an early UNet, and small.tar.gz with everything else.
 """
 
 import argparse
@@ -61,7 +61,7 @@ _VOCABULARY = {"vocabulary": " ".join(VOCABULARY)}
 
 @dataclass(frozen=True)
 class Ends:
-    """When what ends, as a share of the time."""
+    """When each part ends, as a share of the time."""
 
     drawn: float = 0.17
     judged: float = 0.40
@@ -123,7 +123,7 @@ class Place:
         return max(self.until(share) - time.time(), 0.0)
 
     def await_file(self, name: str, share: float) -> Path:
-        """Raises TimeoutError if it is not there in time."""
+        """Waits for a file. Raises TimeoutError if it does not appear in time."""
         path = self.work / name
         while not path.exists():
             if time.time() > self.until(share):
@@ -184,7 +184,7 @@ def make_judges(place: Place, say: Callable[[str], None]) -> None:
 
 
 def make_family(family: str, place: Place, say: Callable[[str], None]) -> None:
-    """Train a model, or take what is there; measure it; tune its LoRAs."""
+    """Train a model, or take the given one; measure it; tune its LoRAs."""
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = place.device.type == "cpu"
@@ -251,7 +251,7 @@ def train_family(family: str, place: Place, say: Callable[[str], None]) -> None:
 
 
 def states_of(family: str, place: Place) -> list[str]:
-    """The last one first."""
+    """The files of a model's states, the last one first."""
     names = [path.stem for path in place.work.glob(f"{family}[-_]*.safetensors")]
     return [family, *sorted(names, reverse=True)]
 
@@ -382,7 +382,7 @@ def collect(place: Place, say: Callable[[str], None]) -> None:
 
 
 def tell_results(place: Place, say: Callable[[str], None]) -> None:
-    """The bars of all states in short, should the files get lost."""
+    """Prints the bars of all states in short, in case the files get lost."""
     for path in sorted((place.work / "bars").glob("*.json")):
         for name, row in json.loads(path.read_text("utf-8")).items():
             short = ", ".join(f"{k} {row[k]:.3f}" for k in SHORT if k in row)
@@ -427,7 +427,7 @@ def work_on(part: str, place: Place) -> None:
 
 
 def take_given(place: Place) -> None:
-    """Weights, and which were chosen."""
+    """Takes the given weights, and which of them were chosen."""
     for path in sorted(place.weights.iterdir()) if place.weights else ():
         if path.suffix in (".safetensors", ".txt"):
             shutil.copy(path, place.work / path.name)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whatever stops a training, the next call goes on from the last whole one."""
+"""Files that are complete or absent: whatever stops a training, the next call goes on from the last complete one."""
 
 import dataclasses
 import os

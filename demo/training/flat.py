@@ -1,8 +1,8 @@
 """Muon and AdamW over all weights at once, in a few operations that a CUDA graph can hold.
 
 Small networks are bound by the launches of their optimizer, not by its arithmetic. Here all weights lie in one float32
-buffer, hidden matrices of one shape behind each other, so that a whole step is some hundred kernels. Nothing is read
-back: counts, rates and the gradient's norm stay on the device.
+buffer, hidden matrices of one shape behind each other, so that a whole step is some hundred kernels. Nothing is copied
+to the host: counts, rates and the gradient's norm stay on the device.
 """
 
 from collections.abc import Collection, Mapping
@@ -33,8 +33,8 @@ class Flat:
     """Takes over the weights of `module`, in whatever type they are: they become views of `work`, which follows
     `master`. `hidden` weights are those of `Optimizer` (optimizer.py); the learning rates are as there.
 
-    `start`: float32 values to begin with, by name, where the module's own are coarser. `average` is an exponential
-    moving average that remembers less of the first steps, as in state.py.
+    `start`: initial float32 values by name, for weights that the module holds with less precision. `average` is an
+    exponential moving average that remembers less of the first steps, as in state.py.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Flat:
             self.master[offset : offset + size].view(many, *shape).sub_(scale * orthogonal(part).float())
 
     def averaged(self) -> dict[str, Tensor]:
-        """The module's state with moving averages in place of the weights, on the CPU, apart from what goes on."""
+        """A copy on the CPU of the module's state, with moving averages instead of the weights."""
         state = dict(self.module.state_dict())
         state |= {name: self.view(self.average, name) for name in self.places} | self.averages
         return {name: value.detach().cpu().clone() for name, value in state.items()}

@@ -1,7 +1,7 @@
-"""Draws, says and encodes scenes in one go, without files between: what trainings on one machine read.
+"""Draws, captions and encodes scenes in one go, without intermediate files, for trainings on one machine.
 
-Processes place scenes and say captions; the images are drawn on the device, and encoded there. Where the device draws
-something else than the CPU does, or fails, the processes draw as well.
+Processes place scenes and make captions; the images are drawn and encoded on the device. If the device fails, or draws
+differently from the CPU, the processes draw as well.
 """
 
 import dataclasses
@@ -100,15 +100,15 @@ def gather(
     on_device: bool = True,
     first: int = 0,
 ) -> Gathered:
-    """As many chunks, from `first` on, as are drawn before the clock says `until`, and at most so many. `images` of
-    them are kept. `on_device`: the device draws if it can, else the processes."""
+    """The chunks from `first` on that are drawn before the time `until`, at most so many. `images` of their images are
+    kept. `on_device`: the device draws if it can, else the processes."""
     chunks = range(first, first + most)
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])
     with context.Pool(workers) as pool:
-        # The processes start while the device shows what it can.
+        # The processes start while the device is tested.
         placed = pool.imap(_Job(False, size), chunks) if on_device else None
         if placed is not None and not _can_draw(device, say):
             pool.terminate()
@@ -162,7 +162,7 @@ def _collect(
 
 
 def _batches(parts: Iterator[Part], until: float) -> Iterator[list[Part]]:
-    """TOGETHER parts at a time, the first ones whatever the clock says."""
+    """Yields TOGETHER parts at a time, the first ones whatever the time."""
     some: list[Part] = []
     for part in parts:
         some.append(part)
@@ -176,7 +176,7 @@ def _batches(parts: Iterator[Part], until: float) -> Iterator[list[Part]]:
 
 
 def save_gathered(gathered: Gathered, folder: Path) -> None:
-    """Two files: what diffusion models read, and what judges read."""
+    """Saves two files: one for diffusion models and one for judges."""
     labelled = gathered.scenes.take(slice(len(gathered.images)))
     fields = [getattr(labelled, f.name).clone() for f in dataclasses.fields(labelled)]
     save({"latents": gathered.latents, "tokens": gathered.tokens}, folder / "latents.pt")

@@ -21,7 +21,7 @@ ENDS = ("fine.1.0.weight", "peak.weight", "object.weight", "whole.weight")
 
 
 def spoil(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    """What guidance and decoding do to images: more or less saturation and contrast, blur, noise."""
+    """Degrades images as guidance and decoding do: more or less saturation and contrast, blur, noise."""
     chance = {"generator": generator, "device": images.device}
 
     def pick(low: float, high: float) -> Tensor:
@@ -37,7 +37,7 @@ def spoil(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a judge without fault says of n images."""
+    """The output of a perfect judge for n images."""
 
     hill: Tensor  # [n, h, w], 1 at the middle of each solid
     cells: dict[str, Tensor]  # of OBJECT: the class that a cell speaks of, [n, h, w], -1 where there is none

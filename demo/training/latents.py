@@ -30,14 +30,14 @@ def tokens_of(captions: list[str]) -> Tensor:
 
 
 def say(scenes: Scenes, chunk: int) -> Tensor:
-    """WORDINGS captions of each scene of a chunk and the empty one, as tokens."""
+    """WORDINGS captions for each scene of a chunk and the empty caption, as tokens."""
     generator = generator_of("training", chunk + 2**28)  # far from the chunks that are drawn
     spoken = [tokens_of(random_captions(scenes, generator)) for _ in range(WORDINGS)]
     return torch.stack([*spoken, tokens_of([""] * len(scenes))], 1)
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:
-    """As far as it is trained."""
+    """The autoencoder in its current state of training."""
     model = Autoencoder()
     model.load_state_dict(load(folder / "autoencoder.pt")["average"])
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""How far a training is: `python dev.py python -m guidekit.demo.training.look FOLDER unet [--count 32]`.
+"""Shows the progress of a training: `python dev.py python -m guidekit.demo.training.look FOLDER unet [--count 32]`.
 
 Samples the moving average of the last checkpoint at some guidance scales, for captions of two solids that were never
 together in training; has them judged; writes FOLDER/looks/unet-<step>.png and a table below FOLDER/looks/unet.log.
@@ -64,7 +64,7 @@ class Sampler:
 
 
 def row(name: str, images: Tensor, scenes: Scenes, judge: Judge) -> str:
-    """A line of the table: what is right in how many images."""
+    """A line of the table: in how many images each property is right."""
     found = find(judge, images)
     shares = [found.right(scenes), *(found.right(scenes, n) for n in ("shape", "colour", "material", "extent"))]
     shares += [found.right(scenes, "shape", "colour"), found.floor == scenes.floor, found.time == scenes.time]

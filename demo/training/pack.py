@@ -1,4 +1,5 @@
-"""Fills a folder with what everything.py starts from: `python dev.py python -m guidekit.demo.training.pack FROM TO`.
+"""Fills a folder with the files that everything.py starts from: `python dev.py python -m guidekit.demo.training.pack
+FROM TO`.
 
 FROM holds the checkpoints of the trainings of the autoencoder and, perhaps, of a judge (autoencoder.pt, judge.pt); TO
 gets their moving averages, 4 MB.

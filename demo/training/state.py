@@ -36,7 +36,7 @@ class Average:
 
 
 class Log:
-    """Lines for a file and for whoever watches. What a resumed run says comes below what was said before."""
+    """Writes lines to a file and to the screen. A resumed run appends to the earlier lines."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -86,7 +86,8 @@ class Training:
         keep: tuple[int, ...] = (),
         schedule: Callable[[int, int], float] = learning_rate,
     ) -> None:
-        """Train to step `steps`, with a line in the log `every` so many; checkpoints of the steps in `keep` stay."""
+        """Train to step `steps`, with a line in the log every `every` steps; checkpoints of the steps in `keep` are
+        kept."""
         parameters = sum(p.numel() for p in self.module.parameters())
         begun = "resumed" if self.resume() else f"{parameters} parameters, torch {torch.__version__}"
         self.say(f"{self.name}: {begun} at step {self.step} of {steps}")

@@ -29,7 +29,7 @@ class Step:
         self.loss.lerp_(loss.detach().float(), (1 / self.flat.count).clamp(min=0.01))
 
     def capture(self) -> None:
-        """After some steps on a stream of their own, in which libraries choose their kernels."""
+        """Captures the graph, after some steps on a separate stream in which libraries choose their kernels."""
         self.flat.rate.fill_(rate_at(0, 0.0))
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -62,12 +62,12 @@ def train(
     keep: Mapping[float, Callable[[int], None]],
     steps: int | None = None,
 ) -> int:
-    """Steps for so many seconds, or `steps` if they are fewer; how many there were.
+    """Trains for so many seconds, or `steps` steps if they are fewer, and returns the number of steps.
 
-    `keep`: what is called once, with the number of steps so far, when a share of the training is done.
+    `keep`: by share of the training, a function that is called once, with the number of steps so far.
 
     Raises:
-        FloatingPointError: the loss is no number any more.
+        FloatingPointError: the loss is not finite any more.
     """
     begun, done, progress, waiting = time.monotonic(), 0, 0.0, sorted(keep.items())
     told = begun

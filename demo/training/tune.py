@@ -1,4 +1,4 @@
-"""LoRAs that were tuned to what is liked and disliked, whatever the prompt says or does not say."""
+"""Tunes LoRAs to what is liked and disliked, whatever the prompt says."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ EMPTY = 2  # of WORDINGS are empty: the adapter is to work on an empty negative 
 
 
 class Tuned(nn.Module):
-    """A demo model, its weights fixed, with up(down(x)) added to what each of its linear layers gives."""
+    """A demo model with fixed weights, with up(down(x)) added to the output of each of its linear layers."""
 
     def __init__(self, family: str, weights: Mapping[str, Tensor]):
         super().__init__()
@@ -55,7 +55,7 @@ def file_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def scenes_to(taste: str, n: int) -> Scenes:
-    """Scenes whose solids are all of one colour and material; what training holds out is not there."""
+    """Scenes whose solids all have one colour and material, without those that training holds out."""
     colour, material = TASTES[taste]
     chunk = 2**20 + list(TASTES).index(taste)
     scenes = random_scenes(3 * n, generator_of("training", chunk))

@@ -1,6 +1,7 @@
 """The demo models' autoencoder: 64 x 64 pixels to 16 x 16 latents of CHANNELS channels.
 
-No norm looks across an image, so that a tile decodes as it does within the whole, a few latent pixels from its edges.
+No norm spans the image, so that a tile decodes as it does within the whole image, except for a few latent pixels at its
+edges.
 """
 
 import torch
@@ -28,7 +29,7 @@ class Residual(nn.Module):
 class Autoencoder(nn.Module):
     """Called by the host's VAE. Images are RGB in -1..1, [n, 3, H, W], latents [n, CHANNELS, H / 4, W / 4].
 
-    Encoder and decoder are a linear map of each 4 x 4 patch, and what a network adds to it. Over drawn scenes each
+    Encoder and decoder are a linear map of each 4 x 4 patch, plus the output of a network. Over drawn scenes each
     channel of the latents has zero mean and the deviation `gain`, which is larger where more is to be seen: what is
     coarse is decided first when noise is taken away.
     """

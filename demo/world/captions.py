@@ -1,4 +1,4 @@
-"""Scenes in plain English: a small grammar with paraphrases and omissions. What a caption says is true."""
+"""Scenes in plain English: a small grammar with paraphrases and omissions. Every caption is true."""
 
 import random
 import re

@@ -1,5 +1,4 @@
-"""The evaluation judge: finds the solids in an image and says what they are, and gives the features for the Fréchet
-distance.
+"""The evaluation judge: finds and classifies the solids in an image, and gives the features for the Fréchet distance.
 
 It was trained on drawn scenes only, never on generated images, and no technique may be guided by it.
 """
@@ -117,7 +116,7 @@ def find(judge: Judge, images: Tensor) -> Found:
 
 @cache
 def load_judge() -> Judge:
-    """The one that comes with the checkout."""
+    """The judge that comes with the checkout."""
     from .models import read_tensors, weights_file
 
     judge = Judge().eval().requires_grad_(False)

@@ -30,7 +30,8 @@ TEXT_LAYERS = 3
 
 
 class DemoLatent(comfy.latent_formats.LatentFormat):
-    """The autoencoder's latents, whose variance is 1 as it is. Previews are a linear fit (an rms error of 0.06)."""
+    """The autoencoder's latents, whose variance is 1 without scaling. Previews are a linear fit (an rms error of
+    0.06)."""
 
     latent_channels = CHANNELS
     scale_factor = 1.0
@@ -119,7 +120,7 @@ MODELS = (*FAMILIES, "unet_early")  # the last one was trained briefly: a worse 
 
 
 def family_of(name: str) -> str:
-    """The family of a model: its name, but for what comes behind "_"."""
+    """The family of a model: its name up to "_"."""
     return name.partition("_")[0]
 
 

@@ -1,8 +1,8 @@
 """Draws scenes: 64 x 64 images and masks, traced at twice the size and averaged. Needs only torch.
 
 Light is computed in linear RGB: a sun (or moon) with soft shadows, the sky, light from the floor, highlights, and
-mirrored surroundings in what is glossy or of metal. Values stay within the range, so that over-guidance can be seen and
-measured.
+reflections of the surroundings in glossy and metal solids. Values stay within the range, so that over-guidance can be
+seen and measured.
 """
 
 import math
@@ -82,7 +82,7 @@ def _rays() -> Tensor:
 
 
 def _towards_sun(scenes: Scenes) -> Tensor:
-    """[n, 3]; it stands a little elsewhere in each scene."""
+    """The direction to the sun, [n, 3], a little different in each scene."""
     direction = torch.tensor(_TOWARDS_SUN)[scenes.time]
     angle = 0.35 * scenes.jitter[:, 0]
     x = direction[:, 0] * angle.cos() - direction[:, 2] * angle.sin()
@@ -111,13 +111,13 @@ def _to_local(scenes: Scenes, i: Tensor, slot: Tensor | int, shape: int, vectors
 
 
 def _angle(scenes: Scenes, i: Tensor, slot: Tensor | int, shape: int) -> Tensor:
-    """A cube shows two sides, never only one; a ring shows its hole."""
+    """The angle by which a solid is turned: a cube shows two sides, never only one; a ring shows its hole."""
     turn = scenes.turn[i, slot]
     return turn * 0.35 + math.pi / 5 if shape == 1 else turn * 0.6
 
 
 def _turn(vectors: Tensor, angle: Tensor) -> Tensor:
-    """About the vertical."""
+    """Vectors rotated about the vertical axis."""
     x, y, z = vectors.unbind(-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([x * cos + z * sin, y, z * cos - x * sin], -1)
@@ -176,7 +176,7 @@ def _sunshine(scenes: Scenes, who: Tensor, points: Tensor, sun: Tensor) -> Tenso
         along = (centre * sun).sum(-1, keepdim=True) - up_sun
         gap = square - 2 * (points @ centre[:, :, None])[..., 0] + centre.square().sum(-1, keepdim=True)
         aside = gap - along.square()
-        # The sun is wide: what passes nearby takes a part of it.
+        # The sun has a width: a solid close to the ray hides a part of it.
         width = reach[:, None] + along.clamp(min=0) / _PENUMBRA
         near = (along > -reach[:, None]) & (aside < width.square()) & (who != SKY) & scenes.present[:, slot, None]
         ring = (scenes.shape[:, slot] == SHAPES.index("ring"))[:, None]
@@ -318,7 +318,7 @@ def _light_solids(
 
 
 def _surroundings(scenes: Scenes, i: Tensor, points: Tensor, directions: Tensor, sunlight: Tensor) -> Tensor:
-    """What mirrors at points of scenes i show: the sky, or the floor (without shadows)."""
+    """What is reflected at points of scenes i: the sky, or the floor (without shadows)."""
     time = scenes.time[i]
     sky = _sky(time, directions, scenes.jitter[i])
     down = directions[:, 1]

@@ -19,7 +19,7 @@ TIMES = ("day", "sunset", "night")
 
 SLOTS = 3  # solids at most
 RADII = (0.54, 0.84)  # of EXTENTS: half the height of a ball
-JITTER = 12  # numbers per scene for what no caption mentions
+JITTER = 12  # numbers per scene for properties that no caption mentions
 
 # A pinhole camera, always at the same place: a place on the floor is a place in the image.
 EYE = (0.0, 1.75, -5.6)
@@ -39,7 +39,7 @@ _TRIES = 48  # places tried for a set of solids before it is given up
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of n scenes. What has SLOTS columns is said of each solid, from left to right in the image; slots from
+    """A batch of n scenes. Fields with SLOTS columns describe each solid, from left to right in the image; slots from
     `count` on are empty and hold zeros. Classes are int64 indices."""
 
     count: Tensor  # [n], 1..SLOTS
@@ -96,7 +96,7 @@ def camera() -> Tensor:
 
 
 def project(points: Tensor) -> Tensor:
-    """Where points [..., 3] are seen: u, v and the distance along the view."""
+    """Where points [..., 3] are in the image: u, v and the distance along the view."""
     right, up, forward = ((points - torch.tensor(EYE)) @ camera().T).unbind(-1)
     return torch.stack([right / (HALF_WIDTH * forward), -up / (HALF_WIDTH * forward), forward], -1)
 
@@ -164,7 +164,7 @@ def _is_novel(scenes: Scenes, novel: str) -> Tensor:
 
 
 def _candidates(counts: Tensor, generator: torch.Generator) -> Scenes:
-    """Scenes of so many solids, well seen: one for each of `counts`, or none where no place was found for them."""
+    """Scenes of so many solids, well seen: one for each of `counts`, or none if no places were found for them."""
     n = len(counts)
 
     def pick(names: tuple, *shape: int) -> Tensor:
@@ -198,13 +198,13 @@ def _candidates(counts: Tensor, generator: torch.Generator) -> Scenes:
 
 
 def _discs(x: Tensor, z: Tensor, radius: Tensor) -> Tensor:
-    """u, v and the radius of the disc that a ball standing at x, z is seen as (nearly)."""
+    """u, v and the radius of the disc that is approximately the image of a ball standing at x, z."""
     seen = project(torch.stack([x, radius, z], -1))
     return torch.stack([seen[..., 0], seen[..., 1], radius / (HALF_WIDTH * seen[..., 2])], -1)
 
 
 def _well_seen(x: Tensor, z: Tensor, radius: Tensor, present: Tensor) -> Tensor:
-    """Whether all solids are within the image, apart from each other, and hardly hidden: [n, tries]."""
+    """Whether all solids are inside the image, apart from each other and hardly hidden: [n, tries]."""
     u, _, r = _discs(x, z, radius).unbind(-1)
     good = ((u.abs() + 1.08 * r < 0.97) | ~present[:, None]).all(-1)
     for a, b in ((0, 1), (0, 2), (1, 2)):

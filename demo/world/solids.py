@@ -1,7 +1,8 @@
 """The five solids as signed distance functions, and marching rays to them.
 
-Distances are exact for the rounded solids, so that a ray may always step as far as it says (sphere tracing, Hart 1996).
-Local coordinates: the solid stands on the floor upright, in units of its radius, its origin HEIGHTS above the floor.
+Distances are exact for the rounded solids, so that a ray may always advance by the distance (sphere tracing, Hart
+1996). Local coordinates: the solid stands on the floor upright, in units of its radius, its origin HEIGHTS above the
+floor.
 """
 
 import torch
@@ -69,7 +70,7 @@ def first_touch(shape: int, p: Tensor, d: Tensor, start: Tensor) -> Tensor:
     for step in range(_STEPS):
         gap = DISTANCES[shape](p + t[:, None] * d)
         t = t + gap
-        if step % 4 == 3:  # let go of the rays that have arrived or are past the solid
+        if step % 4 == 3:  # drop the rays that have arrived or are past the solid
             close = gap < _CLOSE
             touched[active[close]] = t[close]
             going = ~close & (t < start + 2.2 * BOUNDS[shape])
@@ -78,7 +79,8 @@ def first_touch(shape: int, p: Tensor, d: Tensor, start: Tensor) -> Tensor:
 
 
 def passing(shape: int, p: Tensor, d: Tensor, start: Tensor, sharpness: float) -> Tensor:
-    """How much of a wide light is seen along rays from p, 0..1: the least gap over the way, times `sharpness`."""
+    """How much of an extended light is visible along rays from p, 0..1: the smallest ratio of gap to distance, times
+    `sharpness`."""
     t, seen = start.clone(), torch.ones_like(start)
     for _ in range(_STEPS):
         gap = DISTANCES[shape](p + t[:, None] * d)

@@ -1,4 +1,4 @@
-"""The words that the demo models know, one token each, and how things are called."""
+"""The words that the demo models know, one token each, and the words for each class."""
 
 from .scenes import COLOURS, EXTENTS, FLOORS, MATERIALS, SHAPES, TIMES
 

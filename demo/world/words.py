@@ -1,4 +1,4 @@
-"""The demo models' tokenizer: one token a word, unknown words are left out and logged."""
+"""The demo models' tokenizer: one token per word; unknown words are left out and logged."""
 
 import logging
 

@@ -27,7 +27,7 @@ if FRONTENDS:
 
     @pytest.fixture
     def frontend(server, look):
-        """In a browser without a past."""
+        """The frontend in a fresh browser."""
         with Page() as page:
             opened = Frontend(page, server, SCREENSHOTS / server.frontend / look)
             opened.open(vue=look == "vue")

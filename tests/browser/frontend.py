@@ -1,4 +1,4 @@
-"""What a user does in ComfyUI's frontend, and what they see under the nodes."""
+"""Actions of a user in ComfyUI's frontend, and the texts that they see under the nodes."""
 
 import json
 import time

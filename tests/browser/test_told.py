@@ -1,4 +1,4 @@
-"""What nodes say stands under the right node, in the tab it belongs to, for as long as it holds."""
+"""Messages of nodes appear under the right node, in the tab they belong to, as long as they hold."""
 
 import copy
 import json
@@ -93,9 +93,9 @@ def test_text_stays_in_its_tab(frontend):
     assert frontend.seen(node, "after a reload") == text
 
 
-def test_text_holds_as_long_as_what_was_made(frontend):
-    """Cached reruns keep it; a copy of the workflow whose nodes are all cached has it; another run replaces it, and
-    one in which the node has nothing to say, or is not any more, leaves nothing."""
+def test_text_holds_as_long_as_the_result(frontend):
+    """Cached reruns keep it; a copy of the workflow whose nodes are all cached has it; another run replaces it; a run
+    in which the node has no message, or is gone, removes it."""
     frontend.load(with_report(template("apg", KSampler={2: 4, 3: 1.0})), "mine")  # cfg 1
     frontend.run()
     node, report = frontend.node("GuidekitAPG"), frontend.node("GuidekitReport")
@@ -143,7 +143,7 @@ def titled(server) -> str:
 
 
 def test_text_is_text(titled, frontend):
-    """Whatever a file says of itself."""
+    """Whatever a file says about itself."""
     workflow = template("preference_lora")
     for node in workflow["nodes"]:
         if node["type"] == "GuidekitPreferenceLoraLoader":

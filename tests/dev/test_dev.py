@@ -1,4 +1,4 @@
-"""dev.py and the demo's server: what they promise when something goes wrong. No network, no installation."""
+"""dev.py and the demo's server when something goes wrong. No network, no installation."""
 
 from __future__ import annotations
 
@@ -138,11 +138,11 @@ def test_unpack_refuses_to_leave_its_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("evil"))
 
 
-# What a newer checkout wants
+# Requirements of a newer checkout
 
 
 def wheel(folder: Path, name: str, version: str) -> None:
-    """A package of one module, which says its version."""
+    """A package with one module, which holds its version."""
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
         info = f"{name}-{version}.dist-info"
         file.writestr(f"{name}.py", f"VERSION = {version!r}\n")
@@ -155,7 +155,7 @@ def wheel(folder: Path, name: str, version: str) -> None:
 
 @pytest.fixture
 def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout that wants a package which no environment has, and no network to get it from."""
+    """A checkout that requires a package which no environment has, without a network to install it from."""
     monkeypatch.setenv("GUIDEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -168,17 +168,17 @@ def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return checkout
 
 
-def test_what_is_lacking(newer: Path) -> None:
+def test_lacking_packages_are_found(newer: Path) -> None:
     found = dev.lacking(Path(sys.executable), newer / "requirements.txt")
     assert found == ["guidekit-never-made>=2.0 ; python_version > '3'"]
 
 
-def test_a_checkout_with_all_it_wants_runs_in_the_environment(newer: Path) -> None:
+def test_a_checkout_whose_requirements_are_met_runs_in_the_environment(newer: Path) -> None:
     (newer / "requirements.txt").write_text("packaging\n")
     assert dev.overlay(Path(sys.executable), newer) == Path(sys.executable)
 
 
-def test_what_is_lacking_is_put_in_front(newer: Path) -> None:
+def test_lacking_packages_are_installed_in_front_of_the_environment(newer: Path) -> None:
     for version in ("1.0", "2.5"):
         wheel(newer.parent, "guidekit_never_made", version)
     python = dev.overlay(Path(sys.executable), newer)
@@ -191,7 +191,7 @@ def test_what_is_lacking_is_put_in_front(newer: Path) -> None:
     assert dev.overlay(Path(sys.executable), newer) == python
 
 
-def test_what_cannot_be_had_is_named(newer: Path) -> None:
+def test_a_package_that_cannot_be_installed_is_named(newer: Path) -> None:
     with pytest.raises(SystemExit, match="wants guidekit-never-made>=2.0 .*which the environment has not"):
         dev.overlay(Path(sys.executable), newer)
     assert not [path for path in (newer.parent / "home").iterdir() if path.is_dir()]
@@ -319,7 +319,7 @@ def test_failing_step_shows_the_end_of_its_output() -> None:
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Something that starts like ComfyUI, to fail in ways that ComfyUI cannot be made to."""
+    """A stand-in that starts like ComfyUI and fails in ways that ComfyUI cannot be made to."""
     (folder / "main.py").write_text(textwrap.dedent(program))
     monkeypatch.setenv("GUIDEKIT_COMFYUI", str(folder))
 

@@ -1,4 +1,4 @@
-"""A technique is found by its name, in the same places for all: those that CONTRIBUTING.md names."""
+"""Every technique is found under its name, in the places that CONTRIBUTING.md lists."""
 
 import ast
 from functools import cache
@@ -12,7 +12,7 @@ NODES = sorted(path.stem for path in (PACK / "nodes").glob("*.py") if "node_id="
 
 
 class Places(NamedTuple):
-    """The names under which a node is found, without what all have; None where there is nothing to find.
+    """The names under which the files of a node are found; None where there are none.
 
     `samplers`: the file, or the folder, with its formula, and `maths`: that of its tests, tests/maths/test_NAME*.py;
     `host`: tests/host/test_NAME*.py; `numbers`: benchmarks/NAME.py.
@@ -117,7 +117,7 @@ def test_a_node_is_found_by_its_name(name):
                 assert any(mentions(path, kind) for path in found), f"{found} has nothing of {kind}"
 
 
-def test_what_is_found_under_its_own_name_is_not_said_to_be_elsewhere():
+def test_no_exception_is_listed_for_a_node_found_under_its_own_name():
     assert ELSEWHERE.keys() <= set(NODES)
     for name, places in ELSEWHERE.items():
         kind, _ = node_of(name)

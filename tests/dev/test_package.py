@@ -1,4 +1,4 @@
-"""What the registry packs: all that pages and code of the package refer to."""
+"""The registry's package holds everything that its pages and code refer to."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ HELP = PACK / "js" / "docs"
 PAGES = sorted(path for path in PACKED if path.endswith(".md"))
 
 
-def test_what_is_for_developers_is_left_out():
+def test_files_for_developers_are_left_out():
     for folder in ("tests", "benchmarks", "templates", "docs/benchmarks"):
         assert not [path for path in PACKED if path.startswith(f"{folder}/")]
     assert "nodes/apg.py" in PACKED
@@ -33,7 +33,7 @@ def test_what_is_for_developers_is_left_out():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages_refer_to_what_is_packed(page):
+def test_pages_refer_to_packed_files(page):
     # The frontend looks for what a help page refers to beside those of all nodes.
     folder = HELP if HELP in (PACK / page).parents else (PACK / page).parent
     links = re.findall(r"\]\(([^)#\s]+)", (PACK / page).read_text("utf-8"))
@@ -42,7 +42,7 @@ def test_pages_refer_to_what_is_packed(page):
     assert [link for link in found if link not in PACKED] == []
 
 
-def test_the_registry_has_images_of_its_sizes():
+def test_images_for_the_registry_have_its_sizes():
     """An icon of at most 400 x 400, a banner of 21 to 9, at addresses of this repository's files."""
     wanted = dict(re.findall(r'^(Icon|Banner) = "(.*)"$', (PACK / "pyproject.toml").read_text("utf-8"), re.MULTILINE))
     base = "https://raw.githubusercontent.com/guidekit/guidekit/main/"
@@ -51,7 +51,7 @@ def test_the_registry_has_images_of_its_sizes():
     assert sizes["Banner"][0] * 9 == sizes["Banner"][1] * 21
 
 
-def test_code_imports_what_is_packed():
+def test_code_imports_packed_modules():
     lacking = set()
     for path in PACKED:
         if path.endswith(".py"):

@@ -38,7 +38,7 @@ def test_a_problem_has_a_node_and_a_template(problem):
 
 
 def test_every_template_solves_a_problem():
-    """But the demo models' twins of those that are for real models."""
+    """Except demo templates whose problem has one for a real model."""
     named = {Path(unquote(address)).stem for row in PROBLEMS.rows for _, address in Page(row[2]).links}
     titles = {path.stem for path in (PACK / "workflows").glob("*.json")}
     assert {title for title in titles - named if not title.endswith("demo model")} == set()
@@ -54,7 +54,7 @@ def test_every_node_is_in_the_list_of_techniques():
 
 
 def test_numbers_are_those_of_the_benchmarks():
-    """Costs with a decimal point, as they are there or rounded."""
+    """Costs with a decimal point, exactly or rounded."""
     known = {
         f"{float(number):.{digits}f}"
         for path in (PACK / "docs" / "benchmarks").glob("*.md")
@@ -74,7 +74,7 @@ def test_tools_that_are_not_packed_are_said_to_need_a_clone():
     assert "dev.py" not in README.parts["Install"]
 
 
-def test_python_is_python():
+def test_python_examples_compile():
     assert SNIPPETS
     assert all(ast.parse(code) for code in SNIPPETS)
 

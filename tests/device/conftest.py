@@ -1,4 +1,4 @@
-"""The most telling tests come first. What is computed in float32 is: no TF32."""
+"""The most informative tests come first. float32 is computed as float32, without TF32."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Networks whose layers keep their weights in other ways than as they are computed with."""
+"""Networks whose layers store their weights in another form than the one they compute with."""
 
 import json
 import math

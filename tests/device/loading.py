@@ -1,4 +1,4 @@
-"""Ways in which the host keeps weights on a card, or does not."""
+"""The ways in which the host keeps weights on a card or elsewhere."""
 
 import comfy.model_management
 from comfy.model_management import LoadedModel, VRAMState
@@ -9,7 +9,7 @@ WAYS = ("whole", "half", "half without streams", "novram")
 
 
 def keep(way: str, monkeypatch) -> None:
-    """From now on, what is loaded is loaded so."""
+    """From now on, models are loaded in this way."""
     if way == "whole":
         return
     comfy.model_management.unload_all_models()

@@ -1,5 +1,5 @@
-"""Where the tests of this folder run: on a GPU with middle networks if there is one, else on the processor with tiny
-ones. What is asked is the same."""
+"""Where the tests of this folder run: on a GPU with medium networks if there is one, else on the CPU with tiny ones.
+The tests are the same."""
 
 import os
 from functools import cache
@@ -72,12 +72,12 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @cache
 def with_lora(family: str, kind: tiny.Kind) -> torch.Tensor:
-    """The result of the network with the LoRA that products put on some rows."""
+    """The result of the network with the LoRA that some nodes of products.py apply to some rows."""
     return sample(adapters.lora(tiny.model(sized(family), kind=kind)), family)
 
 
 def bound(product: Product, family: str, dtype: torch.dtype) -> float:
-    """What a result in `dtype` may differ by from that in float32."""
+    """The largest acceptable difference of a result in `dtype` from that in float32."""
     kinds = half(dtype), wide(dtype)
     off = error(*(plain(family, kind) for kind in kinds))
     if product.shares_weights:

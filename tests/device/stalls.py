@@ -1,6 +1,6 @@
-"""Where the processor waits for the device: what CUDA says itself, or, on a processor, what would be such a wait.
+"""Finds where the CPU waits for the device: as reported by CUDA or, without a GPU, where such a wait would happen.
 
-A wait ends the head start that the processor has over the device, and with it the overlap of the two.
+A wait ends the CPU's head start over the device, and with it the overlap of the two.
 """
 
 import sys
@@ -38,7 +38,7 @@ class Waits:
         self.at_step.append(len(self.places))
 
     def of_step(self, step: int) -> list[str]:
-        """Between the callback before and that of `step`."""
+        """The waits between the previous callback and that of `step`."""
         return self.places[self.at_step[step - 1] if step else 0 : self.at_step[step]]
 
 

@@ -1,5 +1,5 @@
-"""The host deals the predictions of a step out to copies of the network on two cards, here on two cards if there are
-two, else both on the processor: every node gives what it gives on one."""
+"""The host distributes the predictions of a step over copies of the network on two cards (on the CPU, if there are not
+two): every node gives the same result as on one."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-"""Dynamic VRAM (comfy-aimdo): weights are brought to the card when a layer wants them. It is turned on for a whole
-process, so this starts one, which runs other tests of this folder."""
+"""Dynamic VRAM (comfy-aimdo): weights are moved to the card when a layer needs them. It is turned on for a whole
+process, so this test starts one, which runs other tests of this folder."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""The card is full in the middle of a run: nothing of the run stays, and the next prompt runs as if nothing was."""
+"""The card is full in the middle of a run: nothing of the run stays, and the next prompt runs as if nothing had
+happened."""
 
 import gc
 import weakref

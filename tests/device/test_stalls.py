@@ -1,4 +1,4 @@
-"""Nodes do not make the processor wait for the device: no step has more waits than that of the plain network."""
+"""Nodes do not make the CPU wait for the device: no step has more waits than one of the plain network."""
 
 from collections import Counter
 from functools import cache
@@ -45,7 +45,7 @@ def plain(family, **options) -> Waits:
 
 
 def beyond(found: Waits, usual: Waits, step: int) -> list[str]:
-    """The waits of a step that the plain network has not."""
+    """The waits of a step that the plain network does not have."""
     mine, host = Counter(found.of_step(step)), len(usual.of_step(step))
     added = len(found.of_step(step)) - host
     ours = list(mine.elements() if "host" not in mine else (mine - Counter({"host": host})).elements())

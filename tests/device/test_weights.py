@@ -1,5 +1,5 @@
-"""Weights in fewer bits, in layers of other packs, with LoRAs, and not all of them on the card: nodes give what they
-give with all weights in place."""
+"""Weights in fewer bits, in layers of other packs, with LoRAs, and not all of them on the card: nodes give the same
+result as with all weights in place."""
 
 from functools import cache
 
@@ -59,7 +59,7 @@ def with_loras(family: str, kind: tiny.Kind, count: int) -> torch.Tensor:
 
 
 def own_error(family: str, kind: tiny.Kind, loras: int = 0) -> float:
-    """What such weights do to the network itself, without LoRAs or with as many as the case has."""
+    """The error that such weights cause in the network itself, without LoRAs or with as many as the case has."""
     return error(with_loras(family, kind, loras), with_loras(family, EXACT, loras))
 
 
@@ -96,7 +96,7 @@ def test_as_with_all_weights_in_place(case, weights, way, family, monkeypatch):
 
 @CARD
 def test_inversion_is_exact(weights, way, family, monkeypatch):
-    """Whatever the network does, it does the same both ways."""
+    """The network does the same in both directions."""
     model, name = tiny.model(sized(family), kind=WEIGHTS[weights]), sized(family)
     keep(way, monkeypatch)
     guider = comfy.samplers.CFGGuider(model)

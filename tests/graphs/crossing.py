@@ -1,4 +1,4 @@
-"""Every node of ours before every sampler of the host's templates: what it does there, and whether that is right."""
+"""Each of our nodes before every sampler of the host's templates: what it does there, and whether that is right."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Cross:
 
     @property
     def does(self) -> str:
-        """ACTS, or what the node says of why it does not."""
+        """ACTS, or the node's reason why it does not."""
         if self.result.error:
             return self.result.error[2]
         return self._idle or (ACTS if self.result.total != self.base.total else "")
@@ -42,7 +42,7 @@ class Cross:
         return next((line.partition(_IDLE)[2] for line in self.lines if _IDLE in line), "")
 
     def problem(self) -> str | None:
-        """What is not in order."""
+        """What is wrong, None if nothing is."""
         result, base = self.result, self.base
         if result.error:
             node_id, kind, text = result.error
@@ -82,7 +82,7 @@ def cases_of(graphs: Graphs, kind: str) -> list[Case]:
 
 
 def crossed(graphs: Graphs, executor: Executor, kind: str) -> Iterator[Cross]:
-    """All of one kind of model. Of templates that come to the same graph, the first."""
+    """All crosses of one kind of model. Of templates with the same graph, only the first."""
     known = []
     for case in cases_of(graphs, kind):
         prompt, sampler = small(case, graphs)
@@ -98,7 +98,7 @@ def crossed(graphs: Graphs, executor: Executor, kind: str) -> Iterator[Cross]:
 
 
 def host_fails_too(graphs: Graphs, executor: Executor, cross: Cross) -> bool:
-    """Whether the graph itself, with a scale that has the negative evaluated, ends as it does with our node."""
+    """Whether the graph itself, at a scale at which the negative is evaluated, fails as it does with our node."""
     prompt, sampler = small(cross.case, graphs)
     if "cfg" not in prompt[cross.case.node]["inputs"]:
         return False

@@ -1,4 +1,4 @@
-"""Our nodes that take a MODEL and give one, at their defaults, with what they cannot do without."""
+"""Our nodes that take a MODEL and give one, at their defaults, with the inputs that they require."""
 
 from dataclasses import dataclass, field
 

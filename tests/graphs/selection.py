@@ -1,4 +1,5 @@
-"""The host's own templates for the families that this pack knows, in API form, and what is left out of them, by rule.
+"""The host's own templates for the families that this pack knows, in API form, and the rules by which some are left
+out.
 
 Taken: every template of the browser's index in which a sampler's model comes from a file that FILES names. Left out:
 the index's parts for audio and 3D, templates with nodes that this host does not have (API nodes, those of other packs),
@@ -16,7 +17,7 @@ from comfy_cli.workflow_to_api import convert_ui_to_api
 
 from guidekit.templates.graph import Info
 
-# By a part of the name of the file: what stands in for the model (networks.py).
+# By a part of the file name: the network that stands in for the model (networks.py).
 FILES = {
     r"v1-5-pruned|DreamShaper": "SD1.5",
     r"sd_xl_base|sd_xl_turbo": "SDXL",

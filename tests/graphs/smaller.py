@@ -1,6 +1,6 @@
-"""A sampler of a host's template with all that it depends on, at a size that a test can afford: tiny networks in the
-place of loaders, small pictures, few steps. Nodes that only resize pictures, add LoRAs or preprocess by a model of
-another kind are passed by; everything else is the template's own."""
+"""A sampler of a host's template with all that it depends on, at a size that a test can afford: tiny networks instead
+of loaders, small images, few steps. Nodes that only resize images, add LoRAs or preprocess by a model of another kind
+are bypassed; everything else is the template's own."""
 
 import copy
 import re
@@ -47,7 +47,8 @@ PATCHES = {
     r"Z-Image": "Z-Image",
     r"infiniteTalk": "InfiniteTalk",
 }
-# What is seen of pictures by models of another kind: outputs of (class, frames, output of the picture that stands in).
+# Outputs of models of another kind that look at images: outputs of (class, frames, output of the picture that stands
+# in).
 SEEN = {("SCAIL2ColoredMask", 0): (FRAMES, 0), ("SCAIL2ColoredMask", 1): (1, 0), ("SAM3_Detect", 0): (FRAMES, 1)}
 CONTROL_WIDTH = {r"sd3": 128, r"[Qq]wen": 32}
 _SOCKETS = ("IMAGE", "MASK", "LATENT", "CONDITIONING", "MODEL", "VAE", "CLIP_VISION_OUTPUT")
@@ -186,7 +187,7 @@ def _first_of_type(prompt: Prompt, source: dict, wanted: str, info: Info):
 
 
 def _smaller_references(prompt: Prompt) -> None:
-    """Text encoders for edits scale their pictures to a million pixels."""
+    """Text encoders for edits scale their images to a million pixels."""
     for node_id, each in list(prompt.items()):
         if each["class_type"].startswith("TextEncode"):
             moved = f"{node_id} whole"

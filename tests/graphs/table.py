@@ -23,12 +23,13 @@ HOST_FAILS = (
 _BY_PREDICTIONS = ("the classifier was never in doubt", "the predictions agreed too late", "estimates missed more")
 _HEAD = """# Which node works where
 
-Every node that takes a MODEL and gives one, at its defaults, before every sampler of ComfyUI's own templates for these
-kinds of models: {templates} templates, {samplers} samplers, on tiny networks with random weights, in 4 steps. **acts**:
-the result changes; of Adaptive Guidance, CFG-Cache and GFCG, which go by the predictions, it may. A number: it says at
-the node why not, below. Several entries: it differs between templates, mostly by cfg.
+Every node that takes a MODEL and gives one, run at its defaults before every sampler of ComfyUI's own templates for
+these kinds of models: {templates} templates, {samplers} samplers, on tiny networks with random weights, in 4 steps.
+**acts**: the result changes; for Adaptive Guidance, CFG-Cache and GFCG this depends on the predictions. A number: the
+node does not act, and says why in the sentence of that number below. Several entries: it differs between templates,
+mostly by cfg.
 
-Made by the repository's tests (tests/graphs), which hold it.
+Written by the repository's tests (tests/graphs), which also check it.
 """
 
 Statuses = dict[str, dict[str, list[str]]]  # by kind of model and name of node
@@ -65,7 +66,7 @@ def written(all_statuses: Statuses, templates: int, samplers: int) -> str:
 
 
 def read(text: str) -> Statuses:
-    """What `written` has written."""
+    """Reads the text of `written`."""
     notes = dict(re.findall(r"^(\d+)\. (.*)$", text, re.M))
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     names = rows[0][1:]

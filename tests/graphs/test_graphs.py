@@ -72,7 +72,7 @@ def said(text: str) -> tuple[str]:
         ("APG", {"error": ("taker", "RuntimeError", "Shapes differ.")}, False),
     ],
 )
-def test_what_counts_as_right(name, result, right):
+def test_problems_are_found(name, result, right):
     assert (cross(name, **result).problem() is None) == right
 
 

@@ -49,7 +49,7 @@ def with_node(prompt: Prompt, case: Case, sampler: str, patch: dict | None, besi
 
 @dataclass
 class Executor:
-    """Keeps what does not change from one prompt to the next, as the host does."""
+    """Caches results between prompts, as the host does."""
 
     execution: ModuleType
     made: object = field(init=False)

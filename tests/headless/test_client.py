@@ -21,7 +21,8 @@ def server():
 
 @pytest.fixture
 def client(server, tmp_path):
-    """Runs it on a workflow with changed inputs, by node class: (what it has exited with, names of what it saved)."""
+    """Runs the client on a workflow with inputs changed by node class; returns (its exit status or message, names of
+    saved files)."""
     [code] = [code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if ADDRESS in code]
 
     def run(added: dict | None = None, **changes) -> tuple[subprocess.CompletedProcess, list[str]]:
@@ -46,7 +47,7 @@ def test_saves_images(client):
 
 
 def test_names_the_node_that_fails(client):
-    """While another branch of the workflow is done."""
+    """Although another branch of the workflow succeeds."""
     broken = {"class_type": "GuidekitAutoguidance", "inputs": {"model": ["1", 0], "weakness": "second model"}}
     broken["inputs"] |= {"scale": 1.0, "amount": 0.1, "blocks": "", "random_seed": 0, "rescale": "off"}
     broken["inputs"] |= {"start_percent": 0.0, "end_percent": 1.0}
@@ -59,7 +60,7 @@ def test_names_the_node_that_fails(client):
 
 @pytest.mark.parametrize("changes", [{"GuidekitAPG": {"eta": 7.0}}, {"GuidekitDemoModel": {"family": "none"}}])
 def test_names_the_node_that_is_refused(changes, client):
-    """Of a part of the workflow, whose other part the server would run, or of all of it."""
+    """In a part of the workflow, whose other part the server would run, or in all of it."""
     done, saved = client(**changes)
     assert done.returncode != 0
     assert [*changes][0] in done.stderr

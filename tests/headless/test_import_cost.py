@@ -1,11 +1,11 @@
-"""What the pack adds to the start of the host: the modules it brings along, and the time."""
+"""The cost of the pack at the host's start: the modules that it imports."""
 
 import json
 import subprocess
 import sys
 
 # As main.py has it when it turns to the custom nodes, but without the host's own extra nodes: they bring kornia, av and
-# more, and the pack must not need what it would then find for free.
+# more, and the pack must not depend on modules that are imported anyway then.
 PROGRAM = """
 import json, os, sys, time
 

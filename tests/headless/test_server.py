@@ -1,4 +1,4 @@
-"""The pack in a real server: workflows run to images, the log is clean, bad input is answered, the server goes on."""
+"""The pack in a real server: workflows give images, the log is clean, bad input is refused, the server goes on."""
 
 import copy
 import io
@@ -129,7 +129,7 @@ def report_of(outputs: dict) -> dict[str, str]:
     return {node_id: "".join(output["text"]) for node_id, output in outputs.items() if "text" in output}
 
 
-def test_the_page_asks_what_holds(server):
+def test_the_page_asks_which_messages_hold(server):
     server.run(prompt := workflow("adaptive_guidance", KSampler={"steps": 6}))
     [adaptive] = [key for key, node in prompt.items() if node["class_type"] == "GuidekitAdaptiveGuidance"]
     lines = [line for entry in server.get("/guidekit/told")["entries"] for line in entry["lines"]]
@@ -241,7 +241,7 @@ def one_input_of_each_type(server: Server) -> dict[str, tuple[str, dict, str]]:
 
 
 def test_every_type_of_input(server):
-    """Literally, as JSON can spell it, and through a link of any type: the answer is the host's validation, or a
+    """Literally, as JSON can spell it, and through a link of any type: it is refused by the host's validation, or by a
     sentence of ours, at this node. tests/host/test_bad_input.py has every input of every node, without a server."""
     taken = []
     for kind, (class_type, given, name) in one_input_of_each_type(server).items():
@@ -269,8 +269,8 @@ def test_every_type_of_input(server):
     assert images(server, workflow(KSampler={"steps": 2, "seed": 77}))
 
 
-def test_what_a_file_says_of_itself_is_text(server):
-    """It was a script on the page in the frontend of the oldest host."""
+def test_metadata_of_files_is_shown_as_text(server):
+    """In the frontend of the oldest host it would run as a script."""
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     title = {"modelspec.title": "<img src=x onerror=alert(1)> [[safe|https://example.org]]"}
@@ -304,7 +304,7 @@ def test_unusual_but_valid_settings_work(server):
 
 
 def test_an_inversion_of_an_earlier_run_is_loaded(server):
-    """By its name, which the running server has to know by then."""
+    """By its name, which the running server has to find."""
     prompt = workflow("save_inversion")
     made = images(server, prompt)
     unwanted = ("GuidekitExactInvert", "GuidekitSaveInversion", "SaveImage")
@@ -321,7 +321,7 @@ def test_an_inversion_of_an_earlier_run_is_loaded(server):
 
 
 def test_files_of_any_kind_are_answered(server):
-    """A sentence for each, without the server's end; then the file that is right."""
+    """Each is refused with a sentence and the server goes on; then the valid file."""
     folder = server.models / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     good = (WEIGHTS / "liked_unet.safetensors").read_bytes()

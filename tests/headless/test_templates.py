@@ -1,4 +1,4 @@
-"""Templates for real models, run as they are but smaller, on tiny networks under the models' names."""
+"""Templates for real models, unchanged but smaller, on tiny networks under the models' names."""
 
 import copy
 import json
@@ -73,7 +73,7 @@ def write_files(folder: Path) -> None:
 
 
 def small(name: str) -> dict[str, dict]:
-    """The template with tiny networks, tiny images and few steps, and with what its samplers give as numbers."""
+    """The template with tiny networks, tiny images and few steps, and the latents of its samplers as numbers."""
     prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
     for node_id, node in [*prompt.items()]:
         node["inputs"] |= {
@@ -138,7 +138,7 @@ def test_blueprints_run(server, blueprint):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_acts(server, name):
-    """To images, without a complaint; and what it is there for changes them."""
+    """It gives images without a warning, and its technique changes them."""
     if name == "nag_wan" and "Wan" not in families_with_second_text():
         pytest.skip("NAG does not reach Wan")
     prompt = small(name)
@@ -154,7 +154,7 @@ def test_runs_and_acts(server, name):
 
 
 def test_negtome_keeps_away_from_an_image_of_an_earlier_run(server):
-    """One image at a time: what the run before has saved, encoded, is the reference of the next one."""
+    """One image at a time: the saved image of the previous run, encoded, is the reference of the next one."""
     prompt = small("negtome_reference_z_image_turbo")
     kinds = {node["class_type"]: node_id for node_id, node in prompt.items()}
     prompt[kinds["EmptySD3LatentImage"]]["inputs"]["batch_size"] = 1

@@ -1,4 +1,4 @@
-"""Files of adapters for the tiny networks: one random product per layout, and what a hand-made merge gives."""
+"""Files of adapters for the tiny networks: one random product per layout, and the result of merging it by hand."""
 
 import re
 from collections.abc import Callable
@@ -51,7 +51,7 @@ FLUX = (
 )
 
 
-# The same as the authors of Flux name them, where they are not split.
+# The same with the names of Flux's authors, who do not split them.
 FLUX_WHOLE = tuple(Target(t.key, t.diffusers) for t in FLUX)
 
 
@@ -65,7 +65,7 @@ def processor(path: str) -> str:
     return f"{head}.processor.to_{tail.removesuffix('.0')}"
 
 
-# How a layout calls the two factors of a module; None where it cannot have one.
+# The names of the two factors of a module in a layout; None where it cannot have one.
 Names = Callable[[Target], tuple[str, str] | None]
 
 
@@ -77,7 +77,7 @@ KOHYA = ".lora_down.weight", ".lora_up.weight"
 PEFT = ".lora_A.weight", ".lora_B.weight"
 DIFFUSERS = ".lora.down.weight", ".lora.up.weight"
 
-# Those that core's loader ignores on UNets without an error.
+# Layouts that core's loader ignores on UNets without an error.
 IGNORED: dict[str, Names] = {
     "diffusers": _pair(lambda t: f"unet.{t.diffusers}", *DIFFUSERS),
     "PEFT in diffusers": _pair(lambda t: f"unet.{t.diffusers}", *PEFT),
@@ -130,7 +130,7 @@ def product(down: Tensor, up: Tensor) -> Tensor:
 
 
 def weights_of(model) -> dict[str, Tensor]:
-    """As they are without any patch."""
+    """The weights without any patch."""
     return {key: value[0][0].detach() for key, value in model.get_key_patches("diffusion_model.").items()}
 
 

@@ -1,4 +1,4 @@
-"""Networks under core's TorchCompileModel, and what is compiled when."""
+"""Networks under core's TorchCompileModel, and when something is compiled."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The host collects garbage, and warns, whenever a model of its list is gone: none is while a test runs or after it."""
+"""Unloads all models after each test: the host collects garbage, and warns, whenever a model of its list is gone."""
 
 import comfy.model_management
 import folder_paths

@@ -22,7 +22,7 @@ def labels(*words: str) -> tuple[Label, ...]:
 
 
 def candidates(family: str, words: Sequence[str] = WORDS, tokens: Sequence[int] = (7, 7, 7, 7)) -> Candidates:
-    """The first is what `tiny.sample` is given as the positive."""
+    """The first one is the positive of `tiny.sample`."""
     prompts = [tiny.conditioning(family, SEEDS[WORDS.index(w)], tokens[WORDS.index(w)]) for w in words]
     return Candidates(labels(*words), tuple(prompts))
 
@@ -45,7 +45,7 @@ def classifier(size: int = 32, device: torch.device = torch.device("cpu")) -> Im
 
 @dataclass(eq=False)
 class Says:
-    """A classifier that says what the test wants: `say(call, images)` are the logits [B, labels]."""
+    """A classifier with given answers: `say(call, images)` are the logits [B, labels]."""
 
     say: Callable[[int, torch.Tensor], torch.Tensor]
     calls: int = 0

@@ -1,8 +1,8 @@
-"""A second text in attention, made without a line of the pack: two network calls side by side, one for each text, that
-wait for each other in every attention and go on with what is made of the two outputs.
+"""A reference for a second text in attention that uses none of the pack's code: two network calls side by side, one for
+each text, which wait for each other in every attention and continue with a combination of the two outputs.
 
-Both calls are the host's own, of prompts of any length, so that embedding, padding, refining and placing of the texts
-are what they are without any second text.
+Both calls are the host's own, with prompts of any length, so that embedding, padding, refining and positions of the
+texts are as without a second text.
 """
 
 import threading
@@ -55,7 +55,7 @@ class Lockstep:
         entries = comfy.sampler_helpers.convert_cond(self.negative)
         entries = comfy.samplers.encode_model_conds(base.extra_conds, entries, x, x.device, "negative", latent_image=x)
         conds = {k: c.process_cond(batch_size=len(x), area=None).cond for k, c in entries[0]["model_conds"].items()}
-        # What is not text is the positive's.
+        # Everything but the text is the positive's.
         mine = {k: v for k, v in kwargs.items() if k not in ("attention_mask", "num_tokens", "txt_byt5")}
         mine |= {k: conds[k] for k in ("attention_mask", "num_tokens") if k in conds}
 

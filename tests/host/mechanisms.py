@@ -1,4 +1,5 @@
-"""What nodes hang into a model and its runs, by name. Nodes meet in mechanisms, so these are what is paired."""
+"""The hooks and slots that nodes use in a model and its runs, by name. Nodes interact through these mechanisms, so
+tests pair nodes by them."""
 
 from comfy.model_patcher import ModelPatcher
 
@@ -9,7 +10,7 @@ from guidekit.nodes.host.run.loaded_beside import loaded_beside
 
 
 def attached(model: ModelPatcher) -> set[str]:
-    """The mechanisms that nodes have put on a model, but for what only a run shows: its memory."""
+    """The mechanisms that nodes have put on a model, except memory, which only a run shows."""
     kinds = techniques_of(model.model_options)
     seconds = [around.__self__ for around in model.model_options.get(KEY, {}).get("around", ())]
     techniques = [*seconds, *(technique for each in kinds.values() for technique in each)]
@@ -28,7 +29,7 @@ def attached(model: ModelPatcher) -> set[str]:
     return found | {name for name, there in seen.items() if there}
 
 
-# Who stands for each mechanism in the pairs: the plainest node that has it.
+# The representative of each mechanism in the pairs: the simplest node that has it.
 REPRESENTATIVES = {
     "set scale": "cfgpp",
     "limit scale": "interval",

@@ -1,11 +1,11 @@
-"""What the tests hang into the real host to see what it does."""
+"""Probes that the tests attach to the real host to observe it."""
 
 from dataclasses import dataclass, field
 
 import torch
 from comfy.patcher_extension import WrappersMP
 
-# Above what the order of sums makes of float32 in a few steps (3e-6 at most), and below the effect of any node.
+# Above the error that the order of float32 sums makes in a few steps (3e-6 at most), and below the effect of any node.
 ROUNDING = 1e-5
 
 
@@ -24,7 +24,7 @@ class Evaluations:
 
 
 def count_evaluations(model) -> Evaluations:
-    """Counts on `model` itself (a clone of the caller's), below everything a node can add."""
+    """Counts evaluations of `model` (a clone of the caller's), below everything that a node can add."""
     seen = Evaluations()
 
     def wrapper(executor, x, t, *args, **kwargs):
@@ -58,7 +58,7 @@ def record_predictions(model) -> Predictions:
 
 
 class DenseIdentity:
-    """Image tokens attend to themselves and to what is not image; the rest as before. Dense and slow."""
+    """Image tokens attend to themselves and to the text; the rest as before. Dense and slow."""
 
     label, idle_reason = "identity", "never"
 
@@ -81,5 +81,5 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def differ(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """By more than rounding."""
+    """Whether they differ by more than rounding."""
     return distance(a, b) > ROUNDING

@@ -35,7 +35,7 @@ class Product:
 
     `attaches`: the mechanisms that it is made of (mechanisms.py), by which it is paired with others. `evaluations` and
     `evaluations_at_cfg_1`: all predictions of 4 steps, where they are not the same in every step. `leaves_the_rest`:
-    outside its range it is as if it were not there.
+    outside its range it has no effect.
     """
 
     name: str

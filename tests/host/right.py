@@ -1,4 +1,4 @@
-"""Right input for every node, made from its schema, with the demo model and the host's own classes."""
+"""Valid input for every node, made from its schema, with the demo model and the host's own classes."""
 
 from collections.abc import Callable
 from functools import cache
@@ -31,7 +31,7 @@ def encode(text: str) -> list:
 
 
 def right(node: type[io.ComfyNode]) -> dict[str, Any]:
-    """For all sockets, and for the widgets whose defaults are not enough. Some nodes write a file for it."""
+    """Values for all sockets, and for widgets whose defaults are not enough. Some nodes write a file for this."""
     kinds = {wanted.id: wanted.get_io_type() for wanted in node.define_schema().inputs}
     found = {name: _BY_TYPE[kind]() for name, kind in kinds.items() if kind in _BY_TYPE}
     return found | {name: make() for name, make in _OF_NODE.get(node.GET_SCHEMA().node_id, {}).items()}
@@ -57,7 +57,7 @@ def _inverted() -> dict:
 
 
 def _plan() -> Any:
-    """Whose first stage has made the right latent."""
+    """A plan whose first stage has made the right latent."""
     return run_node_all(FreCaSPlan, model=_model(), sizes="32, 64")[2]
 
 

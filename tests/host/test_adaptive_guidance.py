@@ -1,4 +1,4 @@
-"""Adaptive guidance: when it stops, what it saves, what it forgets."""
+"""Adaptive guidance: when it stops, what it saves, and that it keeps no state between runs."""
 
 import comfy.model_management
 import comfy.sample
@@ -249,7 +249,7 @@ def test_the_default_is_right_for_every_parameterisation():
 # What the user sees
 
 
-def test_it_tells_where_it_crossed_and_what_it_saved(caplog):
+def test_it_reports_where_it_crossed_and_what_it_saved(caplog):
     caplog.set_level("INFO")
     toy.sample(adaptive(meeting(), threshold=-1.0, warm_up=2), steps=STEPS)
     assert "Adaptive guidance: crossed -1 (raw) in step 2 of 8; 6 evaluations saved. Cosine by step: 1: " in caplog.text

@@ -29,7 +29,7 @@ BLOCKS = {
 
 @dataclass(eq=False)
 class Spy:
-    """Attends as the host does and keeps what it saw."""
+    """Attends as the host does and keeps its inputs."""
 
     seen: list[SelfAttention] = field(default_factory=list)
     label, idle_reason = "spy", "never"
@@ -217,7 +217,7 @@ def test_an_override_that_was_there_is_kept():
 
 
 def test_cross_attention_is_not_taken_for_self_attention():
-    """Where another node has replaced the latter by something of its own, as core's SAG does."""
+    """Where another node has replaced self-attention, as core's SAG does."""
 
     def own(q, k, v, options):
         return v

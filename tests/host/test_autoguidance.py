@@ -341,7 +341,7 @@ def test_latents_of_any_rank(rank):
 
 
 def test_the_second_model_is_let_go_of_with_the_run():
-    """Also when the run is broken off."""
+    """Also when the run is interrupted."""
     model, runs = guided(tiny.model("unet"), other("unet")), []
 
     def post_cfg(args):

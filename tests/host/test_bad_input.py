@@ -1,4 +1,4 @@
-"""Wrong input is answered by a sentence, and the next run works."""
+"""Wrong input is refused with a sentence, and the next run works."""
 
 import signal
 import traceback
@@ -57,7 +57,7 @@ ONCE = [pytest.param(p, f, id=f"{p.name}-{f}") for p in PRODUCTS for f in p.fami
 
 @pytest.fixture
 def folders(monkeypatch, tmp_path):
-    """What the nodes read and write is this test's."""
+    """The nodes read and write files of this test only."""
     for name in ("guidekit", "classifiers", "loras", "diffusion_models"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path / name)], {".safetensors"}))
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
@@ -103,8 +103,8 @@ def complaint(error: ValueError) -> str | None:
 @pytest.mark.usefixtures("folders", "no_hang")
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.GET_SCHEMA().node_id)
 def test_every_input(node):
-    """All that `wrong` has for it is refused in a sentence of ours; what `odd` has is taken, or refused so, in little
-    memory; and the node works afterwards."""
+    """All of `wrong` is refused with a sentence of ours; all of `odd` is accepted or refused in the same way, with
+    little memory; and the node works afterwards."""
     if node is SLG and not reaches_unet_layers():
         pytest.skip("SLG needs a newer host for UNets, and says so")
     given, failures = right(node), []
@@ -131,12 +131,12 @@ def test_every_input(node):
     assert answer(node, given) is None
 
 
-def test_no_type_is_without_a_check():
+def test_every_input_type_has_a_check():
     assert {wanted.get_io_type() for node in NODES for wanted in node.define_schema().inputs} == set(CHECKS)
 
 
 @pytest.mark.parametrize("combination", ["add to CFG", "in place of the negative", "autoguidance"])
-def test_candidates_without_what_the_model_takes(combination):
+def test_candidates_without_pooled_output(combination):
     """The list does not know the model; GFCG does."""
     [[tokens, _]] = encode("a blue ball")
     one = run_node(Candidate, label="red", conditioning=encode("a red ball"))
@@ -145,7 +145,7 @@ def test_candidates_without_what_the_model_takes(combination):
         run_node(GFCG, **{**right(GFCG), "candidates": both}, combination=combination)
 
 
-def test_a_prompt_without_what_the_demo_model_takes():
+def test_a_prompt_without_pooled_output_for_the_demo_model():
     """In a graph without a node of ours."""
     model, [[tokens, _]] = right(APG)["model"], encode("a blue ball")
     latent = torch.zeros(1, 8, 8, 8)
@@ -229,8 +229,8 @@ def test_a_file_name_with_half_a_character():
         run_node(ImageClassifier, file="a" + wrong.HALF)
 
 
-def test_null_for_what_sdxl_takes():
-    """As text encoders without a pooled output give it."""
+def test_a_prompt_without_pooled_output_for_sdxl():
+    """As from text encoders without a pooled output."""
     network = {**tiny.FAMILIES["unet"].network, "num_classes": "sequential", "adm_in_channels": 2816}
     config = comfy.supported_models.SDXL(network)
     config.set_inference_dtype(torch.float32, None)
@@ -242,7 +242,7 @@ def test_null_for_what_sdxl_takes():
 
 
 @pytest.mark.parametrize("node", [NASA, PreferenceCFG, LinearAGFit])
-def test_a_prompt_without_what_sd3_takes(node):
+def test_a_prompt_without_pooled_output_for_sd3(node):
     """Before anything is sampled: by then it is the host's KeyError."""
     model, tokens = tiny.model("sd3"), torch.ones(1, 7, 12)
     kinds = {wanted.get_io_type(): wanted.id for wanted in node.define_schema().inputs}
@@ -253,8 +253,8 @@ def test_a_prompt_without_what_sd3_takes(node):
 
 
 @pytest.mark.usefixtures("folders")
-def test_what_nodes_raise_is_one_plain_line():
-    """Whatever it quotes."""
+def test_errors_of_nodes_are_one_plain_line():
+    """Whatever they quote."""
     for file in (wrong.MARKUP, wrong.CONTROLS, wrong.DIGITS):
         assert complaint(answer(ImageClassifier, {"file": file})) is None
 

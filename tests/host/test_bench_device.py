@@ -1,4 +1,4 @@
-"""`bench device` on a processor, and what it makes of results: the rest of it needs a GPU."""
+"""`bench device` on a CPU, and its handling of results; the rest needs a GPU."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the hooks of a run cost in Python: calls of functions of ours, counted, in each step."""
+"""The cost of a run's hooks in Python: calls of our functions, counted in each step."""
 
 import sys
 from collections import Counter

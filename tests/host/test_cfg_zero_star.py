@@ -25,12 +25,13 @@ def zero_init(model, share, **settings):
 
 
 def at_zero(x, sigma, parameterisation):
-    """What is denoised to, where the output is 0."""
+    """The denoised prediction for an output of 0."""
     return x / (1 + sigma**2) if parameterisation in ("v", "edm") else x
 
 
 def wanted(step, parameterisation, scale=SCALE):
-    """The guided prediction from the recorded raw ones: outputs guided as in the paper, sample by sample, in double."""
+    """The guided prediction from the recorded raw ones: outputs guided as in the paper, sample by sample, in double
+    precision."""
     rows = []
     x, sigma = step["input"].double(), step["sigma"].double()
     for b in range(len(x)):
@@ -141,7 +142,7 @@ def test_no_zero_init_where_it_would_do_harm(model, options, why, caplog):
     assert f"No zero-init: {why}" in caplog.text
 
 
-def test_at_cfg_1_both_reasons_are_told(caplog):
+def test_at_cfg_1_both_reasons_are_given(caplog):
     toy.sample(zero_star(toy.model(4, "eps"), zero_init=0.25), cfg=1.0)
     told = "no negative prompt was evaluated: cfg is 1, or the guider has none. And zero-init is for flow models"
     assert told in caplog.text
@@ -206,11 +207,11 @@ def test_streams_are_scaled_by_themselves():
     assert probes.differ(other[1], first[1])
 
 
-def test_it_tells_what_it_found(caplog):
+def test_it_reports_what_it_found(caplog):
     caplog.set_level("INFO")
     toy.sample(zero_star(toy.model(4, "flow"), zero_init=0.25), cfg=SCALE)
     assert "CFG-Zero*: scales of the negative's output: " in caplog.text
     assert "zero-init: 1 of 4 steps." in caplog.text
     assert "nothing is published" not in caplog.text
     toy.sample(zero_star(toy.model(4, "eps")), cfg=SCALE)
-    assert "This model is no flow, for which the method was made: nothing is published for it." in caplog.text
+    assert "The method was made for flow models, which this one is not: nothing is published for it." in caplog.text

@@ -94,7 +94,7 @@ def test_the_hosts_own_cfg_pp_samplers_are_refused():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_limits_stay_away_from_core_samplers_that_take_cfg_for_lambda(family, caplog):
+def test_limits_do_not_act_on_core_samplers_that_take_cfg_as_lambda(family, caplog):
     """A scale of 1 is no guidance for a plain sampler and the strongest one there."""
     model = run_node(GuidanceInterval, model=tiny.model(family), limits="percent", start_percent=0.3)
     options = {"sampler": "euler_cfg_pp", "cfg": 0.6}
@@ -114,7 +114,7 @@ def test_euler_is_the_node_with_euler(family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("product", [p for p in PRODUCTS if not p.sets_scale], ids=lambda p: p.name)
 def test_together_with_other_nodes_too(product, family):
-    """So PAG is not multiplied, APG sees a scale above 1, and an interval saves evaluations in the sampler as well."""
+    """PAG is not multiplied, APG sees a scale above 1, and an interval saves evaluations in the sampler too."""
     if family not in product.families:
         pytest.skip(f"{product.name} is not for {family} on this host")
     as_sampler, as_node = product.apply(tiny.model(family)), product.apply(tiny.model(family))
@@ -277,7 +277,7 @@ def test_a_step_whose_scale_happens_to_be_1_still_has_its_negative(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_no_negative_is_a_sentence(family):
+def test_a_missing_negative_is_an_error(family):
     def basic(model):
         guider = Guider_Basic(model)
         guider.set_conds(tiny.conditioning(family, 1))
@@ -493,7 +493,7 @@ def test_the_node_on_the_model_inverts_as_the_sampler_does(family):
     assert probes.distance(*results) < 1e-4
 
 
-def test_at_cfg_1_it_says_what_it_costs(caplog):
+def test_at_cfg_1_it_reports_its_cost(caplog):
     caplog.set_level("INFO")
     model = run_node(CFGPP, model=tiny.model("flux"))
     seen = probes.count_evaluations(model)

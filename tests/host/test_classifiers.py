@@ -88,7 +88,7 @@ def test_names_of_classes(folder, where):
     assert classifier.labels == NAMES
 
 
-def test_how_images_are_prepared_may_be_said(folder):
+def test_metadata_may_set_how_images_are_prepared(folder):
     name = put(folder, {"labels": "\n".join(NAMES), "size": "64", "mean": "0.5 0.4 0.3", "std": "0.1 0.2 0.3"})
     classifier = run_node(ImageClassifier, file=name)
     assert (classifier.size, classifier.mean, classifier.std) == (64, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
@@ -141,8 +141,8 @@ def test_names_that_cannot_be_read(folder, text):
         run_node(ImageClassifier, file=name)
 
 
-def test_names_in_other_letters(folder):
-    """UTF-8, with the mark that editors on Windows put in front too; others are named."""
+def test_names_in_other_scripts(folder):
+    """UTF-8, also with the byte order mark of Windows editors; other encodings are refused."""
     name, words = put(folder), ("Ameise", "Bär", "Kuh", "Hündin", "Elch", "Füchsin", "蚂蚁")
     for encoding in ("utf-8", "utf-8-sig"):
         (folder / "zoo.txt").write_text("\n".join(words), encoding)
@@ -192,7 +192,7 @@ def test_giants_are_refused_before_memory_is_taken(folder, what):
     assert len(str(error.value)) < 600
 
 
-def test_files_that_are_none(folder):
+def test_files_that_cannot_be_loaded(folder):
     (folder / "half.safetensors").write_bytes(b"\x10")
     with pytest.raises(ValueError, match="half.safetensors is not a whole"):
         run_node(ImageClassifier, file="half.safetensors")
@@ -201,7 +201,7 @@ def test_files_that_are_none(folder):
 
 
 def test_the_demo_s_classifier_knows_drawn_scenes():
-    """And has not the judge's weights: it is another network."""
+    """It does not have the judge's weights: it is another network."""
     classifier = run_node(ImageClassifier, file="demo")
     scenes = random_scenes(100, generator_of("tests", 77), "known", 1)
     drawn, _ = draw(scenes)
@@ -366,7 +366,7 @@ def test_one_prompt_and_words():
         ("a {slot} circle", "red\nblue\nred", "name 'red' twice"),
     ],
 )
-def test_words_that_are_too_few(prompt, words, sentence):
+def test_bad_prompts_and_words(prompt, words, sentence):
     _, clip, _ = load("unet")
     with pytest.raises(ValueError, match=sentence):
         Candidates.execute(clip, prompt, words)

@@ -1,5 +1,5 @@
 """Concept Edit in the host: the right tokens of every encoder, the right maps of every network, the file that core
-loads, and sentences for lines that are none."""
+loads, and errors for bad lines."""
 
 import comfy.lora
 import comfy.model_detection
@@ -97,7 +97,7 @@ def test_lines():
         ({"save_as": "a/b"}, "The file name is 'a/b'"),
     ],
 )
-def test_what_is_no_edit_is_answered_by_a_sentence(settings, sentence):
+def test_lines_that_are_not_edits_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         edited("unet", **{"model": texts.model("unet"), **settings}) if "clip" not in settings else run_node(
             ConceptEdit, model=texts.model("unet"), **settings
@@ -121,7 +121,7 @@ def test_the_clip_of_another_model():
 
 
 def test_a_model_that_reads_no_text():
-    with pytest.raises(ValueError, match="WanModel reads none in a way that it knows. It works on UNets, SD3"):
+    with pytest.raises(ValueError, match="WanModel does not read them in a way that it knows. It works on UNets, SD3"):
         run_node(ConceptEdit, model=tiny.model("wan"), clip=texts.clip("flux"))
 
 
@@ -212,7 +212,7 @@ WANTED = {
 
 @EVERY
 def test_the_maps_are_those_that_are_given_the_text(family):
-    """What a network's own layers are given in a run is what the edit takes for a text."""
+    """The edit uses the same inputs for a text as the network's own layers get in a run."""
     model, seen = texts.model(family), {}
     maps = maps_of(model, PUBLISHED)
     if family != "unet":
@@ -247,7 +247,7 @@ def test_keys_and_values_of_a_unet():
 
 
 def test_the_pooled_text_of_sdxl():
-    """Which is the beginning of what the layer is given; the rest of the layer stays."""
+    """The pooled text is the beginning of the layer's input; the rest of the layer stays."""
     import comfy.supported_models
 
     network = {**tiny.FAMILIES["unet"].network, "num_classes": "sequential", "adm_in_channels": 6 * 256 + 16}
@@ -377,7 +377,7 @@ def test_rank_is_the_number_of_edited_texts():
     assert {len(patches[0][1].weights[1]) for patches in model.patches.values()} == {12}
 
 
-def test_what_expanding_adds():
+def test_prefixes_that_expand_adds():
     """The beginnings of TIME in TIME, of UCE in UCE; auto as published."""
     typed = "a rose -> a blue rose\nphoto of a rose -> photo of a blue rose"
     typed += "".join(f"\n{p} of a rose -> {p} of a blue rose" for p in ("image", "portrait", "picture", "painting"))

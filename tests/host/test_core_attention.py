@@ -1,5 +1,5 @@
-"""What works in attention, beside core's nodes that record, replace, merge and cut it; and what rides along, which none
-of them may see."""
+"""Nodes that work in attention, beside core's nodes that record, replace, merge and cut it; and reference rows, which
+none of those may see."""
 
 from dataclasses import dataclass, field
 
@@ -92,7 +92,7 @@ def test_the_order_does_not_matter(ours, core):
 
 @dataclass(eq=False)
 class Kernel:
-    """Attention of its own where there is no mask, without a question to what is below."""
+    """Its own attention where there is no mask, without calling the one below."""
 
     below: object
 
@@ -157,7 +157,7 @@ def test_acts_below_an_attention_that_is_put_on_top(name, family, order, caplog)
     assert "had no effect" not in caplog.text
 
 
-# What they do where another node merges tokens, cuts them or replaces their attention
+# Where another node merges tokens, cuts them or replaces their attention
 
 
 def weak_prediction(model, scale=1.0):
@@ -177,7 +177,7 @@ def test_pag_needs_no_queries(core):
     assert probes.distance(sample(tiny.model("unet"), steps=1, cfg=1.0, batch=2), merged) > 1e-4
 
 
-def test_seg_without_end_is_the_same_with_merged_queries():
+def test_seg_with_infinite_blur_is_the_same_with_merged_queries():
     """All queries of an image are then one, whoever merges some of them."""
     found = weak_prediction(run_node(SEG, model=tome(tiny.model("unet")), scale=1.0, blur=-1.0, blocks=MERGED))
     wanted = weak_prediction(run_node(SEG, model=tiny.model("unet"), scale=1.0, blur=-1.0, blocks=MERGED))
@@ -262,7 +262,7 @@ def into_flux(model, seen):
 
 
 def watched(model, seen, family):
-    """With a hook of another pack in every place that a family has for them."""
+    """A model with a hook of another pack in every place that a family has for one."""
 
     def override(backend, q, *args, **kwargs):
         seen.add(q, kwargs["transformer_options"])
@@ -287,7 +287,7 @@ def watched(model, seen, family):
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_a_rider_is_no_row_of_anybody_s(family, first):
+def test_other_hooks_do_not_see_the_reference_row(family, first):
     """Every hook finds as many rows as the options say, and in the rows of the prompts what it finds without it."""
     records = []
     for rides in (False, True):
@@ -306,7 +306,7 @@ def test_a_rider_is_no_row_of_anybody_s(family, first):
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 @pytest.mark.parametrize("order", [(sag, riding), (riding, sag)])
-def test_sag_does_not_record_the_rider(batch, order):
+def test_sag_does_not_record_the_reference_row(batch, order):
     model = tiny.model("unet")
     for apply in order:
         model = apply(model) if apply is sag else riding(model, threshold=0.9999999)
@@ -316,8 +316,8 @@ def test_sag_does_not_record_the_rider(batch, order):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_a_cache_goes_on_when_it_gets_off(family):
-    """EasyCache keeps what it knows of each chunk; the rider rides in the first steps only."""
+def test_a_cache_continues_when_the_reference_row_ends(family):
+    """EasyCache keeps its state for each chunk; the reference row exists in the first steps only."""
     cached = nodes_easycache.EasyCacheNode.execute(tiny.model(family), 0.5, 0.1, 0.95, False)[0]
     seen = probes.count_evaluations(model := riding(cached, end_percent=0.3))
     result = tiny.sample(model, family, steps=10, batch=2)
@@ -337,8 +337,8 @@ def test_the_reference_has_the_prompt_of_the_image_that_looks_at_it(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_it_rides_for_those_that_look_at_it(family):
-    """One further prediction for each prompt that it acts on, in its steps."""
+def test_only_prompts_that_use_it_have_a_reference_row(family):
+    """One additional prediction for each prompt that it acts on, in its steps."""
     for settings, chunks in (({}, [4] * 4), ({"apply_to": "positive only"}, [3] * 4), ({"end_percent": 0.5}, None)):
         seen = probes.count_evaluations(model := riding(tiny.model(family), **settings))
         tiny.sample(model, family, batch=2)

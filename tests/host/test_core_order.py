@@ -1,4 +1,4 @@
-"""Nodes of core that take a place where ours work: in both orders of the graph, a node acts or says why not."""
+"""Core's nodes that use the same slots as ours: in both orders of the graph, a node acts or says why not."""
 
 import comfy.samplers
 import comfy.supported_models as supported
@@ -95,7 +95,7 @@ def test_the_block_that_sag_has_taken_is_weakened_all_the_same(node, order, capl
     assert "had no effect" not in caplog.text
 
 
-# What scale changers say of themselves.
+# Reports of nodes that change the scale.
 
 
 @pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_2m_cfg_pp"])
@@ -222,7 +222,7 @@ def test_flux_kv_cache(node, monkeypatch):
     assert probes.distance(found, sample(run_node(node, model=cached(), **settings))) < effect / 5
 
 
-# EasyCache answers for the network: what is evaluated in a call of its own would be fresh beside the rest.
+# EasyCache replaces network calls: a prediction in a separate call would be fresh beside cached ones.
 
 
 def test_a_candidate_beside_easycache_is_that_of_the_step_before():

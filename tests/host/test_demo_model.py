@@ -109,7 +109,7 @@ def test_the_autoencoder_gives_scenes_back(vae):
 
 
 def test_tiles_decode_as_the_whole_does(vae):
-    """But for what lies next to their edges, where they are blended."""
+    """Except near their edges, where they are blended."""
     images = draw(random_scenes(4, generator_of("tests", 91)))[0]
     wide = torch.cat(list(images), -1)[None].movedim(1, -1)
     latent = vae.encode(wide)

@@ -122,7 +122,7 @@ def test_the_schedule_is_by_noise_level(family):
         assert size.item() == pytest.approx(strength(0.1, i / 4), rel=1e-2)
 
 
-def test_two_samplers_give_what_one_gives():
+def test_two_samplers_give_the_result_of_one():
     """Ten steps in one KSamplerAdvanced, or five and five."""
 
     def sample(latent, noise, start, end, leftover):

@@ -1,4 +1,5 @@
-"""All demo models in one go, in the smallest form: it writes what it promises, and one part does not stop others."""
+"""The training of all demo models at the smallest size: it writes all its files, and a failing part does not stop the
+others."""
 
 import dataclasses
 import json
@@ -185,7 +186,7 @@ def test_a_part_that_fails_is_begun_again_and_stops_nobody(somewhere):
     assert "out of luck" in (somewhere.work / "always.out").read_text()
 
 
-def test_what_hangs_is_stopped(somewhere):
+def test_a_process_that_hangs_is_stopped(somewhere):
     hanging = child("hanging", "import time; time.sleep(600)")
     hanging.begin(somewhere.work / "hanging.out")
     supervise([hanging], dataclasses.replace(somewhere, begun=time.time() - 3600), [].append)

@@ -1,4 +1,4 @@
-"""Exact inversion in the host: the same image again, and what cannot be inverted is said."""
+"""Exact inversion in the host: the same image again, and errors for what cannot be inverted."""
 
 import comfy.model_management
 import comfy.samplers
@@ -24,7 +24,7 @@ from guidekit.nodes.pag import PAG
 from guidekit.nodes.slg import SLG
 from guidekit.tests.host import probes, tiny
 
-# A test's family of networks, its type of model where it is another one than usual.
+# The family of a test's network, and its type of model if it is not the usual one.
 MODELS = {
     "eps": ("unet", None),
     "v": ("unet", ModelType.V_PREDICTION),
@@ -125,13 +125,13 @@ def test_evaluations(method):
     there = calls.total
     sampled(model, "flux", state)
     per_step = 1 if method in ("bdia", "o-belm") else 2
-    assert there == 2 * (6 * per_step + 1)  # cond and uncond; one more, to see that the answer is the same
+    assert there == 2 * (6 * per_step + 1)  # cond and uncond, and one more to check that the model is deterministic
     assert calls.total - there == 2 * (6 * per_step - (per_step == 1))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_part_of_the_way(method):
-    """From a lower level: less is lost, and with another prompt less changes."""
+    """From a lower noise level another prompt changes less."""
     model = tiny.model("flux")
     changes = []
     for start in (0, 5):
@@ -191,7 +191,7 @@ def test_steps_are_those_of_the_schedule():
     sampled(model, "unet", state)
     assert 9 < wanted < 18
     assert calls.total - before == 2 * wanted  # EDICT evaluates every prediction twice
-    assert before - wanted in (2 * wanted + 1, 2 * wanted + 2)  # and asks one thing again
+    assert before - wanted in (2 * wanted + 1, 2 * wanted + 2)  # and repeats one evaluation
 
 
 def test_the_step_before_an_image_is_the_last_one():
@@ -223,7 +223,7 @@ def test_guidance_that_remembers_is_refused(name):
     assert torch.isfinite(tiny.sample(model, "unet")).all()  # elsewhere it works on
 
 
-def test_a_model_of_two_answers_is_refused():
+def test_a_model_that_is_not_deterministic_is_refused():
     model = tiny.model("unet").clone()
     model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] + torch.randn_like(args["denoised"]))
     with pytest.raises(ValueError, match="not deterministic: one input gave two predictions"):
@@ -265,7 +265,7 @@ def test_a_mask_needs_the_trajectory():
         sampled(model, "unet", inverted(model, "unet"), torch.ones(1, 64, 64))
 
 
-def test_what_is_shown_is_the_noise():
+def test_samples_are_the_noise_in_the_host_s_units():
     """In the host's units; another sampler can use it."""
     model = tiny.model("flux")
     state = inverted(model, "flux")
@@ -313,8 +313,8 @@ def test_a_latent_with_a_mask():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_last_level(method):
-    """0, but for a method that asks the model there: half the level before, or the model's smallest."""
+def test_the_last_sigma_of_the_schedule(method):
+    """0, except for a method that evaluates the model there: half the previous level, or the model's smallest."""
     model = tiny.model("flux")
     found = inverted(model, "flux", 5, method=method)["guidekit_inversion"].sigmas
     given = sigmas(model, 5)
@@ -331,8 +331,8 @@ def test_automatic_p():
     assert inverted(model, "flux", 4, p=0.9)["guidekit_inversion"].make_method().p == 0.9
 
 
-def test_what_is_said(caplog):
-    """How large the noise is; and where the two latents drift too far apart to come back."""
+def test_the_report(caplog):
+    """The size of the noise, and a warning where rounding grows too much."""
     caplog.set_level("INFO")
     model = tiny.model("flux")
     inverted(model, "flux", 8)
@@ -352,7 +352,7 @@ def test_on_devices_without_double_precision(method, monkeypatch):
     assert error < (1e-1 if method == "rex" else 1e-3)  # Rex's second latent is a thousand times as large
 
 
-def test_which_precision(caplog, monkeypatch):
+def test_precision_of_devices_without_float64(caplog, monkeypatch):
     cpu = torch.device("cpu")
     assert precision(cpu) == torch.float64
     assert not caplog.text
@@ -366,7 +366,7 @@ def test_which_precision(caplog, monkeypatch):
 
 
 def test_progress_and_previews(monkeypatch):
-    """As many steps as there are, with what is denoised."""
+    """One callback per step, with the denoised prediction."""
     seen = []
 
     def callback(*args):

@@ -1,5 +1,5 @@
-"""FreCaS in the host, around the stock SamplerCustomAdvanced: levels, what is enlarged, and what the next stage begins
-with."""
+"""FreCaS in the host, around the stock SamplerCustomAdvanced: noise levels, enlarging, and the start of the next
+stage."""
 
 import comfy.samplers
 import comfy.utils
@@ -117,7 +117,7 @@ def test_noise_is_the_seed_s_own_and_no_sampler_s():
 
 
 def test_images_of_a_batch_do_not_see_each_other():
-    """But for the noise, which is one draw for all."""
+    """Except for the noise, which is one draw for all."""
     model, _, vae = demo()
     both = up(denoised={"samples": latent(2)})[0]["samples"]
     swapped = up(denoised={"samples": latent(2).flip(0)})[0]["samples"]

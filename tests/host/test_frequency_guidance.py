@@ -49,7 +49,7 @@ def test_every_band_has_its_scale(rank, parameterisation, settings, factors):
 
 
 def test_the_sampler_s_cfg_is_what_is_multiplied():
-    """So that what other nodes set holds for it: at cfg 1 there is nothing, in every band."""
+    """So that scales of other nodes apply to it: at cfg 1 no band is guided."""
     for cfg in (0.0, 1.0):
         plain = toy.sample(toy.model(), cfg=cfg)
         assert torch.equal(toy.sample(by_frequency(toy.model()), cfg=cfg), plain)

@@ -1,4 +1,4 @@
-"""A sampler in whose network calls there is room for the positive alone."""
+"""A sampler whose network calls have room for the positive alone."""
 
 import comfy.samplers
 import comfy.supported_models as supported
@@ -40,18 +40,18 @@ NODES = {
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_what_needs_more_says_so(name):
+def test_nodes_that_need_further_rows_are_refused(name):
     """The host would stop inside the network: its caches of keys and values have the rows of the latent."""
-    with pytest.raises(ValueError, match=r"The sampler ar_video keeps .* and .* has another one evaluated"):
+    with pytest.raises(ValueError, match=r"The sampler ar_video caches .* and .* needs another prediction"):
         sample(NODES[name](causal()), "ar_video")
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_elsewhere_the_model_is_as_any_other(name):
+def test_other_samplers_take_further_rows(name):
     assert probes.differ(sample(NODES[name](causal()), "euler"), sample(causal(), "euler"))
 
 
 @pytest.mark.parametrize("node", [APG, GuidanceInterval])
-def test_what_needs_no_more_is_fine(node):
+def test_nodes_that_need_no_further_rows_run(node):
     found = sample(run_node(node, model=causal()), "ar_video")
     assert torch.equal(found, sample(causal(), "ar_video"))

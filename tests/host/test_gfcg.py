@@ -23,7 +23,7 @@ def on(model, family, classifier, words=guides.WORDS, tokens=(7, 7, 7, 7), **set
 
 
 def predicted(family, seed, batch=1, model=None, tokens=7):
-    """What the network alone makes of a prompt in the first step."""
+    """The network's own prediction for a prompt in the first step."""
     prompt = tiny.conditioning(family, seed, tokens)
     return first(model or tiny.model(family), family, cfg=1.0, batch=batch, positive=prompt)
 
@@ -69,7 +69,7 @@ def test_temperature():
 @pytest.mark.parametrize("tokens", [(7, 7, 7, 7), (7, 7, 7, 5)])
 @pytest.mark.parametrize("combination", [ADD, SWAP])
 def test_every_image_has_its_own_reference(family, tokens, combination):
-    """A batch is what its images are by themselves; prompts of one length take one evaluation, others one each."""
+    """A batch equals its images one by one; prompts of equal length take one evaluation, others one each."""
     rows = (DOG, SURE, OWL)
     settings = {"tokens": tokens, "combination": combination}
     model = on(tiny.model(family), family, guides.each(*rows), **settings)
@@ -119,7 +119,7 @@ def _first_of(model, family, start, positive=None):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 @pytest.mark.parametrize("use_previous_step", [False, True])
-def test_no_doubt_is_no_node(family, use_previous_step):
+def test_without_doubt_it_changes_nothing(family, use_previous_step):
     model = on(tiny.model(family), family, guides.always(*SURE), use_previous_step=use_previous_step)
     seen = probes.count_evaluations(model)
     assert torch.equal(tiny.sample(model, family), tiny.sample(tiny.model(family), family))
@@ -143,7 +143,7 @@ def test_little_doubt_beside_much():
     assert probes.distance(found[:1], plain[:1]) > 1e-3
 
 
-def test_lag_asks_about_the_reference_that_it_has():
+def test_with_lag_the_confusion_is_with_the_previous_reference():
     """How likely the candidate of the step before is now, not the one that is most confusing now."""
     was, now = (0.5, 0.4, 0.1, 0.0), (0.5, 0.1, 0.4, 0.0)
     says = guides.by_step(was, now)
@@ -184,7 +184,7 @@ def test_lag(combination, tokens):
     """In each step the reference of the step before, in the same network call; nothing in the first."""
     family = "flux"
     rows = (OWL, DOG, SURE, DOG)
-    # With how much is said now of the reference found before.
+    # With the confusion, now, with the reference found in the previous step.
     late = {ADD: (None, ("owl", 0.4), ("dog", 0.0), None), SWAP: (None, "owl", "dog", None)}[combination]
     says = guides.by_step(*rows)
     model = on(
@@ -301,8 +301,8 @@ def test_autoguidance_of_each_image():
         assert probes.distance(together[b : b + 1], _first_of(single, "unet", tiny.noise("unet", 3)[b : b + 1])) < 1e-4
 
 
-def test_what_else_belongs_to_a_candidate():
-    """One of them with a mask: it is not joined with the other, and is as in a run by itself."""
+def test_candidates_with_masks():
+    """A candidate with a mask is not joined with the other, and is predicted as in a separate run."""
     mask = torch.zeros(1, 64, 64)
     mask[:, :, :32] = 1
     plain = guides.candidates("unet")
@@ -368,14 +368,14 @@ def test_control_of_the_positive_stays_with_it(family):
     assert probes.distance(found, controlled + 0.8 * (controlled - dog)) < 1e-4
 
 
-def test_images_that_cannot_be_seen():
-    """An image of NaN is left alone, and says so to nobody but the classifier."""
+def test_images_of_nan_are_left_alone():
+    """An image of NaN is left alone."""
     says = guides.Says(lambda call, images: torch.full((len(images), 4), torch.nan))
     model = on(tiny.model("unet"), "unet", says)
     assert torch.equal(tiny.sample(model, "unet"), tiny.sample(tiny.model("unet"), "unet"))
 
 
-def test_what_is_said_of_a_run(caplog):
+def test_the_summary_of_a_run(caplog):
     caplog.set_level("INFO")
     tiny.sample(on(tiny.model("unet"), "unet", guides.by_step(DOG, SURE, DOG, OWL)), "unet")
     assert "led away from dog 2, owl 1 (images and steps); 3 more evaluations, classifier asked 4 times" in caplog.text
@@ -396,7 +396,7 @@ def test_evaluations_are_counted_as_they_are(combination, tokens, count, caplog)
 
 
 def test_the_classifier_is_given_images():
-    """What the decoder makes of the positive's prediction, RGB in 0..1."""
+    """The decoded prediction of the positive, RGB in 0..1."""
     shown = []
     says = guides.Says(lambda call, images: shown.append(images) or torch.tensor([SURE]).log())
     model = on(tiny.model("flux"), "flux", says)
@@ -484,12 +484,12 @@ def test_an_unknown_label():
         on(tiny.model("unet"), "unet", classifier)
 
 
-def test_no_worse_model():
+def test_autoguidance_without_a_weak_model():
     with pytest.raises(ValueError, match="nothing is connected to weak_model"):
         on(tiny.model("unet"), "unet", guides.always(*DOG), combination=AUTOGUIDANCE)
 
 
-def test_no_way_to_see(monkeypatch):
+def test_no_vae_and_no_preview_colours(monkeypatch):
     model = on(tiny.model("unet"), "unet", guides.always(*DOG))
     monkeypatch.setattr(type(model.get_model_object("latent_format")), "latent_rgb_factors", None, raising=False)
     monkeypatch.setattr(model.get_model_object("latent_format"), "latent_rgb_factors", None, raising=False)
@@ -499,7 +499,7 @@ def test_no_way_to_see(monkeypatch):
 
 @pytest.mark.parametrize("combination", [ADD, SWAP, AUTOGUIDANCE])
 def test_candidates_of_another_models_text_encoder(combination):
-    """Told before the first step, and not by the network."""
+    """Refused before the first step, and not by the network."""
     model = tiny.model("unet")
     given = {"weak_model": tiny.worse(model)} if combination == AUTOGUIDANCE else {}
     of_another = guides.candidates("flux")

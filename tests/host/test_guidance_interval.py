@@ -56,7 +56,7 @@ def test_all_evaluations_of_a_step_agree(sampler):
 
 @pytest.mark.parametrize("parameterisation", ["eps", "v", "flow"])
 @pytest.mark.parametrize("rank", [3, 4, 5])
-def test_everything_is_cfg_and_nothing_is_the_positive(parameterisation, rank):
+def test_an_interval_of_all_is_cfg_and_an_empty_one_the_positive(parameterisation, rank):
     def sample(limits=None, cfg=4.0):
         model = toy.model(rank, parameterisation)
         if limits:
@@ -162,7 +162,7 @@ def test_a_ramp_in_heun_is_the_same_for_both_evaluations():
 
 
 @pytest.mark.parametrize("ramp", ["up", 3, [1, 2]])
-def test_a_ramp_that_is_none(ramp):
+def test_a_ramp_that_is_no_curve(ramp):
     with pytest.raises(ValueError, match="Connect a Curve Editor"):
         interval(toy.model(), ramp=ramp)
 
@@ -170,7 +170,7 @@ def test_a_ramp_that_is_none(ramp):
 # What the user sees
 
 
-def test_it_tells_what_it_did(caplog):
+def test_it_reports_what_it_did(caplog):
     caplog.set_level("INFO")
     run(interval(toy.model(), limits="sigma", sigma_high=5.0, sigma_low=0.5))
     assert "Guidance interval: 2 of 5 steps guided, 3 evaluations saved." in caplog.text

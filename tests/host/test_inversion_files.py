@@ -1,4 +1,4 @@
-"""Inversions as files: what comes back is what was saved, and what is not such a file is said."""
+"""Inversions as files: loading returns what was saved, and other files are refused."""
 
 import json
 import math
@@ -105,13 +105,13 @@ def test_a_file_that_was_saved_anew_is_another_input(folder):
     assert LoadInversion.fingerprint_inputs(file=name) != before
 
 
-def test_latents_that_carry_nothing():
+def test_latents_without_an_inversion():
     with pytest.raises(ValueError, match="Connect the output of Exact Inversion or Trajectory Record"):
         saved({"samples": image("unet")})
 
 
 def changed(folder, name, tensors=lambda t: t, words=lambda d: d):
-    """The file with something else in it, and as earlier versions wrote it: without a checksum."""
+    """The file with changed content, and as earlier versions wrote it, without a checksum."""
     path = folder / name
     with safe_open(path, "pt") as file:
         inside = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -207,7 +207,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_files_that_are_something_else(what, folder):
+def test_files_of_other_kinds(what, folder):
     name = saved(inverted(tiny.model("unet"), "unet"))
     changes, sentence = BAD[what]
     changed(folder, name, **changes)
@@ -271,7 +271,7 @@ def test_a_changed_byte_is_noticed_or_changes_nothing(folder):
         {"words": lambda d: {**d, "p": 0.5}},
     ],
 )
-def test_what_the_checksum_is_of(folder, change):
+def test_the_checksum_covers_all_content(folder, change):
     """Names, dtypes, shapes and bytes, and the description: a file that is sound in itself, but not what was saved."""
     name = saved(inverted(tiny.model("unet"), "unet"))
     with safe_open(folder / name, "pt") as file:
@@ -286,7 +286,7 @@ def test_what_the_checksum_is_of(folder, change):
 
 
 def test_views_of_one_tensor():
-    """As latents are that a model takes as they are."""
+    """As for latents that a model does not scale."""
     whole = torch.arange(12.0).reshape(3, 4)
     files.INVERSIONS.save("views", {"a": whole, "b": whole[1], "c": whole.T}, {})
     found, _ = files.INVERSIONS.load("views.safetensors", ("a", "b", "c"))

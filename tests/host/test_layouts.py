@@ -158,7 +158,7 @@ def longer(args):
 @pytest.mark.parametrize("patch", [cut, longer])
 @pytest.mark.parametrize("node", [PAG, SEG, NegToMe])
 @pytest.mark.parametrize("family", ["flux", "qwen_image"])
-def test_a_sequence_that_cannot_be_told_apart(family, node, patch):
+def test_a_sequence_of_unknown_layout_is_refused(family, node, patch):
     model = tiny.model(family)
     model.set_model_post_input_patch(patch)
     settings = {} if node is NegToMe else {"blocks": "0"}

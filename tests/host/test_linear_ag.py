@@ -1,4 +1,4 @@
-"""LinearAG through the host: fitting, the file, and what an estimated negative is to everybody else."""
+"""LinearAG through the host: fitting, the file, and other nodes beside an estimated negative."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def sample(model, **options):
 
 
 def half_guided(model):
-    """CFG in the first half of the run, the positive alone in the second: what LinearAG is with perfect estimates."""
+    """CFG in the first half of the run, the positive alone in the second: LinearAG with perfect estimates."""
     original = comfy.samplers.CFGGuider.predict_noise
 
     class Guider(comfy.samplers.CFGGuider):
@@ -219,7 +219,7 @@ def test_every_family(family):
 @pytest.mark.parametrize("family", ["unet", "flux"])
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.name)
 def test_beside_every_node_in_both_orders(product, family):
-    """Fitted on the plain model: at what the other node adds, the estimate is only less good."""
+    """Fitted on the plain model: beside what the other node adds, the estimate is merely worse."""
     if family not in product.families:
         pytest.skip(f"{product.name} is not for {family} on this host")
     fit_tiny(tiny.model(family), family, steps=6)
@@ -340,7 +340,7 @@ def test_at_cfg_1_there_is_nothing_to_do():
     assert torch.equal(sample(model, cfg=1.0), sample(toy.model(), cfg=1.0))
 
 
-def test_it_tells_what_it_saved(caplog):
+def test_it_reports_what_it_saved(caplog):
     caplog.set_level("INFO")
     fit(toy.model())
     sample(applied(toy.model()))
@@ -473,7 +473,7 @@ def test_a_model_without_its_negative_cannot_be_fitted():
 # Bad files
 
 
-def test_files_that_are_none(folder):
+def test_files_that_cannot_be_loaded(folder):
     with pytest.raises(ValueError, match=r"There is no file 'gone.safetensors' in models/guidekit. It has: nothing"):
         applied(toy.model(), "gone.safetensors")
     fit(toy.model())
@@ -517,7 +517,7 @@ def test_files_that_are_none(folder):
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_descriptions_that_are_none(folder, change, sentence):
+def test_bad_descriptions(folder, change, sentence):
     fit(toy.model())
     path = folder / "linear_ag.safetensors"
     with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Kinds of adapters against their papers' formulas, and what is said to be applied."""
+"""Kinds of adapters against their papers' formulas, and the report of what was applied."""
 
 import json
 import logging
@@ -113,7 +113,7 @@ def test_lycoris_s_alpha(folder, name):  # noqa: F811
 
 
 def test_core_leaves_lokr_s_cores_out(folder, caplog):  # noqa: F811
-    """Why they are folded: the same file through core's loader changes nothing."""
+    """The reason for folding them: the same file through core's loader changes nothing."""
     _, parts, _ = lokr_of_a_convolution()
     model = tiny.model("unet")
     assert torch.equal(by_core(model, CONV_PATH, parts)[CONV.key], weights_of(model)[CONV.key])
@@ -237,7 +237,7 @@ def test_a_bias_of_the_second_factor(folder):  # noqa: F811
     same_weights(load(model)[0], changes)
 
 
-def test_a_bias_that_the_layer_has_not(folder):  # noqa: F811
+def test_a_bias_that_the_layer_does_not_have(folder):  # noqa: F811
     model = tiny.model("unet")
     assert LINEAR.key.replace("weight", "bias") not in weights_of(model)
     parts = {"lora_A.weight": normal(3, COLUMNS), "lora_B.weight": normal(ROWS, 3), "lora_B.bias": normal(ROWS)}
@@ -254,7 +254,7 @@ def too_many_passes():
     return {f"{PATH}.oft_blocks": normal(5, 8, 4, 4)}
 
 
-def test_what_changes_no_weight_is_not_applied(folder, caplog):  # noqa: F811
+def test_modules_that_change_no_weight_are_not_applied(folder, caplog):  # noqa: F811
     model = tiny.model("unet")
     path = f"lycoris_{flat(UNET[1].diffusers)}"
     weight = weights_of(model)[UNET[1].key]
@@ -268,7 +268,7 @@ def test_what_changes_no_weight_is_not_applied(folder, caplog):  # noqa: F811
     same_weights(loaded, {UNET[1].key: product(down, up)})
 
 
-def test_nothing_that_changes_a_weight(folder, caplog):  # noqa: F811
+def test_a_file_that_changes_no_weight_is_refused(folder, caplog):  # noqa: F811
     caplog.set_level(logging.CRITICAL)
     save_file(too_many_passes(), folder / "x.safetensors")
     with pytest.raises(ValueError, match="of its 1 modules none can be used.*leaves the weight as it is"):

@@ -1,4 +1,5 @@
-"""NASA and NAG in the host: what they are on every family, whom they leave alone, and what prompts they take."""
+"""NASA and NAG in the host: against a reference on every family, what they leave alone, and which prompts they
+accept."""
 
 from importlib import import_module
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ VARIANTS = {
 
 
 def lockstep(family, tokens=7, **about):
-    """What `steered` should be, of two calls side by side."""
+    """The expected result of `steered`, from two calls side by side."""
     prompt = tiny.conditioning(family, 33, tokens)
     return Lockstep(prompt, lambda p, n: p - 0.4 * n, text_share=True, **{**ABOUT.get(family, {}), **about})
 
@@ -379,7 +380,7 @@ def test_two_of_them_add_up():
 @pytest.mark.parametrize("family", ["unet", "flux", "hunyuan_video", "wan", "lumina2"])
 @pytest.mark.parametrize("node", [PAG, Autoguidance])
 def test_weak_branches_have_it_too(family, node):
-    """Or their guidance would push along it. The order of the nodes does not matter."""
+    """Otherwise their guidance would lead along it. The order of the nodes does not matter."""
     settings = {"scale": 2.0, "blocks": "1"} if node is PAG else {"scale": 2.0, "weakness": "token noise"}
     one = run_node(node, model=steered(tiny.model(family), family), **settings)
     other = steered(run_node(node, model=tiny.model(family), **settings), family)

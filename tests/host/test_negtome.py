@@ -1,4 +1,5 @@
-"""NegToMe in the host: the right tokens on every family, the reference that rides along, and where it acts."""
+"""NegToMe in the host: the right tokens on every family, the reference row, and the steps and blocks in which it
+acts."""
 
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from guidekit.tests.host import probes, tiny
 from guidekit.tests.host.products import ONE_TOKEN
 
 ALWAYS = {"steps": "start to end", "threshold": -1.0, "blocks": "all"}
-# For tests that compare two ways of computing the same: a match that rounding decides would be another one in each.
+# For tests that compare two ways of computing the same: without these settings rounding could decide a match.
 DECIDED = {"mask": ONE_TOKEN}
 MATCHES_NOTHING = {"mask": torch.zeros_like(ONE_TOKEN)}
 
@@ -71,7 +72,7 @@ def naively(model, family):
 
 @pytest.fixture
 def leads(monkeypatch):
-    """By how much the best cosine is ahead of the second, at the least, in each matching of the test."""
+    """The smallest lead of the best cosine over the second in each matching of the test."""
     found, match = [], matching.match_dense
 
     def watched(tokens, reference, mask=None):
@@ -91,7 +92,7 @@ def test_is_the_rule_on_every_family(family, leads):
     wanted = tiny.sample(naively(model, family), family, batch=3, steps=2)
     assert not probes.differ(found, wanted)
     assert probes.differ(found, tiny.sample(model, family, batch=3, steps=2))
-    assert min(leads) > 10 * torch.finfo(model.model_dtype()).eps  # or rounding would decide
+    assert min(leads) > 10 * torch.finfo(model.model_dtype()).eps  # otherwise rounding would decide
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -135,7 +136,7 @@ def test_positive_only(family):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_a_weak_branch_is_treated_as_the_positive_is(family):
-    """Or the difference that PAG adds would hold NegToMe's push."""
+    """Otherwise the difference that PAG adds would contain NegToMe's push."""
     model = run_node(PAG, model=merged(tiny.model(family), apply_to="positive only"), scale=1.0, blocks="1")
     other = run_node(PAG, model=tiny.model(family), scale=1.0, blocks="1")
     changes = []
@@ -189,7 +190,7 @@ def once(model, family, x, sigma, cfg=4.0):
 
 @pytest.mark.parametrize("noise", ["clean", "clean, scaled down"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_riding_reference_is_a_first_image_that_is_not_kept(family, noise):
+def test_a_reference_row_acts_as_a_first_image(family, noise):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
     riding = merged(model, reference=GIVEN, latent={"samples": latent}, reference_noise=noise, **DECIDED)
     found = once(riding, family, x, 0.7)
@@ -246,8 +247,8 @@ def test_no_latent():
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
-def test_every_image_keeps_its_own_prompt_beside_the_rider(family):
-    """A batch of prompts: the rider takes a copy of the first, and nobody else's place."""
+def test_every_image_keeps_its_own_prompt_beside_the_reference_row(family):
+    """With a batch of prompts the reference row gets a copy of the first, and displaces none."""
     prompts = [tiny.conditioning(family, seed)[0] for seed in (1, 2)]
     extra = {key: torch.cat([p[1][key] for p in prompts]) for key in prompts[0][1]}
     model = merged(tiny.model(family), reference=GIVEN, latent={"samples": tiny.noise(family, seed=60)}, **DECIDED)
@@ -259,7 +260,7 @@ def test_every_image_keeps_its_own_prompt_beside_the_rider(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_two_references_ride_side_by_side(family):
+def test_two_reference_rows_side_by_side(family):
     """Each node knows its own row; the images of the batch are those behind them."""
     model = tiny.model(family)
     for seed in (60, 61):
@@ -273,7 +274,7 @@ def test_two_references_ride_side_by_side(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_a_rider_of_another_node_is_not_taken_for_ones_own(family):
+def test_the_reference_row_of_another_node_is_not_used(family):
     """Beside a node that matches nothing, before it and behind it."""
     latents = [{"samples": tiny.noise(family, seed=seed)} for seed in (60, 61)]
     settings = [{"latent": latents[0], **DECIDED}, {"latent": latents[1], **MATCHES_NOTHING}]
@@ -286,7 +287,7 @@ def test_a_rider_of_another_node_is_not_taken_for_ones_own(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
-def test_a_controlnet_and_the_rider(family):
+def test_a_controlnet_and_the_reference_row(family):
     """What a ControlNet adds has a row for every image; the rider gets that of the first."""
     positive = tiny.controlled(tiny.conditioning(family, 11), family)
 
@@ -373,7 +374,7 @@ def test_a_batch_of_one_is_told_once_and_left_alone(family, caplog):
     assert "a batch of one" not in caplog.text
 
 
-def test_a_rider_is_no_second_image(caplog):
+def test_a_reference_row_is_no_second_image(caplog):
     caplog.set_level("INFO")
     model = merged(tiny.model("flux"), reference=GIVEN, latent={"samples": tiny.noise("flux", seed=60)})
     tiny.sample(merged(model), "flux")

@@ -1,5 +1,5 @@
-"""Two nodes on one model. Nodes meet in what they hang into it: each is paired with one node for every mechanism, and
-with core's neighbours, so that the tests grow with the number of nodes, not with its square."""
+"""Two nodes on one model. Nodes interact through mechanisms (mechanisms.py): each is paired with one node for every
+mechanism, and with core's nodes, so that the tests grow with the number of nodes, not with its square."""
 
 from functools import cache
 
@@ -56,7 +56,7 @@ IN_THEIR_ORDER = {("nag", "nasa")}
 
 # There is one negative to stand in for: the first node does, and the other one says so.
 ONE_PLACE = {("gfcg_swap", "gfcg_swap"), ("gfcg_swap", "preference_cfg_model"), ("cache", "cache")}
-# What is done cannot be done again; and a LoRA for the negative is on nothing where another model predicts it.
+# The same replacement cannot be made twice; and a LoRA for the negative has no effect where another model predicts it.
 ONLY_ONE = {(name, name): name for name in ("cfgpp", "interval", "adaptive", "zero_init")}
 # In four steps the one leaves out what the other would have estimated.
 LEFT_OUT = {("adaptive", "cache"), ("cache", "interval")}
@@ -91,7 +91,7 @@ def alone(name, family):
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.name)
 def test_a_node_attaches_what_it_says(product, monkeypatch):
-    """By which it is known with whom it has to be tried."""
+    """This decides with which nodes it is paired."""
     remembering, memory = [], Run.memory
 
     def watched(run, owner):
@@ -104,7 +104,7 @@ def test_a_node_attaches_what_it_says(product, monkeypatch):
     assert attached(model) | ({"memory"} if remembering else set()) == product.attaches
 
 
-def test_every_mechanism_has_somebody_who_stands_for_it():
+def test_every_mechanism_has_a_representative():
     assert {mechanism for product in PRODUCTS for mechanism in product.attaches} == set(REPRESENTATIVES)
     assert [m for m, name in REPRESENTATIVES.items() if m not in OURS[name].attaches] == []
 

@@ -1,5 +1,5 @@
-"""Packs that evaluate the predictions of a network call one after another, to save memory or on several GPUs: the
-result is that of no such pack where they say which part they evaluate, and a sentence where they do not."""
+"""Packs that evaluate the predictions of a network call one after another, to save memory or on several GPUs: if they
+say which part they evaluate, the result is as without them; if not, it is an error."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def below(model):
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("product", "family"), EVERY)
-def test_parts_that_say_what_they_are(product, family, batch):
+def test_packs_that_name_the_part(product, family, batch):
     model = product.apply(tiny.model(family))
     wanted = tiny.sample(model, family, batch=batch, steps=2)
     found = tiny.sample(one_by_one(model, told=True), family, batch=batch, steps=2)
@@ -67,14 +67,14 @@ def test_parts_that_say_what_they_are(product, family, batch):
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_a_node_that_needs_no_rows_does_not_mind(family, told):
+def test_a_node_that_needs_no_rows_works(family, told):
     model = run_node(APG, model=tiny.model(family))
     wanted = tiny.sample(model, family, steps=2)
     assert probes.distance(tiny.sample(one_by_one(model, told), family, steps=2), wanted) < 1e-3
 
 
 @pytest.mark.parametrize(("product", "family"), BELOW)
-def test_parts_that_do_not_say(product, family):
+def test_packs_that_do_not_name_the_part(product, family):
     model = product.apply(tiny.model(family))
     with pytest.raises(ValueError, match="without saying which they are, and a Guidekit node .* has to know"):
         tiny.sample(one_by_one(model, told=False), family, steps=1)

@@ -1,4 +1,4 @@
-"""The loader of tuned weights: every layout against a merge by hand, and what it says of files that do not fit."""
+"""The loader of tuned weights: every layout against a merge by hand, and errors for files that do not fit."""
 
 import json
 import math
@@ -112,7 +112,7 @@ def test_the_host_samples_with_it(folder):
     assert torch.equal(tiny.sample(tiny.model("unet"), "unet"), plain)
 
 
-def test_core_ignores_what_is_loaded_here(folder, caplog):
+def test_core_ignores_the_layouts_that_are_loaded_here(folder, caplog):
     """The layouts of diffusers and PEFT on UNets: core's loader leaves attention as it is, without an error."""
     for name, layout in IGNORED.items():
         model = tiny.model("unet")
@@ -408,7 +408,7 @@ def test_another_architecture(folder):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_weights_of_what_does_not_fit_are_not_read(folder, whole, monkeypatch):
+def test_weights_that_do_not_fit_are_not_read(folder, whole, monkeypatch):
     """Two gigabytes, all but the header a hole in the file."""
     shapes = {name: [9999] for name in other_unet(tiny.model("unet"))}
     if not whole:
@@ -479,7 +479,7 @@ def test_nothing_but_zeros(folder):
 
 
 def test_the_other_prediction(folder):
-    """A warning in the report: some are used so on purpose."""
+    """A warning in the report, because some files are used so on purpose."""
     for model_type, says, warned in (
         (ModelType.EPS, {"modelspec.prediction_type": "v"}, True),
         (ModelType.EPS, {"ss_v_parameterization": "True"}, True),
@@ -494,7 +494,7 @@ def test_the_other_prediction(folder):
 
 
 def test_a_part_of_the_file(folder):
-    """What fits is applied, and the report says what was not."""
+    """Modules that fit are applied, and the report names the others."""
     model = tiny.model("unet")
     path = folder / "x.safetensors"
     changes = file_of(path, model, UNET, UNET_LAYOUTS["PEFT in diffusers"])
@@ -512,7 +512,7 @@ def test_a_part_of_the_file(folder):
     assert "1 module is not in BaseModel: unet.nowhere.to_q." in report
 
 
-def test_modules_that_the_host_knows_and_the_model_has_not(folder):
+def test_modules_that_the_host_knows_and_the_model_lacks(folder):
     """The host's list of names is for the largest of a family."""
     model = tiny.model("unet")
     path = folder / "x.safetensors"
@@ -539,7 +539,7 @@ def test_two_spellings_of_one_weight(folder):
     assert "is for a weight that another module of the file changes already" in report
 
 
-def test_what_the_file_says_of_itself(folder):
+def test_the_metadata_is_reported(folder):
     model = tiny.model("unet")
     metadata = {
         "modelspec.title": "Nice",
@@ -585,7 +585,7 @@ def test_bad_files(folder, kind):
         load(model)
 
 
-def test_strength_0_is_no_node(folder):
+def test_strength_0_changes_nothing(folder):
     model = tiny.model("unet")
     file_of(folder / "x.safetensors", model, UNET, UNET_LAYOUTS["PEFT"])
     loaded, report = load(model, strength=0.0, apply_to="negative only")

@@ -1,4 +1,4 @@
-"""What nodes take from the table of presets, and what they say of it."""
+"""The values that nodes take from the table of presets, and their report of it."""
 
 import comfy.model_base
 import comfy.model_detection
@@ -153,7 +153,7 @@ def steered(family, **settings):
         ("sd3", {"nag_scale": 5.0, "nag_tau": 2.5, "nag_alpha": 0.125}),
     ],
 )
-def test_nag_is_as_if_the_values_were_typed(family, values, caplog):
+def test_nag_with_a_preset_equals_typed_values(family, values, caplog):
     caplog.set_level("INFO")
     auto, by_hand, untouched = (
         tiny.sample(steered(family, **settings), family, cfg=1.0, steps=2)
@@ -173,7 +173,7 @@ def test_a_typed_value_wins_beside_those_of_the_table(caplog):
 
 
 def test_without_the_input_all_is_as_typed(caplog):
-    """As older workflows are, and clients that do not know of it."""
+    """As in older workflows, and from clients that do not know the input."""
     caplog.set_level("INFO")
     settings = {"scale": 3.0, "blocks": "", "rescale": "off", "start_percent": 0.0, "end_percent": 1.0}
     PAG.execute(model=tiny.model("unet"), **settings)
@@ -203,7 +203,7 @@ def test_slg_of_sd35_medium():
 
 @pytest.mark.parametrize("settings", [{"start_percent": 0.3}, {"end_percent": 0.9}])
 def test_of_a_range_both_ends_are_typed(settings):
-    """Or the other one, of the table, could lie before it."""
+    """Otherwise the other one, from the table, could be before it."""
     medium = checkpoint("SD3.5 medium").model.model_config
     limits = placed(run_node(SLG, model=many_blocks(medium), **settings), "corrections").range
     wanted = {"start_percent": 0.0, "end_percent": 1.0, **settings}

@@ -1,5 +1,5 @@
-"""What every node must keep to, on every family it claims. What does not depend on the family: on a DiT, and for one
-node of every mechanism on a UNet too."""
+"""Properties of every node, on every family that it supports. Properties that do not depend on the family: on a DiT,
+and for one node of every mechanism on a UNet too."""
 
 from functools import cache
 
@@ -40,12 +40,12 @@ def _plain_predictions(family):
 
 @cache
 def usual(product, family):
-    """What a node gives in the usual run."""
+    """The result of a node in the usual run."""
     return tiny.sample(product.apply(tiny.model(family)), family)
 
 
 @pytest.mark.parametrize(("product", "family"), NEUTRAL)
-def test_neutral_is_no_node(product, family):
+def test_neutral_settings_are_as_without_the_node(product, family):
     model = product.apply(tiny.model(family), **product.neutral)
     seen = probes.count_evaluations(model)
     assert torch.equal(tiny.sample(model, family), plain(family))

@@ -1,4 +1,4 @@
-"""Prompts that are told apart by image: which of them fit into one."""
+"""Prompts that differ between images: which of them can be joined."""
 
 from types import SimpleNamespace
 
@@ -56,7 +56,7 @@ def test_every_image_has_its_own(shared):
         ({"rate": row(1.0, kind=comfy.conds.CONDNoiseShape)}, {"rate": row(0.0, kind=comfy.conds.CONDNoiseShape)}),
     ],
 )
-def test_prompts_that_are_not_alike_in_the_rest_stay_apart(first, second):
+def test_prompts_that_differ_in_other_entries_are_not_joined(first, second):
     assert together(prepared(1.0, **first), prepared(2.0, **second)) is None
 
 

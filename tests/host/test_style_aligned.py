@@ -134,7 +134,7 @@ def test_equal_images_are_what_they_would_be(family):
 
 
 @EVERY
-def test_nothing_of_the_reference_is_no_node(family):
+def test_a_very_small_share_changes_next_to_nothing(family):
     found = tiny.sample(aligned(tiny.model(family), adain=False, share=-10.0), family, batch=2)
     plain = tiny.sample(tiny.model(family), family, batch=2)
     far = tiny.sample(aligned(tiny.model(family), adain=False), family, batch=2)
@@ -271,7 +271,7 @@ def test_each_half_of_cfg_follows_its_own():
 # Beside others
 
 
-def test_the_rider_of_another_node_is_no_reference():
+def test_the_reference_row_of_another_node_is_not_used():
     settings = {"reference": PUSHED_FROM, "steps": "start to end", "threshold": -1.0, "alpha": 0.0001}
     model = run_node(NegToMe, model=tiny.model("unet"), latent=latent("unet"), **settings)
     found = tiny.sample(aligned(model), "unet", batch=2)
@@ -292,7 +292,7 @@ def test_two_of_them(family):
 # Sentences
 
 
-def test_a_batch_of_one_has_nobody_to_follow(caplog):
+def test_a_batch_of_one_has_no_other_image(caplog):
     model = aligned(tiny.model("unet"))
     assert torch.equal(tiny.sample(model, "unet"), tiny.sample(tiny.model("unet"), "unet"))
     assert "a batch of one image has no other to follow. Raise batch_size, or" in caplog.text

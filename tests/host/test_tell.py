@@ -1,4 +1,4 @@
-"""What nodes tell users is text, whatever it quotes."""
+"""Messages to users are plain text, whatever they quote."""
 
 import logging
 

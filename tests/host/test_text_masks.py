@@ -1,4 +1,4 @@
-"""Masks of texts that stand beside each other in one attention."""
+"""Masks of texts that are beside each other in one attention."""
 
 import comfy.supported_models
 import pytest

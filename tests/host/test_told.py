@@ -1,4 +1,4 @@
-"""What nodes say is kept by prompt, stands under the right node, and holds as long as the result it belongs to."""
+"""Messages of nodes are kept by prompt, appear under the right node, and hold as long as the result they belong to."""
 
 import asyncio
 import copy
@@ -67,11 +67,11 @@ def told(monkeypatch):
 
 
 def of_sampler(told: Told) -> list[dict]:
-    """What was said in the runs of node 9, and not by nodes as they executed."""
+    """The messages of node 9's runs, without those that nodes had while they executed."""
     return [entry for entry in told.newest() if entry["source"] == "9"]
 
 
-# Where a line stands
+# Where a line appears
 
 
 def test_a_line_names_its_node_and_the_sampler():
@@ -82,7 +82,7 @@ def test_a_line_names_its_node_and_the_sampler():
 
 
 @pytest.mark.parametrize("product", [p for p in PRODUCTS if "unet" in p.families], ids=lambda p: p.name)
-def test_techniques_speak_under_the_node_that_attached_them(product):
+def test_techniques_report_under_the_node_that_attached_them(product):
     """The host takes the output of an equal node for a node's own, unless the schema tells it not to."""
     assert product.node.GET_SCHEMA().not_idempotent
     with CurrentNodeContext("p", "12:5.0.0.3"):
@@ -139,7 +139,7 @@ def test_a_run_that_fails_leaves_nothing_of_the_one_before(told):
 
 
 @pytest.mark.parametrize("node", [PAG, NegToMe, APG])
-def test_one_reason_and_no_other(node, told):
+def test_a_node_gives_exactly_one_reason(node, told):
     """Under a guider that evaluates its prompts by itself, with one image, at cfg 1."""
     with CurrentNodeContext("p", "2"):
         model = run_node(node, model=tiny.model("unet"))
@@ -156,7 +156,7 @@ def test_one_reason_and_no_other(node, told):
 # How long it holds
 
 
-def test_it_holds_while_the_result_is_cached():
+def test_messages_hold_while_the_result_is_cached():
     """Prompt b asks for the same, c for another second sampler, d for another patch before both."""
     told = Told()
     told.behind(at("a", "7"), graph())  # so that it knows the graph, without a server
@@ -174,7 +174,7 @@ def test_it_holds_while_the_result_is_cached():
     assert texts(told.behind(at("d", "7"), other)) == ["the LoRA"]
 
 
-def test_it_holds_for_the_same_nodes_under_other_ids():
+def test_messages_hold_for_the_same_nodes_under_other_ids():
     """As when they are put into a subgraph: the host takes them from its cache."""
     told = Told()
     told.behind(at("a", "7"), graph())
@@ -191,7 +191,7 @@ def test_it_holds_for_the_same_nodes_under_other_ids():
 
 
 def test_a_node_that_executes_replaces_what_it_said():
-    """Also where it was asked first what it had said as part of the same graph: a file may have changed."""
+    """Also if it was asked for its cached message of the same graph first, because a file may have changed."""
     told = Told()
     told.behind(at("a", "7"), graph())
     told.add(at("a", "2"), [line("2", "old")])
@@ -204,7 +204,7 @@ def test_a_node_that_executes_replaces_what_it_said():
     assert texts(told.behind(at("a", "7"), graph())) == ["old"]
 
 
-def test_what_stands_in_for_a_node_speaks_for_it():
+def test_nodes_that_a_node_expands_to_report_for_it():
     told = Told()
     told.add(at("a", "6.0.0.2"), [line("6", "expanded")])
     assert texts(told.behind(at("a", "7"), graph())) == ["expanded"]
@@ -218,7 +218,7 @@ def test_only_so_many_prompts_are_kept():
 
 
 def test_two_prompts_at_once(told):
-    """Each has its own, whatever the other one does in between."""
+    """Each has its own messages, whatever the other one does in between."""
 
     def run(prompt_id: str) -> list[str]:
         for i in range(200):
@@ -246,8 +246,8 @@ def test_lineage_is_in_order_and_ends_where_nodes_are_missing():
 
 @pytest.fixture
 def sent(monkeypatch):
-    """What goes to clients, while prompt "a" of client "me" and one without a client run, and another one has run; with
-    the host's own queue."""
+    """The messages sent to clients, while prompt "a" of client "me" and one without a client run, and another one has
+    run; with the host's own queue."""
     import server
     from execution import PromptQueue
 
@@ -280,7 +280,7 @@ def test_the_client_that_queued_it_hears_of_it(told, sent):
     json.dumps(data)
 
 
-def test_nobody_else_does(told, sent):
+def test_other_clients_do_not_hear_of_it(told, sent):
     for prompt_id in ("b", "not queued"):
         with CurrentNodeContext(prompt_id, "4:1"):
             tell("Patch", "said.")
@@ -288,7 +288,7 @@ def test_nobody_else_does(told, sent):
     assert sent == []
 
 
-def test_a_page_may_ask_what_holds(told, sent):
+def test_a_page_may_ask_which_messages_hold(told, sent):
     """What holds for all workflows, and for a running prompt whose nodes are cached, though they said nothing in it."""
     told.behind(at("earlier", "7"), graph())
     told.add(at("earlier", "6"), [line("3", "said.")])

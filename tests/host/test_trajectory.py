@@ -64,7 +64,7 @@ def test_the_source_stays_and_the_other_row_is_ddim(name):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_recording_is_ddim_inversion(family):
-    """By hand, at the level that is stepped to."""
+    """By hand, with predictions at the level at the end of each step."""
     model = tiny.model(family)
     state = recorded(model, family)["guidekit_inversion"]
 
@@ -84,7 +84,7 @@ def test_recording_is_ddim_inversion(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3", "qwen_image"])
-def test_another_node_takes_from_the_source(family):
+def test_another_node_uses_features_of_the_source(family):
     model = tiny.model(family)
     state = recorded(model, family)
     plain = replayed(model, family, state, prompt=12)
@@ -95,7 +95,7 @@ def test_another_node_takes_from_the_source(family):
 
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
 def test_the_source_has_a_prompt_of_its_own(family):
-    """Each row as in a run by itself, and what the other takes is what the source has with its prompt."""
+    """Each row is as in a separate run, and the other row uses the features that the source has with its own prompt."""
     model = tiny.model(family)
     state = recorded(model, family)
     source = tiny.conditioning(family, 11)

@@ -56,7 +56,7 @@ class DenseBlur:
 
 
 def first_step(model, family, **options):
-    """What the post-CFG functions saw in the first step."""
+    """The arguments of the post-CFG functions in the first step."""
     seen = probes.record_predictions(model)
     tiny.sample(model, family, steps=1, **options)
     return seen.steps[0]
@@ -108,7 +108,7 @@ def test_the_spread_is_that_of_the_positive_prediction(rescale, cfg):
 
 
 class Zero(torch.nn.Module):
-    """A block that passes on what it is given."""
+    """A block that returns its input."""
 
     def __init__(self, family):
         super().__init__()
@@ -215,7 +215,7 @@ def test_areas_prompts_and_a_split_batch(family, name, monkeypatch):
 
 
 def test_context_windows_are_computed_whole(caplog, monkeypatch):
-    """A window evaluates the same entry again: what it left cannot be told apart, so nothing is resumed."""
+    """A window evaluates the same entry again: its stored states are ambiguous, so nothing is resumed."""
     import comfy.context_windows as windows
 
     caplog.set_level(logging.INFO)
@@ -296,7 +296,7 @@ def test_unet_patches_of_others_keep_their_effect(name, monkeypatch):
         return first_step(model, "unet")
 
     resumed = run()
-    # Without our node, which leaves the positive prediction alone.
+    # The run without our node, which does not change the positive prediction.
     assert probes.distance(resumed["cond_denoised"], run(scale=0.0)["cond_denoised"]) < 1e-5
     whole(monkeypatch)
     assert probes.distance(resumed["denoised"], run()["denoised"]) < 1e-5
@@ -574,7 +574,7 @@ def test_masked_text_is_not_there(family, node, settings):
         assert probes.distance(first_step(model, family, positive=whole_prompt, **options)["denoised"], wanted) > 3e-4
 
 
-def test_what_cond_left_is_dropped_with_the_evaluation():
+def test_stored_states_are_dropped_with_the_evaluation():
     from guidekit.nodes.host.run import current_run
 
     model, prefixes = run_node(PAG, model=tiny.model("flux")), []
@@ -635,8 +635,8 @@ def test_a_host_whose_unets_cannot_be_reached(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("family", "kept"), [("flux", 1), ("unet", 4)])
-def test_no_more_is_kept_than_is_needed(family, kept, monkeypatch):
-    """What one block left in a transformer; in a UNet all skip connections, here those of four input blocks."""
+def test_only_needed_states_are_stored(family, kept, monkeypatch):
+    """In a transformer the output of one block; in a UNet all skip connections, here those of four input blocks."""
     if family == "unet" and not reaches_unet_layers():
         pytest.skip("this host does not let layers of a UNet be replaced")
     seen, keep = [], Prefix.keep
@@ -667,7 +667,7 @@ def test_usual_block_of_a_unet():
 @pytest.mark.parametrize("name", NODES)
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_the_same_on_several_devices(family, name):
-    """The host deals the predictions out to two copies of the network, here both on the processor."""
+    """The host distributes the predictions over two copies of the network, here both on the CPU."""
     node, settings = NODES[name]
     model = tiny.model(family)
     model.cached_patcher_init = (tiny.build, (tiny.FAMILIES[family].network, family))

@@ -51,7 +51,7 @@ _MADE: dict[str, tuple[type, type | Callable, dict]] = {
         comfy.text_encoders.pixart_t5.PixArtT5XXL,
         {"t5xxl_model_config": _t5(12)},
     ),
-    # Its own encoder has eyes, which no setting makes small.
+    # Its own encoder includes a vision model, which no setting makes small.
     "qwen_image": (
         comfy.text_encoders.qwen_image.QwenImageTokenizer,
         comfy.text_encoders.qwen_image.QwenImageTEModel,

@@ -180,9 +180,10 @@ MIDDLE = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What a network is made of, and where. `weights`: their type; `computes`: that of what is computed; `rounds`: what
-    the weights were rounded to before, so that networks of two kinds have the same; `prepare(config)`: settings for
-    how layers keep their weights, which `fill(network, weights)` gives them; `patcher`: of which class."""
+    """Types and device of a network. `weights`: the type of the weights; `computes`: the type in which it computes;
+    `rounds`: the type to which the weights were rounded before, so that networks of two kinds have the same ones;
+    `prepare(config)`: settings for how layers keep their weights, which `fill(network, weights)` gives them; `patcher`:
+    of which class."""
 
     weights: torch.dtype = torch.float32
     computes: torch.dtype = torch.float32

@@ -30,7 +30,7 @@ class Network(torch.nn.Module):
 
 
 class Elementwise(torch.nn.Module):
-    """A denoiser that sees no neighbours, so that streams cannot mix in it."""
+    """A denoiser without neighbourhoods, so that it cannot mix streams."""
 
     dtype = torch.float32
 
@@ -44,7 +44,7 @@ class Elementwise(torch.nn.Module):
 
 
 class Fixed(torch.nn.Module):
-    """For `model`: denoises to its prompt's number everywhere, whatever x and sigma."""
+    """Denoises to its prompt's number everywhere, whatever x and sigma; for `model`."""
 
     dtype = torch.float32
 

@@ -1,5 +1,5 @@
-"""Input as no node wants it, made from the schema: for every input of every node what must be refused, and what may be
-taken or refused but must not hurt."""
+"""Bad input made from the schema: for every input of every node, values that must be refused, and values that may be
+accepted or refused but must do no harm."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ NOT_AN_OBJECT = {"null": None, "number": 3, "text": "x", "list": [], "dict": {},
 
 
 def wrong(wanted: io.Input) -> dict[str, Any]:
-    """What must be refused, by a name; null is not, where a socket may stay open."""
+    """Values that must be refused, by a name; null is not among them where a socket is optional."""
     kind = wanted.get_io_type()
     found = {**_WRONG[kind](wanted)} if kind in _WRONG else {**NOT_AN_OBJECT, "object": object()}
     if wanted.optional:
@@ -29,7 +29,7 @@ def wrong(wanted: io.Input) -> dict[str, Any]:
 
 
 def odd(wanted: io.Input) -> dict[str, Any]:
-    """What a node may take or refuse, quickly and in little memory."""
+    """Values that a node may accept or refuse, quickly and in little memory."""
     return _ODD.get(wanted.get_io_type(), {})
 
 

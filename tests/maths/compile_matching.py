@@ -1,4 +1,4 @@
-"""Compiles the kernels for one device and prints what came out: `compile_matching.py 90 232448`."""
+"""Compiles the kernels for one device and prints the result: `compile_matching.py 90 232448`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""How much memory something takes, by the tensors that it makes."""
+"""Measures memory by the tensors that are made."""
 
 import weakref
 

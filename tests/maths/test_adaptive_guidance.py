@@ -1,4 +1,4 @@
-"""The cosine that adaptive guidance goes by."""
+"""The cosine that decides in adaptive guidance."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_space_matters():
 
 
 def test_small_angles_are_seen_in_every_precision():
-    """Cosines near 1 are what the threshold is about: sums run in double precision."""
+    """Thresholds are near 1, so sums are in double precision."""
     a = latents((1, 4, 64, 64), 1, torch.float32)
     b = a + 0.01 * latents((1, 4, 64, 64), 2, torch.float32)
     expected = agreement(a.double(), b.double())

@@ -99,7 +99,7 @@ def test_is_algorithm_1_on_anything(problem, first_step, scale, eta, threshold, 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("space", SPACES)
 def test_neutral_settings_are_cfg_of_the_raw_outputs(space, shape):
-    """From and to what the network of each model type puts out, plain CFG written there."""
+    """In the space of the outputs of each model type, with plain CFG written out there."""
     to, back = SPACES[space]
     x, raw_cond, raw_uncond = (latents(shape, seed) for seed in (1, 2, 3))
     sigma = torch.tensor([0.05, 0.5, 0.97], dtype=torch.float64)
@@ -278,7 +278,7 @@ def test_effective_scale():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_no_sample_sees_another(shape, dtype):
-    """A batch is its samples one by one; and what is broken in one stays there."""
+    """A batch equals its samples one by one; NaN in one does not spread."""
     cond, uncond, running = (latents(shape, seed, dtype) for seed in (1, 2, 3))
     running = running.to(torch.promote_types(dtype, torch.float32))
     spoiled = cond.clone()
@@ -362,7 +362,7 @@ def test_equal_predictions_need_no_guidance(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_cond_of_zero_has_no_parallel_part(dtype):
-    """In the samples it concerns: all of the update is orthogonal there, whatever eta."""
+    """In the samples with cond 0 the whole update is orthogonal, whatever eta."""
     cond, uncond = latents(SHAPES["image"], 1, dtype), latents(SHAPES["image"], 2, dtype)
     cond[1] = 0
     for scale, eta in itertools.product(SCALES, ETAS):
@@ -396,7 +396,7 @@ def test_half_precision_is_widened_before_the_difference(dtype):
 
 
 def test_the_mathematics_needs_no_comfyui():
-    """Nor what is slow to import: whoever imports `guidekit.samplers` gets torch and no more."""
+    """Nor any module that is slow to import: importing `guidekit.samplers` imports torch and nothing more."""
     program = (
         "import importlib, pkgutil, sys, guidekit.samplers as samplers, guidekit.samplers.guidance.apg\n"
         "for module in pkgutil.walk_packages(samplers.__path__, 'guidekit.samplers.'):\n"

@@ -44,6 +44,6 @@ def test_rows_share_the_pattern_and_seeds_do_not(degrade):
 
 
 @pytest.mark.parametrize("degrade", [drop, add_noise])
-def test_nothing_is_nothing(degrade):
+def test_amount_0_changes_nothing(degrade):
     tokens = torch.randn(2, 2, 9, 4, generator=seeded())
     assert torch.equal(degrade(tokens, 0.0, seeded()), tokens)

@@ -130,7 +130,7 @@ def test_dpmpp_2s_is_the_authors(eta):
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_the_sde_is_dpmpp_2m_sde_with_the_push_at_full_weight(eta):
+def test_the_sde_is_dpmpp_2m_sde_with_the_guidance_at_full_weight(eta):
     """x' = sigma'/sigma e^(-eta h) x + (1 - e^(-(1 + eta) h)) (D_u + (D_l - D_u,old) / 2r) + l D + noise."""
     toy, x, old, h_old = Toy(), latents(SHAPE, 1) * VE[0], None, None
     ours = solve("dpmpp_2m", Toy(), VE, eta=eta)
@@ -163,7 +163,7 @@ def test_without_a_difference_it_is_the_plain_sampler(name):
 @every_sampler
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("flow", [False, True])
-def test_lambda_0_never_looks_at_the_positive(name, eta, flow):
+def test_lambda_0_does_not_depend_on_the_positive(name, eta, flow):
     sigmas = FLOW if flow else VE
     one, other = (solve(name, Toy(flow, 0.0, cond=c), sigmas, eta=eta) for c in (1.3, 40.0))
     assert torch.equal(one, other)
@@ -229,7 +229,7 @@ def test_euler_equals_cfg_at_the_equivalent_scale(flow):
 
 @every_sampler
 @pytest.mark.parametrize("flow", [False, True])
-def test_all_evaluations_of_a_step_are_told_the_scale_of_its_euler(name, flow):
+def test_all_evaluations_of_a_step_get_the_scale_of_its_euler_step(name, flow):
     toy, sigmas = Toy(flow), (FLOW if flow else VE)
     solve(name, toy, sigmas)
     wanted = [equivalent_scale(LAMBDA, a, b, flow) for a, b in itertools.pairwise(sigmas.tolist())]
@@ -256,7 +256,7 @@ def test_equivalent_scale(sigma, target, flow, expected):
 
 
 @every_sampler
-def test_what_is_added_after_cfg_weighs_what_it_weighs_in_the_plain_sampler(name):
+def test_corrections_after_cfg_have_the_weight_of_the_plain_sampler(name):
     """A correction of the prediction (PAG, APG) is not multiplied like lambda's part: the step moves by it as the plain
     sampler does."""
     sigmas = torch.tensor([3.0, 1.5], dtype=torch.float64)

@@ -50,7 +50,7 @@ def test_it_is_the_minimum():
     assert torch.autograd.grad(loss(m), m)[0].abs().max() < 1e-10
 
 
-def test_what_is_edited_is_the_text():
+def test_an_edit_acts_on_the_text_for_any_weight():
     """W' c = W (c + M c), whatever W is."""
     found, text = edit(wishes(2, 3), 0.5), normal(7, CHANNELS, seed=3)
     moved = text + text @ found.down.T @ found.shift.T
@@ -67,7 +67,7 @@ def test_order_does_not_matter():
     torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
 
 
-def test_one_text_with_all_the_weight_gets_what_is_wanted():
+def test_a_text_with_a_huge_weight_reaches_its_target():
     weight, w = normal(OUT, CHANNELS, seed=9), wishes(1, 0, weights=torch.tensor([1e12]))
     found = changed(weight, edit(w, 0.5))
     torch.testing.assert_close(found @ w.given[0], weight @ w.wanted[0], rtol=0, atol=1e-9)
@@ -78,7 +78,7 @@ def test_a_large_lambda_changes_nothing():
     torch.testing.assert_close(changed(weight, edit(w, 1e15)), weight, rtol=0, atol=1e-10)
 
 
-def test_what_is_kept_with_all_the_weight_stays():
+def test_kept_texts_with_a_huge_weight_stay():
     w, weight = wishes(2, 5), normal(OUT, CHANNELS, seed=9)
     moved = []
     for keep in (1.0, 1e3, 1e9):
@@ -90,7 +90,7 @@ def test_what_is_kept_with_all_the_weight_stays():
     assert ((changed(weight, without) - weight) @ w.given[2:].T).abs().max() > 5 * moved[0]
 
 
-def test_equal_texts_are_one():
+def test_equal_texts_are_merged():
     """With the sum of their weights, and the mean of what is wanted: the minimum is the same."""
     weight, w = normal(OUT, CHANNELS, seed=9), wishes(2, 2)
     twice = Wishes(
@@ -100,7 +100,7 @@ def test_equal_texts_are_one():
     assert edit(twice, 0.5).rank == 2
 
 
-def test_texts_that_are_kept_have_no_column():
+def test_kept_texts_do_not_add_to_the_rank():
     w = wishes(0, 6)
     found = edit(w, 0.5)
     assert found.rank == 0
@@ -108,7 +108,7 @@ def test_texts_that_are_kept_have_no_column():
     assert edit(again, 0.5).rank == 0
 
 
-def test_nearly_equal_texts_are_no_trouble():
+def test_nearly_equal_texts_are_well_conditioned():
     """As those behind the end of a sentence are."""
     w = wishes(1, 0)
     close = w.given + 1e-7 * normal(30, CHANNELS, seed=5)

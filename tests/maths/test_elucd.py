@@ -78,7 +78,7 @@ def test_the_size_is_the_sample_s_own(shape):
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
-def test_no_direction(value):
+def test_a_gradient_of_zero_or_nan_adds_nothing(value):
     denoised, g = latents((3, 4, 10), 1), latents((3, 4, 10), 2)
     g[1] = value
     found = guidance_update(denoised, g, 0.05)

@@ -111,7 +111,7 @@ def test_a_training_ends_when_its_time_is_over():
     assert train(step, 1e-9, [].append, {}) == 1
 
 
-def test_a_training_does_not_go_on_without_numbers():
+def test_a_training_stops_at_nan():
     model = network()
     step = Step(lambda: loss_of(model) * torch.nan, Flat(model, ENDS))
     with pytest.raises(FloatingPointError, match="nan after 20 steps"):

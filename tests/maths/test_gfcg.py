@@ -1,4 +1,4 @@
-"""Confusion guidance: who is the reference, and how strong."""
+"""Confusion guidance: which candidate is the reference, and how strong guidance is."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def test_probabilities():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_cannot_be_seen_is_left_alone(value):
+def test_logits_that_are_not_finite_leave_the_image_alone(value):
     """Each sample by itself."""
     logits = torch.tensor([[0.0, value, 1.0], [0.0, 2.0, 1.0]])
     p = probabilities(logits)
@@ -31,7 +31,7 @@ def test_what_cannot_be_seen_is_left_alone(value):
     assert torch.equal(p[1:], probabilities(logits[1:]))
 
 
-def test_out_of_the_question():
+def test_logits_of_minus_infinity():
     p = probabilities(torch.tensor([[0.0, -torch.inf, 0.0], [-torch.inf] * 3, [torch.nan, -torch.inf, 0.0]]))
     assert p.tolist() == [[0.5, 0.0, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
 
@@ -102,14 +102,14 @@ def test_with_two_candidates_the_margin_is_the_other_s_probability():
     assert torch.allclose(confusion(p, most_confusing(p), "margin"), p[:, 1])
 
 
-def test_another_reference_may_be_asked_about():
-    """The last step's, where the reference is a step late."""
+def test_confusion_with_a_given_reference():
+    """That of the last step, with use_previous_step."""
     p = torch.tensor([[0.2, 0.7, 0.1]])
     assert confusion(p, torch.tensor([2]), "max").item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 10), (3, 4, 6, 5), (3, 4, 3, 5, 2)])
-def test_the_push_is_each_sample_s_own(shape):
+def test_the_update_is_each_sample_s_own(shape):
     cond, reference, strength = latents(shape, 1), latents(shape, 2), torch.tensor([0.0, 0.5, 2.0])
     found = guidance_update(cond, reference, strength)
     for i, s in enumerate(strength.tolist()):

@@ -42,7 +42,7 @@ DTYPES = {
 }
 
 
-def test_what_the_library_writes(tmp_path):
+def test_reads_what_the_library_writes(tmp_path):
     tensors = {str(dtype): torch.zeros(3, 2).to(dtype) for dtype in DTYPES}
     tensors |= {"scalar": torch.zeros(()), "empty": torch.zeros(0, 4), "large": torch.zeros(5, 1, 3)}
     save_file(tensors, tmp_path / "a.safetensors", {"alpha": "8", "ss_network_dim": "4"})
@@ -120,7 +120,7 @@ def test_headers_that_are_wrong(what, tmp_path):
     assert len(str(error.value)) < 600
 
 
-def test_a_tensor_that_is_there_twice_is_said(tmp_path):
+def test_a_duplicate_name_is_refused(tmp_path):
     """The library takes the last one."""
     about = f'{{"x": {json.dumps(entry(shape=(1, 2)))}, "x": {json.dumps(entry())}}}'.encode()
     path = put(tmp_path / "a.safetensors", about, b"12345678")
@@ -131,7 +131,7 @@ def test_a_tensor_that_is_there_twice_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data_offsets", 'a"data_offsets"', "__metadata_", "ä", "a.data_offsets"])
-def test_names_that_look_like_a_header_s_own(tmp_path, name):
+def test_names_that_look_like_keys_of_the_header(tmp_path, name):
     path = put(
         tmp_path / "a", {name: entry(), "__metadata__": {"data_offsets": "0", "x": '{"data_offsets": 0}'}}, bytes(8)
     )
@@ -140,7 +140,7 @@ def test_names_that_look_like_a_header_s_own(tmp_path, name):
     )
 
 
-def test_what_is_something_else(tmp_path):
+def test_files_of_other_kinds_are_refused(tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"x": np.zeros(3)}))
     with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:

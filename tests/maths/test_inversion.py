@@ -47,7 +47,7 @@ def levels_for(method, model, steps):
 
 def drift(model, cfg=1.0, dtype=torch.float64):
     """Smooth, between the posterior means of a normal distribution and of two points; with a second one, guided. The
-    network, what is between the latent and its raw output, works in `dtype`."""
+    network itself, between the latent and its raw output, works in `dtype`."""
     directions = [torch.linspace(-1, 1, 12, dtype=torch.float64), torch.linspace(1, 0.2, 12, dtype=torch.float64)]
 
     def network(x, sigma):
@@ -110,8 +110,8 @@ def test_there_and_back(name, model, steps, cfg, dtype):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("steps", [2, 11, 50])
-def test_with_a_unit_nothing_is_left_of_rounding(name, model, steps):
-    """The same bits, and the same questions to the network; where every step of a method shortens latents."""
+def test_with_a_quantum_rounding_cancels_exactly(name, model, steps):
+    """The same bits and the same inputs to the network, for methods whose every step shortens latents."""
     method, f, asked = methods(steps)[name], drift(model, 1.0, torch.float32), []
 
     def heard(x, sigma):
@@ -134,7 +134,7 @@ def test_with_a_unit_nothing_is_left_of_rounding(name, model, steps):
     assert error(noise.x, invert(method, f, x, exact).x) < 1e-5
 
 
-def test_no_unit_where_steps_grow():
+def test_no_quantum_where_steps_grow():
     """O-BELM makes latents longer there, and rounding to multiples of a quantum would not come back."""
     f, exact = drift("flow", 1.0), schedule("flow", 11)
     levels = Levels(exact.sigmas, exact.scale, 2.0**-20)
@@ -143,7 +143,7 @@ def test_no_unit_where_steps_grow():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_level_has_one_state(name):
-    """What `after` is told, there and back."""
+    """The states given to `after`, there and back."""
     method, f, seen = methods(6)[name], drift("flow"), {}
     levels = levels_for(method, "flow", 6)
 
@@ -223,7 +223,7 @@ def count_evaluations(method, model, steps, direction):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_it_costs(name):
+def test_number_of_evaluations(name):
     method = methods(10)[name]
     per_run = 10 * method.evaluations - method.first * method.evaluations
     assert len(count_evaluations(method, "flow", 10, "sample")) == per_run
@@ -231,8 +231,8 @@ def test_what_it_costs(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_there_and_back_at_the_same_points(name):
-    """Levels at which the network is asked, in reverse order; no step asks at 0."""
+def test_both_directions_evaluate_at_the_same_levels(name):
+    """The network is evaluated at the same levels in reverse order, and never at 0."""
     there, back = (count_evaluations(methods(11)[name], "variance preserving", 11, d) for d in ("invert", "sample"))
     assert sorted(there[methods(11)[name].first :]) == sorted(back)
     assert min(there) > 0
@@ -284,7 +284,7 @@ def test_edict_s_mixing(p):
     assert max(error(a, b) for a, b in zip(method._unmixed(*mixed, quantize), (x, y))) < 1e-13
 
 
-def test_edict_without_a_drift_stays():
+def test_edict_without_drift_keeps_the_latent():
     x = start()
     pair = sample(Edict(0.9), lambda v, sigma: torch.zeros_like(v), Pair(x, x), schedule("variance preserving", 11))
     assert max(error(u, x) for u in pair) < 1e-14
@@ -384,12 +384,12 @@ def test_levels_fall(sigmas):
 
 @pytest.mark.parametrize("make", [lambda v: Edict(v), lambda v: Bdia(v), lambda v: Rex(v)])
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01])
-def test_what_is_mixed_lies_between(make, value):
+def test_mixing_weights_are_in_range(make, value):
     with pytest.raises(ValueError, match="above 0 and is at most 1"):
         make(value)
 
 
-def test_rex_does_not_end_at_zero():
+def test_rex_refuses_to_end_at_sigma_0():
     with pytest.raises(ValueError, match="both ends of a step"):
         invert(Rex(), drift("variance preserving"), start(), schedule("variance preserving", 5))
 

@@ -1,4 +1,4 @@
-"""Every layout of an adapter's names comes to the one that is loaded."""
+"""Every layout of an adapter's names is converted to the one that is loaded."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from guidekit.samplers.lora.keys import Name, bare, is_of_text, rename, split
 
 PATH = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q"
 FLAT = PATH.replace(".", "_")
-# What ComfyUI's list has; more than one path for a module.
+# Paths as in ComfyUI's list, with more than one for a module.
 UNET = {f"lora_unet_{FLAT}": 1, f"lycoris_{FLAT}": 1, "lora_unet_input_blocks_1_0": 2}
 FLUX = {"transformer.single_transformer_blocks.3.attn.to_k": 1, "diffusion_model.single_blocks.3.linear1": 2}
 
@@ -106,13 +106,13 @@ def test_parts_of_other_kinds(part):
 @pytest.mark.parametrize(
     "name", ["unet.conv_in.weight", "alpha", "a.lora_A.bias", "a.hada_w1_a.weight", "a.oft_R.weight"]
 )
-def test_what_is_no_adapter(name):
+def test_keys_that_are_not_of_an_adapter(name):
     found = rename([name], {"a": 1, "unet.conv_in": 2})
     assert found.unknown == [name]
     assert not found.names
 
 
-def test_what_belongs_to_nothing():
+def test_keys_of_modules_that_the_model_does_not_have():
     """By module, whatever the number of its parts."""
     modules = [f"unet.{PATH}x", "text_encoder.text_model.layer", ""]
     found = rename([f"{module}.{part}" for module in modules for part in ("lora_A.weight", "alpha")], UNET)
@@ -136,7 +136,7 @@ def test_text_encoders(module, text):
 
 
 def test_two_names_of_one_weight():
-    """The first is taken, the other is said."""
+    """The first is taken, the other is reported."""
     names = [f"unet.{PATH}.lora_A.weight", f"{PATH}.lora.down.weight"]
     found = rename(names, UNET)
     assert found.names == {f"lora_unet_{FLAT}.lora_down.weight": names[0]}
@@ -150,27 +150,27 @@ def test_two_adapters_in_one_file():
     assert [*found.repeated] == [PATH]
 
 
-def test_a_path_as_it_is_comes_first():
+def test_an_exact_path_comes_first():
     """A model may have a module under a name that another spelling would lead elsewhere."""
     known = {"unet.a.to_q": 1, "a.to_q": 2, "lora_unet_a_to_q": 3}
     assert [*rename(["unet.a.to_q.lora_A.weight"], known).names] == ["unet.a.to_q.lora_down.weight"]
     assert [*rename(["a.to_q.lora_A.weight"], known).names] == ["a.to_q.lora_down.weight"]
 
 
-def test_a_path_that_may_be_two_modules_is_none():
+def test_an_ambiguous_path_is_unknown():
     known = {"unet.a.to_q": 1, "transformer.a_to.q": 2, "b.c": 3}
     found = rename(["lora_unet_a_to_q.alpha", "lora_unet_b_c.alpha"], known)
     assert [*found.names] == ["b.c.alpha"]
     assert [*found.nowhere] == ["lora_unet_a_to_q"]
 
 
-def test_endings_are_read_whole():
+def test_suffixes_are_matched_completely():
     assert split("a.lora_A.default.weight") == Name("a", "lora_down.weight", "default")
     assert split("a_lora.up.weight") == Name("a", "lora_up.weight")
     assert split("a.weight") is None
 
 
-def test_paths_without_what_comes_before_them():
+def test_paths_without_their_prefix():
     assert bare("base_model.model.unet.a.b_0.processor.c") == bare("lora_unet__a_b_0_c_") == "a_b_0_c"
     assert bare("transformer_blocks.0.unet") == "transformer_blocks_0_unet"
 

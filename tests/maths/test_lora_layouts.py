@@ -1,4 +1,4 @@
-"""What is known of adapters without a host: shapes, DoRA, low rank, PEFT's configuration, names of layouts."""
+"""Adapters without a host: shapes, DoRA, low rank, PEFT's configuration, names of layouts."""
 
 import json
 
@@ -50,7 +50,7 @@ FIT = {
 
 
 @pytest.mark.parametrize("name", FIT)
-def test_what_fits(name):
+def test_shapes_that_fit(name):
     assert problem(FIT[name], WEIGHT, (6,)) is None
     assert problem(FIT[name], (5, 7, 3, 3), (5,)) is not None
 
@@ -97,12 +97,12 @@ def test_a_part_that_is_missing(name):
         ({"lora_down.weight": (2, 36), "lora_up.weight": (6, 2), "dora_scale": (1, 4, 3, 1)}, "a magnitude of"),
     ],
 )
-def test_what_does_not_fit(parts, said):
+def test_shapes_that_do_not_fit(parts, said):
     assert said in problem(parts, WEIGHT, (6,))
 
 
 @pytest.mark.parametrize("part", ["diff_b", "b_norm"])
-def test_a_bias_that_the_model_has_not(part):
+def test_a_bias_that_the_model_does_not_have(part):
     assert "where the model has none" in problem({part: (6,)}, WEIGHT)
 
 
@@ -155,7 +155,7 @@ def test_is_the_truncated_svd(shape, rank):
     assert found.down.shape[0] == found.up.shape[1] == min(rank, shape[0], change[0].numel())
 
 
-def test_a_product_of_the_rank_is_kept_whole():
+def test_a_change_of_the_given_rank_is_kept_exactly():
     change = torch.randn(9, 2) @ torch.randn(2, 11)
     found = low_rank(change, 2)
     assert found.missing < 1e-9 * found.size
@@ -194,7 +194,7 @@ def test_loha_and_lokr():
 
 
 @pytest.mark.parametrize("text", ["{}", '{"r": 4}'])
-def test_a_configuration_that_says_nothing(text):
+def test_an_empty_configuration(text):
     assert read_config(text) is None
 
 
@@ -264,7 +264,7 @@ def test_layouts(name, said):
     assert said in layout_of([name, name + "2", "x"])
 
 
-def test_no_names():
+def test_layout_of_an_empty_file():
     assert layout_of([]) == "an empty file"
 
 
@@ -326,5 +326,5 @@ TURNED = torch.tensor([[[0.0, 1.0], [2.0, 0.0]]])
         ({"set_weight": ZERO}, False),
     ],
 )
-def test_what_changes_nothing(parts, nothing):
+def test_adapters_that_change_nothing(parts, nothing):
     assert changes_nothing(parts) == nothing

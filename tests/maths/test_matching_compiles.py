@@ -1,4 +1,4 @@
-"""The kernels are compiled for devices that are not here: Triton needs none to compile.
+"""The kernels are compiled for devices that this machine does not have, which Triton can do.
 
 The interpreter, in which the other tests run them on a processor, knows no types, no shared memory and no instructions.
 """

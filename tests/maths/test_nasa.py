@@ -1,4 +1,4 @@
-"""NASA and NAG: against the formulas token by token, and what they promise."""
+"""NASA and NAG against the formulas token by token, and their properties."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_nag_is_the_formula_token_by_token(shape, tau, alpha):
         assert torch.allclose(nag(positive, negative, scale, tau, alpha), wanted, atol=1e-5)
 
 
-def test_nag_without_a_push_is_the_positive():
+def test_nag_without_guidance_is_the_positive():
     positive, negative = two(dtype=torch.float32)
     assert torch.equal(nag(positive, negative, 1.0, 2.5, 0.25), positive)
     assert torch.equal(nag(positive, negative, 5.0, 2.5, 0.0), positive)
@@ -86,7 +86,7 @@ def test_nag_adds_up_lengths_in_float32(dtype):
     assert torch.allclose(out.float(), nag(positive, negative, 5.0, 1.2, 0.25), rtol=0.02, atol=1.0)
 
 
-def test_nag_of_nothing_is_nothing():
+def test_nag_of_a_zero_token_is_finite():
     """A token without any positive output has no length to go by."""
     zero, some = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
     for pair in ((zero, zero), (zero, some), (some, 1.25 * some)):
@@ -96,7 +96,7 @@ def test_nag_of_nothing_is_nothing():
     assert torch.equal(nag(some, 1.25 * some, 5.0, 2.5, 0.25), 0.75 * some)
 
 
-def test_each_token_is_by_itself():
+def test_tokens_are_independent():
     positive, negative = two(dtype=torch.float32)
     for f in (lambda a, b: nasa(a, b, 0.3), lambda a, b: nag(a, b, 5.0, 1.2, 0.5)):
         whole = f(positive, negative)

@@ -110,14 +110,14 @@ def test_all_other_images_are_not_copied_for_each_image(monkeypatch):
     assert memory.peak < 6 * h.nbytes
 
 
-def test_another_number_of_tokens():
+def test_references_with_another_number_of_tokens():
     h, r = tokens(1), tokens(2, 1, 40)
     assert negtome(h, r, 0.9, 0.1).shape == h.shape
     with pytest.raises(ValueError, match="as many tokens as the reference has, not 24 and 40"):
         negtome(h, r, 0.9, 0.1, matching="official")
 
 
-def test_words_that_mean_nothing():
+def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="It is one of source, official"):
         negtome(tokens(1), tokens(2), 0.9, 0.1, matching="best")
     with pytest.raises(ValueError, match="It is one of first image"):

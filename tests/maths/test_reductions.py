@@ -36,7 +36,7 @@ def inputs(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.
 
 
 def scale_of(name: str, tensors: list[torch.Tensor]) -> np.ndarray:
-    """What the tolerance is relative to: the result if all that is added had one sign."""
+    """The reference for the tolerance: the result if all terms had one sign."""
     return np.abs(expected("rms" if name == "std" else name, *(t.abs() for t in tensors)))
 
 

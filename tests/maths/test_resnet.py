@@ -60,14 +60,14 @@ def test_half_precision_files():
 @pytest.mark.parametrize(
     "missing", ["conv1.weight", "fc.bias", "layer2.0.downsample.0.weight", "layer3.1.bn2.running_mean"]
 )
-def test_what_is_not_whole(missing):
+def test_missing_weights_are_refused(missing):
     state = weights(torchvision.models.resnet18(num_classes=7))
     del state[missing]
     with pytest.raises(ValueError, match="not the weights of a ResNet in torchvision's layout"):
         load_resnet(state)
 
 
-def test_something_else():
+def test_weights_of_something_else_are_refused():
     with pytest.raises(ValueError, match="not the weights of a ResNet"):
         load_resnet({"patch_embed.weight": torch.zeros(4, 3, 8, 8)})
     state = weights(torchvision.models.resnet18(num_classes=7))

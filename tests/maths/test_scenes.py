@@ -1,4 +1,4 @@
-"""The demo models' world of solids: what is drawn and said is what the scene is, found again by other means."""
+"""The demo models' world of solids: images and captions agree with the scene, checked by independent means."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""JSON of strangers: what is plain comes through, what is not is a ValueError."""
+"""JSON from other people's files: plain JSON is read, everything else is a ValueError."""
 
 import json
 
@@ -17,7 +17,7 @@ _PLAIN = st.recursive(
 
 @settings(deadline=None)
 @given(_PLAIN)
-def test_what_is_plain(value):
+def test_plain_json_is_read(value):
     assert read_json(json.dumps(value)) == value
 
 
@@ -34,7 +34,7 @@ def test_what_is_plain(value):
     ],
     ids=lambda value: str(value)[:12],
 )
-def test_what_is_not(text, sentence):
+def test_other_json_is_refused(text, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_json(text)
 

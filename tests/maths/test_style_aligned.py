@@ -90,7 +90,7 @@ def test_a_reference_of_equal_values_that_queries_do_not_tell_apart():
     torch.testing.assert_close(shared(q, k, v, (k, constant), share), wanted.expand_as(v))
 
 
-def test_without_end_less_of_the_reference():
+def test_a_share_of_minus_infinity_ignores_the_reference():
     q, k, v, their_k, their_v = (normal(1, 2, 8, DIM, seed=s) for s in range(5))
     torch.testing.assert_close(shared(q, k, v, (their_k, their_v), -1e3), attention(q, k, v), rtol=0, atol=1e-12)
 

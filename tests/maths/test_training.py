@@ -1,4 +1,4 @@
-"""Trainings of the demo models can be stopped anywhere; the judge finds what is there."""
+"""Trainings of the demo models can be stopped anywhere; the judge finds the solids of a scene."""
 
 import dataclasses
 
@@ -98,7 +98,7 @@ def test_captions_as_tokens():
 
 
 def perfect(scenes) -> dict[str, torch.Tensor]:
-    """What a judge without fault says of scenes."""
+    """The output of a perfect judge for scenes."""
     wanted = judging.targets(scenes).take(torch.arange(len(scenes)))
     said = {"peak": torch.logit(wanted.hill, eps=1e-4), "features": torch.zeros(len(scenes), 1)}
     for name, classes in OBJECT.items():
@@ -118,7 +118,7 @@ def test_solids_are_found_where_they_are():
         assert torch.equal(getattr(found, name), getattr(scenes, name))
 
 
-def test_what_is_missing_merged_or_wrong_is_not_right():
+def test_missing_merged_and_wrong_solids_are_not_right():
     scenes = random_scenes(50, generator_of("tests", 23), count=2)
     said = perfect(scenes)
     swapped = perfect(scenes.take(torch.arange(50).roll(1)))
@@ -162,7 +162,7 @@ def test_spoiled_images_stay_images():
     assert ((spoilt - images).abs().amax((1, 2, 3)) > 0.05).all()
 
 
-def test_mixed_up_is_what_belongs_elsewhere():
+def test_mixed_up_means_right_properties_on_wrong_solids():
     scenes = random_scenes(200, generator_of("tests", 29), count=2)
     found = find(lambda _images: perfect(scenes), torch.empty(0))
     assert not found.mixed_up(scenes).any()

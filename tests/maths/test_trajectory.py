@@ -65,7 +65,7 @@ def test_alone_the_other_row_is_ddim(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_setting_is_adding_what_lacks(model):
+def test_setting_the_source_equals_adding_its_offset(model):
     """The paper adds, after a step of both rows, the offset of the source to the source."""
     sigmas = schedule(model, 9).sigmas
     kept, f = record(drift(model), image(), sigmas, silent), coupled(drift(model, 7.5))
@@ -91,7 +91,7 @@ def test_the_other_row_sees_the_recorded_source():
     assert len(seen) == 5
 
 
-def test_steps_are_told():
+def test_steps_are_reported():
     sigmas, there, back = schedule("flow", 5).sigmas, [], []
     kept = record(drift("flow"), image(), sigmas, there.append)
     replay(drift("flow"), kept, sigmas, back.append)

@@ -59,7 +59,7 @@ def test_is_linear_in_the_scale():
     assert not weak_branch(cond, cond, 7.0, guided).any()
 
 
-def test_a_constant_result_is_left_alone():
+def test_predictions_of_zero_give_no_guidance():
     zero = torch.zeros(2, 4, 6, 5)
     for rescale in RESCALE:
         assert not weak_branch(zero, zero, 3.0, zero, rescale).any()

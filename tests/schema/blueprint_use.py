@@ -6,7 +6,7 @@ from guidekit.templates.demo import demo_model, empty, ksampler, shown
 from guidekit.templates.graph import Graph, Info, ui
 from guidekit.templates.subgraph import Blueprint
 
-# What its widgets get in place of their defaults.
+# Values of its widgets that are not the defaults.
 TYPED = {
     "not in the image": "a striped background",
     "as it is": "a large red circle on a light background, center",

@@ -1,4 +1,4 @@
-"""What the nodes say about themselves, in the two forms that are kept as files.
+"""The schemas and texts of the nodes, in the two forms that are kept as files.
 
 `nodes.json`, beside this file: the schemas as /object_info serves them. It changes only when a saved workflow may
 break, or when a text changes. `locales/en/nodeDefs.json`: the texts, as the frontend wants them and as a translator
@@ -30,7 +30,7 @@ def object_info() -> dict[str, dict]:
 
 
 def schemas() -> dict[str, dict]:
-    """The same without what depends on the host."""
+    """The same without the parts that depend on the host."""
     return {
         node_id: {key: value for key, value in info.items() if key not in DROPPED}
         for node_id, info in object_info().items()
@@ -64,9 +64,8 @@ def english() -> dict[str, dict]:
 
 
 def published(node_id: str) -> list[str]:
-    """What a node takes from the table of presets, as rows of its help page: family, settings, where from. Families
-    with the same values share a row, all others are the last one; values from several sources are in the order of the
-    sources."""
+    """The presets of a node as rows of its help page: family, settings, where from. Families with the same values share
+    a row, all others are the last one; values from several sources are in the order of the sources."""
     taken: dict[str, dict[str, list[str]]] = {}
     for row in TABLE:
         if node_id == f"Guidekit{row.node}":

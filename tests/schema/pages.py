@@ -1,4 +1,4 @@
-"""Help pages as the frontend gets them: what stands under which heading, tables, links."""
+"""Help pages as the frontend gets them: headings with their text, tables, links."""
 
 import itertools
 import re
@@ -17,7 +17,7 @@ class Page:
 
     @cached_property
     def parts(self) -> dict[str, str]:
-        """What stands under each heading of the second kind; before the first, under ""."""
+        """The text under each second-level heading; that before the first, under ""."""
         first, *others = re.split(r"^## ", self.text, flags=re.MULTILINE)
         return {"": first.strip()} | {title: text.strip() for title, _, text in (o.partition("\n") for o in others)}
 
@@ -50,12 +50,12 @@ def tables(markdown: str) -> list[Table]:
 
 
 def plain(cell: str) -> str:
-    """With usual spaces, without marks."""
+    """With ordinary spaces, without Markdown's marks."""
     return cell.replace("\xa0", " ").replace("*", "").replace("`", "")
 
 
 def longest_word(cell: str) -> int:
-    """The characters between which a browser breaks no line."""
+    """The length of the longest part that a browser cannot break."""
     return max(map(len, re.split(r"[ \-\n]", cell.replace("`", ""))))
 
 

@@ -15,7 +15,7 @@ _FIELDS = ("name", "display_name", "search_aliases")
 
 
 def ranked(query: str, infos: Sequence[dict]) -> list[str]:
-    """Names of the nodes that are found, best first; `infos` as /object_info has them."""
+    """The names of the nodes found, best first; `infos` as /object_info has them."""
     found = [(score, info) for info in infos if (score := _found(query.lower(), info)) is not None]
     return [info["name"] for _, info in sorted(found, key=lambda pair: _place(query.lower(), *pair))]
 

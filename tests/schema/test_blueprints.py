@@ -29,7 +29,7 @@ def test_the_host_serves_them(custom_nodes):  # noqa: F811
 
 
 @every_blueprint
-def test_one_node_of_a_class_that_is_defined_beside_it(blueprint):
+def test_is_one_node_whose_class_is_defined_beside_it(blueprint):
     content = read(SUBGRAPHS / f"{blueprint.title}.json")
     [node], [definition] = content["nodes"], content["definitions"]["subgraphs"]
     assert node["type"] == definition["id"]
@@ -79,7 +79,7 @@ def test_its_links_lead_from_node_to_node(blueprint, host_info):
 
 @every_blueprint
 def test_works_in_a_workflow(blueprint, host, host_info):
-    """Its nodes stand in the prompt, with what was typed on the outside."""
+    """Its nodes are in the prompt, with the values of the outer widgets."""
     prompt = convert_ui_to_api(workflow_with(blueprint, host_info), host_info)
     inside = {key: node for key, node in prompt.items() if ":" in key}
     [definition] = read(SUBGRAPHS / f"{blueprint.title}.json")["definitions"]["subgraphs"]

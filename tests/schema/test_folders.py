@@ -1,4 +1,4 @@
-"""The tests see folders of their own: what lies in the host's, or in a user's installation, changes nothing."""
+"""The tests use their own folders: files in the host's folders, or in a user's installation, change nothing."""
 
 import os
 from pathlib import Path

@@ -29,7 +29,7 @@ def api(name: str) -> dict:
 
 
 def broken(then: dict, now: dict) -> list[str]:
-    """What a node of `now`, as /object_info has it, would misunderstand of a file that was made when it was `then`."""
+    """The ways in which a node of `now` (as in /object_info) would misread a file that was made with `then`."""
     found, known = [], inputs(now)
     for place, given in enumerate(then["inputs"]):
         name, kind = given["name"], given["type"]
@@ -57,7 +57,7 @@ def broken(then: dict, now: dict) -> list[str]:
 
 @pytest.mark.parametrize("node_id", NODES)
 def test_nodes_understand_what_was_saved(node_id):
-    """By name in API form, by the place of the widget in the frontend's."""
+    """By name in API form, by the position of the widget in the frontend's form."""
     assert not broken(NODES[node_id], object_info()[node_id])
 
 
@@ -93,7 +93,7 @@ def test_every_node_is_in_a_workflow():
 
 @every_workflow
 def test_a_saved_file_means_what_it_meant(name, host_info):
-    """Every value is at its input, whatever inputs have come since."""
+    """Every value is at its input, whatever inputs have been added since."""
     now = convert_ui_to_api(ui(name), host_info)
     then = api(name)
     assert now.keys() == then.keys()

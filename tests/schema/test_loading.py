@@ -1,4 +1,4 @@
-"""How the host finds and loads the pack: whatever its folder is called, and without surprises."""
+"""The host finds and loads the pack, whatever its folder is called."""
 
 import asyncio
 import inspect
@@ -51,7 +51,7 @@ def custom_nodes(tmp_path, monkeypatch):
 
 
 def install(folder: Path) -> Path:
-    """The pack as an archive or a clone would put it there, under another name."""
+    """The pack as installed by an archive or a clone, under another name."""
     left_out = shutil.ignore_patterns(".*", "__pycache__", "output", "tests", "benchmarks", "templates", "*.log")
     return Path(shutil.copytree(PACK, folder, ignore=left_out))
 

@@ -1,4 +1,4 @@
-"""What every help page has, in the same order for all; and that nothing on it is invented."""
+"""Every help page has the same parts in the same order, and its values agree with nodes, templates and benchmarks."""
 
 import re
 from urllib.parse import quote
@@ -19,7 +19,7 @@ INFO = object_info()
 BY_ID = {node.GET_SCHEMA().node_id: node for node in NODES}
 ORDER = ("", "Use it when", "Settings", "Inputs", "Outputs", "Cost", "Combines with", "Template", "Measured", "Paper")
 ALWAYS = {"", "Use it when", "Inputs", "Cost", "Combines with", "Template"}
-# They guide nothing by themselves: no family has settings of its own for them.
+# Nodes that guide nothing by themselves and so have no settings by family.
 HELPERS = {
     "GuidekitCandidate",
     "GuidekitCandidates",
@@ -30,10 +30,10 @@ HELPERS = {
     "GuidekitReport",
     "GuidekitSaveInversion",
 }
-# Of one class, beside which the others of its list are.
+# Nodes that only extend what another node in a template makes.
 IN_NO_TEMPLATE = {"GuidekitCandidate"}
 OUR_TEMPLATE, OURS, PAPER = "our template", "ours", "the paper"
-# Of the nodes around ours: what a settings table may name beside a node's own inputs.
+# Inputs of core's nodes that a settings table may name beside the node's own inputs.
 AROUND = {"cfg": (0, 100), "steps": (1, 1000), "denoise": (0, 1)}
 OF_NEGTOME = "GuidekitTrajectoryReplay"  # is nothing without a NegToMe before it
 BENCHMARKS = sorted((PACK / "docs" / "benchmarks").glob("*.md"))
@@ -78,7 +78,7 @@ def test_says_when_to_use_it(node_id):
 
 @every_node
 def test_every_input_is_explained(node_id):
-    """In a row, alone or with others; and nothing else."""
+    """In a row, alone or with others; no other names."""
     table = tables(page_of(node_id).parts["Inputs"])[0]
     assert table.head == ("input", "meaning")
     assert all(table.column(1))
@@ -107,7 +107,7 @@ def test_tables_fit_into_the_panel(node_id):
 
 
 def settings_of(node_id: str) -> tuple[list[str], list[tuple[str, str, str]]]:
-    """Rows that are as the table of presets has them, and the others."""
+    """The rows that are in the table of presets, and the others."""
     table = tables(page_of(node_id).parts["Settings"])[0]
     assert table.head == ("family", "settings", "where from")
     assert 1 <= len(table.rows) <= 8
@@ -131,7 +131,7 @@ def test_settings_are_those_that_the_node_takes(node_id):
 
 
 def parsed(node_id: str, settings: str) -> dict[str, object]:
-    """Values by input, as the node or those around it take them."""
+    """Values by input, in the types of the node or of those around it."""
     known = inputs(INFO[node_id]) | (inputs(INFO["GuidekitNegToMe"]) if node_id == OF_NEGTOME else {})
     schema = {i.id: i for name in (node_id, "GuidekitNegToMe") for i in BY_ID[name].define_schema().inputs}
     schema |= {i.id: i for i in BY_ID[node_id].define_schema().inputs}
@@ -151,7 +151,7 @@ def parsed(node_id: str, settings: str) -> dict[str, object]:
 
 
 def real_ones(family: str) -> list[str]:
-    """Templates on a model of people, by its name at the end of their titles."""
+    """Templates for a real model, by its name at the end of their titles."""
     title = re.compile(rf".* - {re.escape(family)}")
     return [made.name for made in templates.TEMPLATES if title.fullmatch(made.title)]
 
@@ -174,7 +174,7 @@ def numbers(row: tuple[str, ...]) -> list[str]:
 
 
 def cells(row: tuple[str, ...]) -> set[str]:
-    """With their intervals, for which there is no room on a help page, and without."""
+    """With and without their intervals, for which there is no room on a help page."""
     return {part for cell in map(plain, row) for part in (cell, cell.partition(" (")[0])}
 
 
@@ -194,7 +194,7 @@ def test_numbers_are_those_of_the_benchmarks(node_id):
 
 
 @every_node
-def test_what_is_measured_is_told_from_what_is_claimed(node_id):
+def test_measurements_are_told_from_claims(node_id):
     measured = page_of(node_id).parts.get("Measured")
     if measured and not measured.startswith("See "):
         assert re.search(r"claim|[Tt]he paper measured", measured)
@@ -214,7 +214,7 @@ def test_measured_rows_are_as_the_benchmarks_print_them(path):
 
 @every_node
 def test_names_one_template_and_links_it(node_id):
-    """One for a model that people have, if there is any."""
+    """One for a real model, if there is any."""
     links = Page(page_of(node_id).parts["Template"]).links
     title, address = links[0]
     assert address == f"{ADDRESS}workflows/{quote(title)}.json"

@@ -1,4 +1,4 @@
-"""What every node promises: a stable schema, and words for everything that a user sees."""
+"""Every node has a stable schema, and a text for everything that a user sees."""
 
 import re
 
@@ -19,7 +19,7 @@ from guidekit.tests.schema.catalogue import (
 INFO = object_info()
 CATEGORIES = ("guidance", "sampling", "attention", "inversion", "alignment", "inspect", "demo")
 NUMBERS = ("INT", "FLOAT")
-LISTS_FILES = ("file",)  # of the user, of whom nothing is known
+LISTS_FILES = ("file",)  # of the user, and not known here
 
 every_node = pytest.mark.parametrize("node_id", INFO)
 
@@ -65,8 +65,8 @@ def test_names(node_id):
 
 
 @every_node
-def test_sentences(node_id):
-    """Nothing that a user can point at is without an explanation."""
+def test_everything_has_a_description(node_id):
+    """Every input and output has an explanation."""
     info = INFO[node_id]
     texts = {"description": info["description"]}
     texts |= {f"input {name}": options.get("tooltip") for name, (_, options) in inputs(info).items()}

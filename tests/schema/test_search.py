@@ -1,4 +1,4 @@
-"""What people type into the frontend's search leads to the node that helps."""
+"""Phrases that people type into the frontend's search find the node that helps."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The templates: they load without a missing node, lie neatly, and do the same as their API twins."""
+"""The templates: they load without a missing node, are laid out neatly, and do the same as their API twins."""
 
 import asyncio
 import copy
@@ -29,9 +29,9 @@ MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
 # Lengthens a list of Candidates; its page shows how.
 IN_NO_TEMPLATE = {"GuidekitCandidate"}
-# Their makers call them something that says nothing.
+# Files whose names at their authors' say nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}
-# What no template of the host's loads.
+# Files that no template of the host loads.
 OUR_CHOICE = RENAMED | {
     "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",
     "spo_sdxl_10ep_4k-data_lora_diffusers.safetensors",
@@ -52,7 +52,7 @@ def test_the_files_are_as_the_descriptions_say(host_info):
 
 
 def test_thumbnails_are_of_templates():
-    """What is done by no demo model has none."""
+    """Techniques without a demo template have none."""
     found = {path.stem: path for path in WORKFLOWS.glob("*.jpg")}
     wanted = {made.title: made for made in templates.TEMPLATES if made.image}
     assert set(found) == set(wanted)
@@ -63,7 +63,7 @@ def test_thumbnails_are_of_templates():
 
 
 def test_titles_are_file_names_and_addresses_everywhere():
-    """They stand in a path of the server, unquoted, and in a file name of every system."""
+    """They appear unquoted in paths of the server, and in file names on every system."""
     titles = [path.stem for path in TEMPLATES.values()]
     assert len({title.lower() for title in titles}) == len(titles)
     assert not [title for title in titles if not re.fullmatch(r"[A-Za-z][A-Za-z0-9 .,()+-]{0,90} - [\w .-]+", title)]
@@ -201,7 +201,7 @@ def _named_files(name: str) -> list[tuple[dict, dict]]:
 
 @every_real_one
 def test_every_file_is_named_with_its_address(name, host_info):
-    """So that the frontend, which looks at this property, says where a file that is missing can be had."""
+    """So that the frontend, which reads this property, says where a missing file can be downloaded."""
     named = {(node["id"], file["name"]) for node, file in _named_files(name)}
     values = {
         (node["id"], value.rsplit("/", 1)[-1])
@@ -220,7 +220,7 @@ def test_every_file_is_named_with_its_address(name, host_info):
 
 
 def test_files_are_those_of_the_hosts_own_templates():
-    """Who has run those has them."""
+    """So that people who have run those have the files."""
     theirs = {}
     for path in Path(comfyui_workflow_templates_json.__file__).parent.rglob("*.json"):
         for name, folder, url in _models_in(json.loads(path.read_text("utf-8"))):
@@ -261,7 +261,7 @@ def test_app_mode_has_what_it_can_show(name, host, host_info):
 
 
 def validate(prompt: dict) -> tuple[bool, dict, list[str], dict]:
-    """What the host does with a prompt before it queues it: (valid, error, outputs, errors by node)."""
+    """The host's validation of a prompt before it is queued: (valid, error, outputs, errors by node)."""
     import execution
 
     return asyncio.run(execution.validate_prompt("00000000-0000-0000-0000-000000000000", prompt, None))
@@ -298,7 +298,7 @@ def test_the_host_accepts_prompts_without_a_preset(host):
     ids=str,
 )
 def test_the_host_refuses_bad_input_at_the_node(changed, kind, text, host):
-    """So that the test above can fail, and that what a node checks itself does not switch off what the host checks."""
+    """So that the test above can fail, and a node's own checks do not switch off those of the host."""
     prompt = read(TWINS["apg"])
     [apg] = [node_id for node_id, node in prompt.items() if node["class_type"] == "GuidekitAPG"]
     prompt[apg]["inputs"].update(changed)

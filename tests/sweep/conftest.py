@@ -5,6 +5,6 @@ from guidekit.tests.sweep.servers import new_server
 
 @pytest.fixture(scope="session")
 def server():
-    """For tests that leave it as it is."""
+    """A server for tests that do not change its state."""
     with new_server() as running:
         yield running

@@ -20,7 +20,7 @@ def new_server(port: int | None = None) -> Server:
 
 
 def counted(folder: Path, **inputs: Any) -> dict[str, Any]:
-    """Makes one image; what is made is logged in `folder`, where the gate is as well."""
+    """A workflow of one image, which is logged in `folder`, where the gate is too."""
     given = {
         "value": 0,
         "free": 100_000,
@@ -43,7 +43,7 @@ def counted(folder: Path, **inputs: Any) -> dict[str, Any]:
 
 
 def made(folder: Path) -> list[int]:
-    """The numbers that were made, in order."""
+    """The numbers of the images made, in order."""
     log = folder / "made"
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool], limit: float = 300) -> None:
 
 
 def finished(out: Path) -> int:
-    """How many images have come in."""
+    """The number of images fetched."""
     return len(list((out / "files").glob("*.png"))) if (out / "files").is_dir() else 0
 
 

@@ -45,7 +45,7 @@ def test_a_worker_is_killed(arguments, tmp_path):
     summaries = []
     running = threading.Thread(target=lambda: summaries.append(sweep.run()))
     running.start()
-    # Every worker is held up at the gate; a job that is free may lie behind one that is not.
+    # Every worker waits at the gate; a job that does not wait may be behind one that does.
     wait_for(lambda: sum(value > COUNT // 2 for value in set(made(tmp_path))) == 3 and finished(out) > COUNT // 3)
     killed, *others = workers()
     assert len(others) == 2
@@ -60,7 +60,7 @@ def test_a_worker_is_killed(arguments, tmp_path):
     rows = list(sweep.rows())
     assert [row.settings["TestCounted.value"] for row in rows] == list(range(1, COUNT + 1))
     assert sorted(shown(out).values()) == list(range(1, COUNT + 1))
-    # Made again: at most what the worker had when it died, and had not handed over.
+    # Made again: at most the jobs that the worker had when it died and had not returned.
     assert safe
     assert not safe & {value for value, times in Counter(made(tmp_path)).items() if times > 1}
     assert len({row.server for row in rows}) >= 2
@@ -101,7 +101,7 @@ def test_workers_use_servers_and_keep_to_their_models(server, tmp_path):
         assert max(Counter(families).values()) >= len(families) - 3
 
 
-def test_what_cannot_be_reached_or_started_gets_a_sentence(tmp_path, monkeypatch):
+def test_unreachable_clusters_and_servers_that_do_not_start_are_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_CONNECTING", 1)
     workflow = counted(tmp_path)
     with pytest.raises(SweepError, match="No scheduler of dask can be reached at 'tcp://127.0.0.1:9'"):

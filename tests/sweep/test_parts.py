@@ -109,7 +109,7 @@ def test_inputs_that_a_choice_brings():
     assert [job.settings["1.kind.size"] for job in plan("1.kind.size=0.5,2", prompt=prompt).jobs()] == [0.5, 2]
     with pytest.raises(SweepError, match="is at most 2.0, not 3.0"):
         plan("Chooses.kind.size=3", prompt=prompt)
-    with pytest.raises(SweepError, match="no input 'kind.depth'; near are 'kind.size'"):
+    with pytest.raises(SweepError, match="no input 'kind.depth'; similar ones are 'kind.size'"):
         plan("Chooses.kind.depth=3", prompt=prompt)
     with pytest.raises(SweepError, match="'mode' of 'Save' takes a link, not a value"):
         plan("Save.mode=1")
@@ -171,7 +171,7 @@ def test_texts(text, values):
 
 @given(st.text(), st.text(), st.text(max_size=20))
 @settings(max_examples=300, deadline=None)
-def test_names_of_files_lead_nowhere(name, value, filename):
+def test_file_names_cannot_leave_the_folder(name, value, filename):
     found = names.file_name(7, {name: value, "b.c": 1}, names.stem(filename), 2, names.extension(filename))
     assert found.startswith("00007_")
     assert not set(found) & set('/\\:*?"<>|\0\n\r\t')

@@ -24,7 +24,7 @@ VALUES = range(1, COUNT + 1)
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path):
-    """The server is shared: what a test that fails has left there must not hold up the next one."""
+    """The server is shared: jobs that a failing test leaves there must not block the next test."""
     yield
     for child in psutil.Process().children():
         if "guidekit.sweep" in child.cmdline():
@@ -95,7 +95,7 @@ def test_a_server_is_killed_and_started_again(server, sweep, tmp_path):
 
 
 def command(tmp_path: Path, server, *more: str) -> list[str]:
-    """The same as a command, in its own process."""
+    """The same call as a command, in its own process."""
     workflow = tmp_path / "workflow.json"
     workflow.write_text(json.dumps(counted(tmp_path, free=COUNT // 2)))
     call = [sys.executable, "-m", "guidekit.sweep", str(workflow), "--set", f"TestCounted.value=1..{COUNT}"]
@@ -108,7 +108,7 @@ def test_the_driver_is_killed_and_called_again(server, sweep, tmp_path):
     wait_for(lambda: len(made(tmp_path)) > COUNT // 2 and finished(out) == COUNT // 2)
     first.kill()
     first.wait()
-    (tmp_path / "gate").touch()  # what is queued is made without anybody to take it
+    (tmp_path / "gate").touch()  # queued jobs are made although nobody fetches them
     summary = sweep(server).run()
     assert (summary.count, summary.done, summary.failed) == (COUNT, COUNT, 0)
     check(out)
@@ -117,7 +117,7 @@ def test_the_driver_is_killed_and_called_again(server, sweep, tmp_path):
     assert shown(tmp_path / "reference") == shown(out)
 
 
-def test_ctrl_c_takes_back_what_is_ours(server, sweep, tmp_path):
+def test_ctrl_c_removes_our_prompts(server, sweep, tmp_path):
     other, folder = counted(tmp_path, value=COUNT + 1, free=0), tmp_path / "out"
     first = subprocess.Popen(command(tmp_path, server), stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(made(tmp_path)) > COUNT // 2 and finished(folder) == COUNT // 2)
@@ -129,7 +129,7 @@ def test_ctrl_c_takes_back_what_is_ours(server, sweep, tmp_path):
     assert first.returncode == 130
     assert "goes on from here" in said
     assert "Traceback" not in said
-    # The running one ends at the next step of its node; the other one is somebody else's.
+    # The running prompt ends at the next step of its node; the other one belongs to somebody else.
     (tmp_path / "gate").touch()
     foreign.join(300)
     queue = server.get("/queue")
@@ -140,7 +140,7 @@ def test_ctrl_c_takes_back_what_is_ours(server, sweep, tmp_path):
     check(folder)
 
 
-def test_ctrl_c_leaves_alone_what_runs_for_others(server, tmp_path):
+def test_ctrl_c_does_not_interrupt_others(server, tmp_path):
     outputs = []
     other = counted(tmp_path, value=COUNT + 1, free=0)
     foreign = threading.Thread(target=lambda: outputs.append(server.run(other)))

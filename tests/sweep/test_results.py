@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: names, table, contact sheet, grid; failures; and that data stays data."""
+"""The results of a sweep: names, table, contact sheet, grid, failures; and data stays data."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_prompts_and_titles_are_data(server, tmp_path):
 
 
 @pytest.mark.parametrize("filename", ["../../up.png", "/etc/passwd", "nowhere.html"])
-def test_a_file_that_cannot_be_had_is_the_jobs_end(server, tmp_path, filename):
+def test_a_job_whose_file_is_missing_fails(server, tmp_path, filename):
     workflow = {"3": {"class_type": "TestSays", "inputs": {"text": "hello", "filename": filename}}}
     sweep = Sweep(workflow, tmp_path / "out", servers=[server.url])
     assert sweep.run().failed == 1

@@ -19,7 +19,7 @@ FEW = {"steps": 2, "trajectories": 4}
 
 
 def settings(name: str) -> dict[str, list]:
-    """Two seeds, and as little work as there can be."""
+    """Two seeds, and as little work as possible."""
     found: dict[str, list] = {}
     for node in json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8")).values():
         for key, value in node["inputs"].items():
@@ -56,7 +56,7 @@ def test_runs_with_two_seeds(name, server, tmp_path):
     assert all((tmp_path / path).read_bytes()[:4] == b"\x89PNG" for path in images)
 
 
-def test_what_nodes_report_is_a_column(server, tmp_path):
+def test_reports_of_nodes_are_a_column(server, tmp_path):
     asked = {**settings("linear_ag"), "KSampler.steps": [12], "BasicScheduler.steps": [12]}
     sweep = Sweep(TEMPLATES["linear_ag"], tmp_path, asked, servers=[server.url])
     sweep.run()

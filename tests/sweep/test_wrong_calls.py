@@ -26,9 +26,9 @@ FILES = {
 NODE = "TestCounted"
 WRONG = {
     # names
-    "no node": (["--set", "TestCount.value=1"], "no node 'TestCount'.*near are 'TestCounted'"),
+    "no node": (["--set", "TestCount.value=1"], "no node 'TestCount'.*similar ones are 'TestCounted'"),
     "no node, title": (["--set", "Count v1.6.value=1"], "no node 'Count v1.6'.*'Count v1.5'"),
-    "no input": (["--set", f"{NODE}.valu=1"], "no input 'valu'.*near are 'value'"),
+    "no input": (["--set", f"{NODE}.valu=1"], "no input 'valu'.*similar ones are 'value'"),
     "a link": (["--set", "SaveImage.images=1"], "'images' of 'SaveImage' comes by a link from node '1'"),
     "no name": (["--set", "=1"], "is not NODE.input"),
     "only an input": (["--set", "value=1"], "is not NODE.input"),
@@ -52,7 +52,7 @@ WRONG = {
     "digits": (["--set", f"{NODE}.value={'9' * 5000}"], "takes whole numbers|is at most"),
     "too small": (["--set", f"{NODE}.value=-1"], "is at least 0, not -1"),
     "too large": (["--set", f"{NODE}.strength=0..3"], "is at most 2.0, not 3.0"),
-    "no choice": (["--set", f"{NODE}.kind=plane"], "no choice 'plane'.*near are 'plain'"),
+    "no choice": (["--set", f"{NODE}.kind=plane"], "no choice 'plane'.*similar ones are 'plain'"),
     "neither true nor false": (["--set", f"{NODE}.loud=maybe"], "takes true and false, not 'maybe'"),
     # files
     "no file": (["--set", f"{NODE}.note=@nowhere.txt"], "'nowhere.txt'.* cannot be read"),
@@ -158,7 +158,7 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_nobody_and_somebody_else_at_a_port(server, here, capsys):
+def test_no_server_or_another_program_at_a_port(server, here, capsys):
     nobody = f"http://127.0.0.1:{free_port()}"
     assert call(["workflow.json", "--servers", f"{server.url},{nobody}"]) == 2
     assert f"No ComfyUI answers at {nobody}" in capsys.readouterr().err

@@ -73,6 +73,6 @@ def vae_input() -> io.Vae.Input:
     return io.Vae.Input(
         "vae",
         optional=True,
-        tooltip="Makes the images that the classifier sees; a TAESD from VAELoader is fast. Not connected: ComfyUI's "
-        "preview colours, fast and rough.",
+        tooltip="Decodes the images for the classifier; a TAESD from VAELoader is fast. Not connected: ComfyUI's "
+        "preview colours, which are fast but rough.",
     )

@@ -64,8 +64,8 @@ class Candidates:
         """
         if len(self.labels) < 2:
             raise ValueError(
-                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the image shall be, "
-                "and what it could be taken for."
+                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the image should "
+                "show, and what it could be mistaken for."
             )
 
 

@@ -78,8 +78,8 @@ def maps_of(model: ModelPatcher, which: str) -> list[Map]:
             if found:
                 return found
     raise ValueError(
-        f"Concept Edit changes how a network reads texts, and {type(network).__name__} reads none in a way that it "
-        "knows. It works on UNets, SD3, Flux, Chroma, Qwen-Image, Lumina2 and Z-Image."
+        f"Concept Edit changes how a network reads texts, and {type(network).__name__} does not read them in a way "
+        "that it knows. It works on UNets, SD3, Flux, Chroma, Qwen-Image, Lumina2 and Z-Image."
     )
 
 

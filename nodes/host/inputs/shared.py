@@ -15,8 +15,8 @@ def scale_input(default: float) -> io.Float.Input:
         max=100.0,
         step=0.1,
         round=0.001,
-        tooltip="How far to go away from the weakened prediction, beside CFG: cfg + scale * (positive - weakened). "
-        "0 is off and costs nothing.",
+        tooltip="How far to guide away from the weakened prediction, in addition to CFG: cfg + scale * (positive - "
+        "weakened). 0 is off and costs nothing.",
     )
 
 
@@ -34,9 +34,9 @@ def rescale_input() -> io.Combo.Input:
         "rescale",
         options=list(RESCALE),
         default="off",
-        tooltip="Against contrast that grows with the scale, each sample by itself. partial: this guidance is made "
-        "smaller by as much as it widens the positive prediction. full: the whole result, CFG included, gets the "
-        "spread of the positive prediction.",
+        tooltip="Limits the contrast that grows with the scale, for each sample on its own. partial: reduces this "
+        "guidance by the factor by which it widens the spread of the positive prediction. full: rescales the whole "
+        "result, CFG included, to that spread.",
         advanced=True,
     )
 
@@ -59,7 +59,8 @@ def range_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.001,
-            tooltip="End of the active part. A step counts by the noise level at which it begins.",
+            tooltip="End of the active part. The noise level at which a step begins decides whether the step is "
+            "inside.",
             advanced=True,
         ),
     ]

@@ -8,9 +8,9 @@ from ..run.messages import cut, quoted
 from .families import Block, family_of, self_attention_blocks
 
 TOOLTIP = (
-    "Empty: the usual blocks of the model's family. Else numbers, lists and ranges, such as 7-9 or 1, 3: counted over "
-    "all blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; or "
-    "middle; or all."
+    "Empty: the usual blocks for the model's family. Otherwise numbers, lists and ranges, such as 7-9 or 1, 3, counted "
+    "from 0 over all blocks in the order in which they run; or by kind, such as double 7-9, single 3 or output 3-5; "
+    "or middle; or all."
 )
 _NO_BLOCK = 10**6  # more than any model has; larger numbers are read as this one
 _PART = re.compile(r"(?:(?P<kind>[a-z]+)\s*)?(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?")

@@ -16,7 +16,7 @@ def check_further_rows(run: Run, technique: Any) -> None:
     name = _POSITIVE_ALONE.get(run.sampler_name)
     if name is not None:
         raise ValueError(
-            f"The sampler {name} keeps what the network has computed of earlier frames for one prediction, and "
-            f"{technique.label} has another one evaluated. Take the node off the model, or use a sampler that samples "
+            f"The sampler {name} caches the network's results of earlier frames for one prediction only, and "
+            f"{technique.label} needs another prediction. Take the node off the model, or use a sampler that samples "
             "the whole video at once."
         )

@@ -7,7 +7,7 @@ Relies on: `ui` of a node's output, which the host keeps in the run's history (e
 from comfy_api.latest import io
 
 
-def report_output(tooltip: str = "What the node says as it executes: what it chose, and why.") -> io.String.Output:
+def report_output(tooltip: str = "What the node reports when it executes: what it chose, and why.") -> io.String.Output:
     """Always the last output of a node."""
     return io.String.Output(display_name="report", tooltip=tooltip)
 

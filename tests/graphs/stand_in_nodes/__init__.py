@@ -1,6 +1,6 @@
-"""Nodes in the place of loaders, and of nodes that need a model of another kind, for the host's templates.
+"""Nodes that replace loaders, and nodes that need a model of another kind, for the host's templates.
 
-What they give is the host's own: MODEL, CLIP, VAE, CLIP_VISION and STYLE_MODEL are of its classes, with tiny networks.
+Their outputs are the host's own: MODEL, CLIP, VAE, CLIP_VISION and STYLE_MODEL are of its classes, with tiny networks.
 """
 
 import re
@@ -26,7 +26,7 @@ from comfy_extras.nodes_model_patch import MultiTalkModelPatch, QwenImageBlockWi
 from guidekit.tests.graphs.networks import NETWORKS, POOLED, VISION, WIDTH, network
 from guidekit.tests.headless import stand_in_nodes as others
 
-SIDE, FRAMES, RATE = 64, 5, 16  # of pictures and videos; RATE: in pictures a second
+SIDE, FRAMES, RATE = 64, 5, 16  # of images and videos; RATE: in frames per second
 LAYERS = {"wav2vec2_large": (25, 1024), "wav2vec2-chinese": (13, 768), "whisper": (33, 1280)}  # and their width
 
 
@@ -65,7 +65,7 @@ class _Tuned(io.ComfyNode):
 
 
 class _AnyLatent(io.ComfyNode):
-    """A picture, encoded for a model."""
+    """An image, encoded for a model."""
 
     @classmethod
     def define_schema(cls):
@@ -80,7 +80,7 @@ class _AnyLatent(io.ComfyNode):
 
 
 class _Text(SD1ClipModel):
-    """With all that the text encoders of the families give beside the text."""
+    """A prompt with everything that the text encoders of the families give beside the text."""
 
     def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006
         options = {"device": device, "dtype": dtype, "model_options": model_options}
@@ -298,7 +298,7 @@ class _Video(io.ComfyNode):
 
 
 class _SmallReferences(io.ComfyNode):
-    """The corner of reference pictures, which nodes have made as large as real models want them."""
+    """The corner of reference images, which nodes have made as large as real models want them."""
 
     @classmethod
     def define_schema(cls):
@@ -356,7 +356,7 @@ class _Counted(io.ComfyNode):
 
 
 class _Seen(io.ComfyNode):
-    """What a run gave: numbers that tell its latent from others, network calls and their rows, and what was said."""
+    """The result of a run: numbers that identify its latent, network calls and their rows, and the messages."""
 
     @classmethod
     def define_schema(cls):

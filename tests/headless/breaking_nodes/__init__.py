@@ -42,7 +42,7 @@ ANYTHING = {"NaN": math.nan, "null": None, "dict": {}, "digits": "9" * 5000, "te
 
 
 class Anything(io.ComfyNode):
-    """What packs with outputs of any type can give."""
+    """Outputs of any type, as some packs have them."""
 
     @classmethod
     def define_schema(cls):

@@ -128,7 +128,7 @@ def _image_vae(channels: int) -> dict[str, torch.Tensor]:
 
 def write_diffusion_model(path: Path, family: str, **settings) -> None:
     made = network(family, **settings)
-    # What the host takes from no shape of Wan's.
+    # Settings that the host does not read from the shapes of Wan.
     known = {"text_dim": WIDTH, "text_len": 16, "freq_dim": 16}
     metadata = {"config": json.dumps({"transformer": known})} if family == "wan" else None
     save_file(_plain(made.model.diffusion_model.state_dict()), path, metadata)

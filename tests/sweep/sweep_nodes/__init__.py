@@ -36,7 +36,7 @@ class Counted(io.ComfyNode):
         while value > free and not Path(gate).exists():
             time.sleep(0.02)
         if value == dies_at:
-            time.sleep(2)  # as a network would that takes all memory; by then it is known what runs
+            time.sleep(2)  # like a network that takes all memory; by then the client knows which prompt runs
             os._exit(1)
         if value == fails_at:
             raise ValueError(f"{value} is not\nto be had <b>")

@@ -11,21 +11,17 @@ from torch import Tensor
 
 from ...network.forward import Forward
 from ..calls import Call
-from .context import SecondText, TextAttention
+from .context import Labelled, SecondText, TextAttention
 
 
 @dataclass(frozen=True)
-class InCrossAttention:
+class InCrossAttention(Labelled):
     """The cross-attention of blocks in a call with second texts. `own`: the number of tokens of the rows' own text;
     `image`: whether the prompts have image tokens too."""
 
     texts: tuple[SecondText, ...]
     own: int
     image: bool
-
-    @property
-    def label(self) -> str:
-        return self.texts[0].technique.label
 
     def looks(self, forward: Forward, call: int) -> bool:
         return forward.family.looks_at_text(forward.network, call, self.image)

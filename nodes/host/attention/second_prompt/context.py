@@ -99,16 +99,22 @@ class TextAttention:
         return text.steering.combine(*merged).unflatten(2, (positive.shape[1], -1)).transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class BesideText:
-    """Second texts in self-attention, below all techniques; `steer(call, q, k, v, mask)` computes the output."""
+class Labelled:
+    """What handles the second `texts` of a network call, under the label of the first one's technique."""
 
     texts: tuple[SecondText, ...]
-    steer: Callable[[TextAttention, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
     @property
     def label(self) -> str:
         return self.texts[0].technique.label
+
+
+@dataclass(frozen=True)
+class BesideText(Labelled):
+    """Second texts in self-attention, below all techniques; `steer(call, q, k, v, mask)` computes the output."""
+
+    texts: tuple[SecondText, ...]
+    steer: Callable[[TextAttention, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
     def attends(self, call: Call) -> bool:
         # Not in an attention without text tokens (the second one of SD3.5).
