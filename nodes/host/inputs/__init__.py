@@ -18,8 +18,9 @@ from comfy_api.latest import io
 
 from ..classifiers.labels import CandidatesType, ClassifierType
 from ..run.messages import cut, plain
+from ..votes.vote_set import VotesType
 from .conditioning import check_prompt_for, conditioning
-from .connected import OBJECTS, anything, candidates, connected, curve
+from .connected import OBJECTS, anything, candidates, connected, curve, votes
 from .number import number, switch, whole_number
 from .tensors import fit_latent, latent, mask, sigmas
 from .text import option, text
@@ -43,6 +44,7 @@ CHECKS: dict[str, Check] = {
     io.Curve.io_type: curve,
     ClassifierType.io_type: connected,
     CandidatesType.io_type: candidates,
+    VotesType.io_type: votes,
     **dict.fromkeys(OBJECTS, connected),
     io.MatchType.io_type: anything,
 }

@@ -1,5 +1,5 @@
 """Objects that come through links: MODEL and the like, by what nodes use of them, since packs bring classes of their
-own; candidates; curves."""
+own; candidates; votes; curves."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..classifiers.labels import Candidates, ClassifierType
 from ..run.messages import quoted
+from ..votes.vote_set import VoteSet
 
 OBJECTS: dict[str, tuple[str, ...]] = {
     io.Model.io_type: ("clone", "model", "model_options", "get_model_object"),
@@ -38,6 +39,12 @@ def anything(name: str, value: Any, wanted: io.Input) -> Any:
 def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
     if not isinstance(value, Candidates):
         raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")
+    return value
+
+
+def votes(name: str, value: Any, wanted: io.Input) -> VoteSet:
+    if not isinstance(value, VoteSet):
+        raise ValueError(f"{name} is {quoted(value)}. Connect Load Votes.")
     return value
 
 
