@@ -23,7 +23,7 @@ from guidekit.tests.schema.catalogue import (
 INFO = object_info()
 CATEGORIES = ("guidance", "sampling", "attention", "inversion", "alignment", "inspect", "demo")
 NUMBERS = ("INT", "FLOAT")
-LISTS_FILES = ("file",)  # of the user, of whom nothing is known
+LISTS_FILES = ("file", "folder")  # of the user, of whom nothing is known
 
 every_node = pytest.mark.parametrize("node_id", INFO)
 

@@ -26,8 +26,16 @@ REAL = [name for name in TEMPLATES if name not in ON_DEMO_MODELS]
 NOTES = ("Note", "MarkdownNote")  # exist in the frontend only
 MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
-# Of one class, beside which the others of its list are; its page shows how.
-IN_NO_TEMPLATE = {"GuidekitCandidate"}
+# Of one class, beside which the others of its list are; its page shows how. Votes wait for what is trained from them,
+# or are in folders that only a user has.
+IN_NO_TEMPLATE = {
+    "GuidekitCandidate",
+    "GuidekitVote",
+    "GuidekitVoteByRule",
+    "GuidekitVotes",
+    "GuidekitImportVotes",
+    "GuidekitExportVotes",
+}
 # Their makers call them something that says nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}
 # What no template of the host's loads.

@@ -116,7 +116,12 @@ class Folder:
 
 def check_name(name: str) -> str:
     """A file name without folders, with its ending; one that every system takes."""
-    stem = name.removesuffix(_ENDING)
+    return check_stem(name.removesuffix(_ENDING), name) + _ENDING
+
+
+def check_stem(stem: str, name: str | None = None) -> str:
+    """Of a file, or a folder. `name`: what a sentence calls it."""
+    name = stem if name is None else name
     if not re.fullmatch(r"\w([\w .-]{0,98}[\w-])?", stem):
         raise ValueError(
             f"The file name is {name[:200]!r}. It may have up to 100 letters, digits, spaces, dots, dashes and "
@@ -128,7 +133,7 @@ def check_name(name: str) -> str:
         raise ValueError(
             f"The file name is {name[:200]!r}, which has {size} bytes with its ending. Disks take up to {_MOST_BYTES}."
         )
-    return stem + _ENDING
+    return stem
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

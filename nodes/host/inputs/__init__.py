@@ -3,8 +3,8 @@
 The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check what
 comes through a link, or null and {} in place of one, and NaN passes its min and max. `checked` looks at every input of
 a node by its type. What is right for a type is said once: number.py (there NaN and infinity are stopped), text.py
-(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK), conditioning.py, connected.py (MODEL, GUIDER and other objects,
-and what may be of any type).
+(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK, IMAGE), conditioning.py, connected.py (MODEL, GUIDER and other
+objects, and what may be of any type).
 
 Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
 """
@@ -22,7 +22,7 @@ from ..votes.vote_set import VotesType
 from .conditioning import check_prompt_for, conditioning
 from .connected import OBJECTS, anything, candidates, connected, curve, votes
 from .number import number, switch, whole_number
-from .tensors import fit_latent, latent, mask, sigmas
+from .tensors import fit_latent, images, latent, mask, sigmas
 from .text import option, text
 
 __all__ = ["CHECKS", "check_prompt_for", "checked", "fit_latent"]
@@ -40,6 +40,7 @@ CHECKS: dict[str, Check] = {
     io.Latent.io_type: latent,
     io.Sigmas.io_type: sigmas,
     io.Mask.io_type: mask,
+    io.Image.io_type: images,
     io.Conditioning.io_type: conditioning,
     io.Curve.io_type: curve,
     ClassifierType.io_type: connected,
@@ -47,6 +48,7 @@ CHECKS: dict[str, Check] = {
     VotesType.io_type: votes,
     **dict.fromkeys(OBJECTS, connected),
     io.MatchType.io_type: anything,
+    io.AnyType.io_type: anything,
 }
 
 _LONGEST = 2000  # characters of an error
@@ -55,7 +57,8 @@ _LONGEST = 2000  # characters of an error
 def checked(execute: Callable) -> Callable:
     """For `execute` of a node, below `@classmethod`: it sees only inputs that are what its schema says.
 
-    Sockets that may stay open get None for null too. What the node raises is one plain line, whatever it quotes.
+    Sockets that may stay open get None for null too; of nodes that take lists, every entry is looked at. What the node
+    raises is one plain line, whatever it quotes.
     """
     signature = inspect.signature(execute)
 
@@ -63,10 +66,15 @@ def checked(execute: Callable) -> Callable:
     def entrance(cls, *args, **given) -> io.NodeOutput:
         values = signature.bind(cls, *args, **given).arguments
         try:
-            for wanted in cls.define_schema().inputs:
+            schema = cls.define_schema()
+            for wanted in schema.inputs:
                 name = wanted.id
                 if name in values and not (wanted.optional and values[name] is None):
-                    values[name] = CHECKS[wanted.get_io_type()](name, values[name], wanted)
+                    check = CHECKS[wanted.get_io_type()]
+                    if schema.is_input_list:
+                        values[name] = [check(name, value, wanted) for value in values[name]]
+                    else:
+                        values[name] = check(name, values[name], wanted)
             return execute(**values)
         except ValueError as error:
             error.args = (cut(plain(str(error)), _LONGEST),)

@@ -21,6 +21,7 @@ from ..files.tensors import read_tensors
 from ..files.whole_file import whole_file
 
 ENDING = ".safetensors"
+LARGEST = 2**26  # bytes of a latent, or of a prompt
 _KEY = "guidekit"  # of the description in a file
 _LATENT = "samples"
 _DEEPEST = 4  # lists within lists in a prompt's options

@@ -1,15 +1,13 @@
 """The votes of a folder: what was shown, how it was made, and what was said of it."""
 
-import functools
 import hashlib
 import json
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import Connection
@@ -17,45 +15,17 @@ from torch import Tensor
 
 from ....samplers.strict_json import read_json
 from . import blobs
+from .errors import StoreError, UnknownIdError
 from .filters import VOTES, Filter
-from .tables import CHANGES, IMAGES, LORAS, WORKFLOWS, Database, StoreError
-from .vote import UNDECIDED, Lora, Noise, Recipe, Vote
+from .tables import IMAGES, LORAS, WORKFLOWS, Database
+from .vote import UNDECIDED, Lora, Noise, Offer, Recipe, Vote
 
 # Of images without a vote; those with one are kept until they are deleted.
 _MOST_UNDECIDED = 1000
 _MOST_BYTES = 2**31
 _SLACK = 50  # that many more, before the oldest are forgotten together
-LARGEST = 2**25  # bytes of a latent, or of a prompt
 _LARGEST_WORKFLOW = 2**22  # characters
 _AT_ONCE = 500  # ids in a statement
-
-
-@dataclass(frozen=True, eq=False)
-class Offer:
-    """An image that is shown. `pixels`: [H, W, 3], 8 bits; `latent`: [1, C, ...]; `label` as in Vote. `workflow`: JSON
-    of the graph that made it."""
-
-    pixels: np.ndarray
-    recipe: Recipe
-    latent: Tensor | None = None
-    positive: list | None = None
-    negative: list | None = None
-    label: int = UNDECIDED
-    tag: str = ""
-    pair: str | None = None
-    workflow: str | None = None
-    workflow_id: str = ""
-    node: str = ""
-
-    @functools.cached_property
-    def id(self) -> str:
-        digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels))
-        return digest.hexdigest()
-
-
-class UnknownId(ValueError):
-    """An id that no image has."""
 
 
 class Store:
@@ -98,7 +68,7 @@ class Store:
     # Votes
 
     def vote(self, ids: Sequence[str], label: int) -> list[Vote]:
-        """Raises UnknownId for any that is not there; then nothing is changed."""
+        """Raises UnknownIdError for any that is not there; then nothing is changed."""
         return self._change(ids, label=label, voted=time.time() if label else None)
 
     def tag(self, ids: Sequence[str], tag: str) -> list[Vote]:
@@ -132,9 +102,9 @@ class Store:
     def counts(self, wanted: Filter) -> dict[str, int]:
         """Of each vote, whatever vote the filter names."""
         condition = _condition(replace(wanted, votes="all"))
-        query = select(IMAGES.c.label, func.count()).where(condition).group_by(IMAGES.c.label)
+        query = select(IMAGES.c.label, func.count().label("number")).where(condition).group_by(IMAGES.c.label)
         with self._database.read() as connection:
-            found = {label: count for label, count in connection.execute(query)}
+            found = {row.label: row.number for row in connection.execute(query)}
         return {name: found.get(labels[0], 0) for name, labels in VOTES.items() if len(labels) == 1}
 
     def names(self) -> dict[str, list[str]]:
@@ -146,11 +116,12 @@ class Store:
                 for name, column in columns.items()
             }
 
-    @property
-    def changes(self) -> int:
-        """Another number whenever something was written."""
+    def fingerprint(self, wanted: Filter) -> str:
+        """Another one whenever another image, or another vote on one, is among `wanted`."""
+        columns = (IMAGES.c.id, IMAGES.c.label, IMAGES.c.tag, IMAGES.c.pair, IMAGES.c.latent, IMAGES.c.positive)
+        query = select(*columns).where(_condition(wanted)).order_by(IMAGES.c.id)
         with self._database.read() as connection:
-            return connection.scalar(select(CHANGES.c.number))
+            return hashlib.sha256(repr([tuple(row) for row in connection.execute(query)]).encode()).hexdigest()
 
     def workflow(self, vote: Vote) -> dict:
         """What was stored with it: {"prompt", "workflow"}, as far as there is."""
@@ -159,7 +130,7 @@ class Store:
         return read_json(zlib.decompress(packed)) if packed else {}
 
     def picture(self, image_id: str) -> Path:
-        """A PNG. Raises UnknownId."""
+        """A PNG. Raises UnknownIdError."""
         self.get([image_id])
         return self._picture(image_id)
 
@@ -237,7 +208,7 @@ class Store:
     def _check_all(self, connection: Connection, ids: Sequence[str]) -> None:
         there = {vote.id for vote in self._get(connection, ids)}
         if unknown := [each for each in ids if each not in there]:
-            raise UnknownId(
+            raise UnknownIdError(
                 f"{len(unknown)} of {len(ids)} ids are of no image that was shown here, {unknown[0][:64]!r} for one. "
                 "Nothing was changed."
             )

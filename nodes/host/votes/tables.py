@@ -1,8 +1,8 @@
 """The database's tables, its versions, and its connections.
 
-Every writer takes the write lock before it reads (BEGIN IMMEDIATE) and waits for others, in this process or another one;
-readers see what was committed before they began (WAL), and wait for nobody. A process that is killed leaves the last
-commit.
+Every writer takes the write lock before it reads (BEGIN IMMEDIATE) and waits for others, in this process or another
+one; readers see what was committed before they began (WAL), and wait for nobody. A process that is killed leaves the
+last commit.
 
 Relies on: SQLAlchemy, the host's own requirement; its recipe for transactions of SQLite that hold for schema changes
 too (isolation_level None, an own BEGIN).
@@ -15,6 +15,8 @@ from pathlib import Path
 from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table, create_engine, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+
+from .errors import StoreError
 
 _WAIT = 30.0  # seconds, for the write lock
 _WRITES = "guidekit_writes"
@@ -44,7 +46,6 @@ IMAGES = Table(
 )
 LORAS = Table("loras", _metadata, Column("image", String, primary_key=True), Column("name", String, primary_key=True))
 WORKFLOWS = Table("workflows", _metadata, Column("name", String, primary_key=True), Column("json", LargeBinary))
-CHANGES = Table("changes", _metadata, Column("number", Integer))
 
 # One step from each version to the next one; a step never changes once it was released.
 STEPS: tuple[tuple[str, ...], ...] = (
@@ -60,14 +61,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE loras (image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE, name TEXT NOT NULL,
             PRIMARY KEY (image, name)) WITHOUT ROWID""",
         "CREATE TABLE workflows (name TEXT PRIMARY KEY NOT NULL, json BLOB NOT NULL)",
-        "CREATE TABLE changes (number INTEGER NOT NULL)",
-        "INSERT INTO changes VALUES (0)",
     ),
 )
-
-
-class StoreError(ValueError):
-    """What the disk or the database cannot do, as a sentence."""
 
 
 class Database:
@@ -90,7 +85,6 @@ class Database:
         """All or nothing of the block is done, and no other writer in between."""
         with self._sentences(), self._engine.execution_options(**{_WRITES: True}).begin() as connection:
             yield connection
-            connection.execute(CHANGES.update().values(number=CHANGES.c.number + 1))
 
     def close(self) -> None:
         self._engine.dispose()

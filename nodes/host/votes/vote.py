@@ -1,8 +1,11 @@
 """One image that was shown, and the vote on it."""
 
-from dataclasses import dataclass, field
+import functools
+import hashlib
+from dataclasses import dataclass, field, replace
 
 import comfy.sample
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,10 +39,11 @@ class Lora:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image was made, as far as the graph that made it says so: what it does not is "" or None."""
+    """How an image was made, as far as the graph that made it says so: what it does not is "" or None. A prompt may be
+    empty, and is then ""; one that is not known is None."""
 
-    text: str = ""  # of the positive prompt
-    negative_text: str = ""
+    text: str | None = None  # of the positive prompt
+    negative_text: str | None = None
     seed: int | None = None
     noise: Noise | None = None  # only where the latent comes from the sampler directly
     sampler: str = ""
@@ -75,3 +79,35 @@ class Vote:
     workflow: str | None = None
     workflow_id: str = ""
     node: str = ""
+
+
+def prompt_of(vote: Vote) -> str:
+    """The same for images of one prompt."""
+    return vote.recipe.text or f"prompt {vote.positive}"
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """An image that is shown. `pixels`: [H, W, 3], 8 bits; `latent`: [1, C, ...]; `label` as in Vote. `workflow`: JSON
+    of the graph that made it."""
+
+    pixels: np.ndarray
+    recipe: Recipe
+    latent: Tensor | None = None
+    positive: list | None = None
+    negative: list | None = None
+    label: int = UNDECIDED
+    tag: str = ""
+    pair: str | None = None
+    workflow: str | None = None
+    workflow_id: str = ""
+    node: str = ""
+
+    @functools.cached_property
+    def id(self) -> str:
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels))
+        return digest.hexdigest()
+
+    def voted(self, label: int) -> "Offer":
+        return replace(self, label=label)

@@ -52,3 +52,11 @@ class VoteSet:
     @property
     def disliked(self) -> int:
         return sum(row.label < 0 for row in self.rows)
+
+    def check(self, liked: int = 4, disliked: int = 4) -> None:
+        """Raises ValueError where there are fewer."""
+        if self.liked < liked or self.disliked < disliked:
+            raise ValueError(
+                f"There are {self.liked} liked and {self.disliked} disliked images to train on, and at least {liked} "
+                f"and {disliked} are wanted. Vote on more."
+            )

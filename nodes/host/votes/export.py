@@ -1,0 +1,102 @@
+"""Votes as a folder that other trainers read: liked/ and disliked/ with a caption beside each image, pairs.csv (prompt,
+chosen, rejected) and votes.jsonl, which has all that is known.
+
+Relies on: get_output_directory (folder_paths.py); `--disable-metadata` (comfy/cli_args.py); the texts "prompt" and
+"workflow" of core's images (nodes.py:1668).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import folder_paths
+from comfy.cli_args import args
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..files.folders import check_stem
+from .as_json import for_trainers
+from .errors import StoreError
+from .filters import Filter
+from .pairs import pairs_in
+from .vote import LIKED, Vote, prompt_of
+
+if TYPE_CHECKING:
+    from .store import Store
+
+FOLDERS = {1: "liked", -1: "disliked"}
+PAIRS, LINES = "pairs.csv", "votes.jsonl"
+COLUMNS = ("prompt", "chosen", "rejected")
+SHOWN = "output/guidekit"
+
+
+def export(store: Store, wanted: Filter, name: str) -> str:
+    """Writes the likes and dislikes among `wanted` into a new folder of that name, whole or not at all. Returns a
+    sentence. Raises ValueError where there are none, or the disk does not take them."""
+    check_stem(name)
+    if wanted.votes not in ("liked", "disliked"):
+        wanted = replace(wanted, votes="decided")
+    votes = sorted(store.find(wanted), key=lambda vote: (vote.voted, vote.id))
+    if not votes:
+        raise ValueError("There is no vote to export.")
+    try:
+        folder = _new(Path(folder_paths.get_output_directory()) / "guidekit", name)
+        try:
+            _fill(store, votes, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise StoreError(f"The votes cannot be exported to {SHOWN}: {error.strerror or error}.") from error
+    likes = sum(vote.label == LIKED for vote in votes)
+    pairs = len(_pairs(votes))
+    return f"{likes} likes, {len(votes) - likes} dislikes and {pairs} pairs are in {SHOWN}/{folder.name}."
+
+
+def _fill(store: Store, votes: Sequence[Vote], folder: Path) -> None:
+    files = {vote.id: f"{FOLDERS[vote.label]}/{vote.id}.png" for vote in votes}
+    for name in FOLDERS.values():
+        (folder / name).mkdir()
+    for vote in votes:
+        path = folder / files[vote.id]
+        with Image.open(store.picture(vote.id)) as image:
+            image.save(path, pnginfo=_metadata(store.workflow(vote)), compress_level=1)
+        path.with_suffix(".txt").write_text(vote.recipe.text or "", "utf-8")
+    lines = (json.dumps(for_trainers(vote, files[vote.id])) for vote in votes)
+    (folder / LINES).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    with (folder / PAIRS).open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        rows.writerows((liked.recipe.text or "", files[liked.id], files[other.id]) for liked, other in _pairs(votes))
+
+
+def _pairs(votes: Sequence[Vote]) -> list[tuple[Vote, Vote]]:
+    return pairs_in(votes, [vote.pair for vote in votes], list(map(prompt_of, votes)))
+
+
+def _metadata(workflow: dict) -> PngInfo | None:
+    if args.disable_metadata or not workflow:
+        return None
+    found = PngInfo()
+    for name, part in workflow.items():
+        found.add_text(name, json.dumps(part))
+    return found
+
+
+def _new(place: Path, name: str) -> Path:
+    """A folder that was not there: this name, or with a number."""
+    place.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10_000):
+        folder = place / (name if number == 1 else f"{name} {number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise OSError(f"there are 10000 folders {name} already")
