@@ -1,4 +1,5 @@
-"""Votes are kept: whoever else votes, whatever ends the voting, wherever there is no room; nothing lost, nothing twice."""
+"""Votes are kept: whoever else votes, whatever ends the voting, wherever there is no room. Nothing is lost, nothing is
+there twice."""
 
 import hashlib
 import os
@@ -36,7 +37,8 @@ RECIPE = Recipe(
     policy="p",
     loras=(Lora("Nice.safetensors", 0.5, "d"),),
 )
-PROMPT = [[torch.randn(1, 7, 8), {"pooled_output": torch.randn(1, 8), "area": (8, 8, 0, 0), "guidance": 3.5, "end": None}]]
+OPTIONS = {"area": (8, 8, 0, 0), "guidance": 3.5, "end": None}
+PROMPT = [[torch.randn(1, 7, 8), {"pooled_output": torch.randn(1, 8), **OPTIONS}]]
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_all_of_an_image_comes_back(store):
     [[tokens, options]] = store.conditioning(again.positive)
     assert torch.equal(tokens, PROMPT[0][0])
     assert torch.equal(options.pop("pooled_output"), PROMPT[0][1]["pooled_output"])
-    assert options == {"area": (8, 8, 0, 0), "guidance": 3.5, "end": None}
+    assert options == OPTIONS
     assert store.workflow(again) == {"prompt": {"1": {}}}
     assert np.array_equal(np.asarray(Image.open(store.picture(vote.id))), offer(1).pixels)
 
