@@ -100,7 +100,7 @@ export class VoteGrid {
 
   #focus(element) {
     for (const each of this.#elements()) each.tabIndex = each === element ? 0 : -1
-    if (document.activeElement !== element) element.focus({ preventScroll: true })
+    if (!element.contains(document.activeElement)) element.focus({ preventScroll: true })
   }
 
   #key(event) {

@@ -44,6 +44,11 @@ class Vote(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **_) -> float:
+        """Never the same: what it shows are the votes as they are by now."""
+        return float("nan")
+
+    @classmethod
     @checked
     def execute(cls, images, tag, samples=None, model=None, positive=None, negative=None) -> io.NodeOutput:
         shown = Shown(images, samples, model, positive, negative, tag, cls.hidden)
