@@ -49,9 +49,11 @@ def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]
 
 
 def pictures_of(name: str, row: Row) -> dict[str, list[Path]]:
-    """The files of one job of workflow `name`, by what the workflow calls them."""
+    """The pictures of one job of workflow `name`, by what the workflow calls them."""
     found: dict[str, list[Path]] = {}
     for path, of in row.files:
+        if Path(path).suffix == ".txt":  # what a node has told
+            continue
         found.setdefault(of, []).append(OUTPUT / name / path)
     return found
 
