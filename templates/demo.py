@@ -387,13 +387,13 @@ def teach_taste(g: Graph) -> None:
             made = ksampler(g, loaded.model, prompt, negative, latent, 3, 3.0)
             image = shown(g, made, loaded.vae, name).values["images"]
             inputs = {"samples": made, "model": loaded.model, "positive": prompt, "negative": negative}
-            g.add("GuidekitVote", images=image, **inputs)
+            g.add("GuidekitVote", column=9, images=image, **inputs)
     note(
         g,
-        "Two prompts that leave the colour and the material open. Run, then like or dislike each image, with the mouse, "
-        "or with the arrows and the keys + and -. Every vote is kept at once, with all that training needs.",
-        "the tab *Taste* on the left: all votes, to filter, to change and to export; *Train from these* puts Load Votes "
-        "and the trainer into the workflow.",
+        "Two prompts that leave the colour and the material open. Run, then like or dislike each image, with the "
+        "mouse, or with the arrows and the keys + and -. Every vote is kept at once, with all that training needs.",
+        "the tab *Taste* on the left: all votes, to filter, to change and to export; *Train from these* puts Load "
+        "Votes and the trainer into the workflow.",
         "another `seed` in *both* samplers, run and vote again, until there are 20 likes and 20 dislikes, of both "
         f"prompts; words that you have no taste for. {WORDS}",
         "no further evaluations. With your own checkpoint, connect the same six inputs.",

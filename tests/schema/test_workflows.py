@@ -26,8 +26,8 @@ REAL = [name for name in TEMPLATES if name not in ON_DEMO_MODELS]
 NOTES = ("Note", "MarkdownNote")  # exist in the frontend only
 MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
-# Of one class, beside which the others of its list are; its page shows how. Votes can be loaded, and imported, only where
-# there are some.
+# Of one class, beside which the others of its list are; its page shows how. Votes are loaded, and imported, where there
+# are some.
 IN_NO_TEMPLATE = {
     "GuidekitCandidate",
     "GuidekitVoteByRule",
