@@ -221,6 +221,7 @@ def test_by_rule_exported_imported(server):
     assert rows[0] == ["prompt", "chosen", "rejected"]
     assert len(rows) == 3
     assert all((folder / path).is_file() for row in rows[1:] for path in row[1:])
+    assert [[path.split("/")[0] for path in row[1:]] for row in rows[1:]] == [["liked", "disliked"]] * 2
     lines = [json.loads(line) for line in (folder / "votes.jsonl").read_text().splitlines()]
     assert sorted(line["label"] for line in lines) == [-1, -1, 1, 1, 1]
     assert all(line["noise"]["seed"] == line["seed"] == 7 and line["cfg"] == 3.0 for line in lines)
