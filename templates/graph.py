@@ -80,7 +80,7 @@ class Socket:
 
 
 def sockets(info: dict[str, Any]) -> list[Socket]:
-    """Of a class, in the order of /object_info."""
+    """Sockets of a class, in the order of /object_info."""
     found = []
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():

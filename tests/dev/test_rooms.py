@@ -18,12 +18,13 @@ BELOW = {
     "inversion": {"run"},
     "weights": {"files"},
     "votes": {"files", "run"},
+    "concepts": {"network", "run", "weights"},
     "inputs": {"classifiers", "network", "run", "votes"},
 }
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """Of a path below nodes/host."""
+    """The room of a path below nodes/host."""
     return "/".join(parts[:2]) if parts[:2] == ("attention", "second_prompt") else parts[0]
 
 
