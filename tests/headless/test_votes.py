@@ -112,8 +112,8 @@ UNKNOWN = "0" * 64
     [
         ({"do": "vote", "ids": [UNKNOWN], "vote": 1}, {}, 404, "1 of 1 ids are of no image that was shown here"),
         ({"do": "vote", "ids": ["OWN", UNKNOWN], "vote": 1}, {}, 404, "1 of 2 ids"),
-        ({"do": "delete", "ids": ["../../votes.sqlite"]}, {}, 404, "An id is none that this server gives"),
-        ({"do": "vote", "ids": [7], "vote": 1}, {}, 404, "An id is none that this server gives"),
+        ({"do": "delete", "ids": ["../../votes.sqlite"]}, {}, 404, "There is an id that this server has never given"),
+        ({"do": "vote", "ids": [7], "vote": 1}, {}, 404, "There is an id that this server has never given"),
         ({"do": "vote", "ids": [], "vote": 1}, {}, 400, "ids is not a list of 1 to 500 ids"),
         ({"do": "vote", "ids": [UNKNOWN] * 501, "vote": 1}, {}, 400, "ids is not a list of 1 to 500 ids"),
         ({"do": "vote", "ids": "OWN", "vote": 1}, {}, 400, "ids is not a list"),
@@ -121,7 +121,7 @@ UNKNOWN = "0" * 64
         ({"do": "vote", "ids": ["OWN"], "vote": True}, {}, 400, "vote is not 1 (like)"),
         ({"do": "tag", "ids": ["OWN"], "tag": "x" * 101}, {}, 400, "tag is not a text of up to 100"),
         ({"do": "sing", "ids": ["OWN"]}, {}, 400, "do is not one of vote, tag, delete and export"),
-        ({"do": "export", "votes": ["liked"]}, {}, 400, "A filter of an export is no text"),
+        ({"do": "export", "votes": ["liked"]}, {}, 400, "A filter of an export is not a text"),
         ({"do": "export", "votes": "best"}, {}, 400, "votes is 'best'"),
         ([], {}, 400, "not a JSON object"),
         (b"{", {}, 400, "not JSON"),
@@ -160,11 +160,11 @@ def test_pages_of_this_server_and_other_programs_may_vote(server):
 @pytest.mark.parametrize(
     ("query", "status", "sentence"),
     [
-        ("image=..%2Fvotes.sqlite", 404, "An id is none that this server gives"),
+        ("image=..%2Fvotes.sqlite", 404, "There is an id that this server has never given"),
         (f"image={UNKNOWN}", 404, "of no image that was shown here"),
         ("votes=best", 400, "votes is 'best'"),
         ("since=now", 400, "since is 'now'"),
-        ("after=1", 400, "after is not the `next` of an answer"),
+        ("after=1", 400, "after is not the `next` of an earlier answer"),
     ],
 )
 def test_refused_questions(server, query, status, sentence):

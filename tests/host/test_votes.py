@@ -292,7 +292,7 @@ def test_votes_come_as_they_were_given(store):
     assert sorted(map(sorted, (labels for pair, labels in pairs.items() if pair is not None))) == [[-1, 1], [-1, 1]]
     assert pairs[None] == [1]
     assert "3 likes and 2 dislikes; 2 pairs within a prompt." in report
-    assert "Warning: there are 3 likes; at least 4 are wanted" in report
+    assert "Warning: there are 3 likes; at least 4 are needed" in report
     votes.check(3, 2)
     with pytest.raises(ValueError, match="There are 3 liked and 2 disliked images"):
         votes.check()
@@ -381,7 +381,7 @@ def test_damaged_and_bare_votes_are_left_out(store):
     assert {row.id for row in votes.rows} == {*ids[1:]}
     assert bare not in {row.id for row in votes.rows}
     assert "1 votes are left out: they came without a latent (connect the VAE)." in report
-    assert "1 votes are left out, whose files are gone or damaged." in report
+    assert "1 votes are left out: their files are missing or damaged." in report
 
 
 def test_votes_of_different_kinds_of_models_are_refused(store):

@@ -77,7 +77,7 @@ def test_all_of_an_image_comes_back(store):
     assert torch.equal(options.pop("pooled_output"), PROMPT[0][1]["pooled_output"])
     assert options == OPTIONS
     assert store.workflow(again) == {"prompt": {"1": {}}}
-    assert np.array_equal(np.asarray(Image.open(store.picture(vote.id))), offer(1).pixels)
+    assert np.array_equal(np.asarray(Image.open(store.image_path(vote.id))), offer(1).pixels)
 
 
 def test_noise_is_the_hosts():
@@ -235,7 +235,7 @@ def test_a_file_that_another_process_has_cleared_away(store, monkeypatch):
     monkeypatch.setattr(store._database, "write", lambda: other._tidy(always=True) or write())
     [vote] = store.offer([offer(1)])
     assert store.latent(vote) is not None
-    assert store.picture(vote.id).is_file()
+    assert store.image_path(vote.id).is_file()
     other.close()
 
 
@@ -393,7 +393,7 @@ def test_a_killed_voter_leaves_what_it_had_said(tmp_path):
     for vote in votes.values():
         assert store.latent(vote) is not None
         assert store.conditioning(vote.positive)
-        assert hashlib.sha256(store.picture(vote.id).read_bytes())
+        assert hashlib.sha256(store.image_path(vote.id).read_bytes())
     [image_id] = offered(store, [7])
     assert store.vote([image_id], -1)
     store.close()
