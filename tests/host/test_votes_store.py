@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from guidekit.nodes.host.votes import opened
 from guidekit.nodes.host.votes import store as module
 from guidekit.nodes.host.votes.errors import StoreError, UnknownIdError
 from guidekit.nodes.host.votes.filters import Filter, filter_of
@@ -288,6 +289,51 @@ def test_damage_is_said(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be saved"):
         Store(tmp_path / "file" / "votes")
+
+
+def test_a_folder_that_nobody_may_write_to(tmp_path):
+    """Where there are votes, and where there are none."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("there are no permissions of this kind")
+    store = Store(tmp_path)
+    ids = offered(store, range(2))
+    store.vote(ids, 1)
+    store.close()
+    before = {path.name for path in tmp_path.iterdir()}
+    tmp_path.chmod(0o555)
+    root = os.geteuid() == 0  # who may write anywhere
+    try:
+        if root:
+            os.seteuid(65534)
+        for folder in (tmp_path, tmp_path / "none"):
+            with pytest.raises(StoreError, match=r"The votes cannot be saved in .*What was there is as it was"):
+                Store(folder).vote(ids, -1)
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+    assert before <= {path.name for path in tmp_path.iterdir()}
+    store = Store(tmp_path)
+    assert [vote.label for vote in store.get(ids)] == [1, 1]
+    store.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open cannot be moved away")
+def test_a_database_that_is_moved_away_while_it_is_open(monkeypatch, tmp_path):
+    """A new one begins; nothing goes on in a file that nobody finds."""
+    monkeypatch.setattr("folder_paths.get_user_directory", lambda: str(tmp_path))
+    first = opened.store()
+    ids = offered(first, range(2))
+    assert opened.store() is first
+    first._folder.rename(tmp_path / "away")
+    again = opened.store()
+    assert again is not first
+    assert again.find(Filter()) == []
+    again.close()
+    first.close()
+    old = Store(tmp_path / "away")
+    assert {vote.id for vote in old.find(Filter())} == {*ids}
+    old.close()
 
 
 # Versions

@@ -115,10 +115,10 @@ def _images(folder: Path, refused: list[str]) -> dict[Path, Found]:
                     raise ValueError(f"{folder.name} has more than {_MOST} images. Import them in parts.")
     for line in _lines(folder / LINES, refused):
         named = _inside(folder, line.get("file"))
-        if named is None or type(label := line.get("label")) is not int or label not in (1, -1):
+        if named is None or type(said := line.get("label")) is not int or said not in (1, -1):
             refused.append(f"a line of {LINES} names no image of the folder, or no label 1 or -1")
             continue
-        about = found.setdefault(named, Found(label))
+        about = found.setdefault(named, Found(said))
         about.known = line
         about.tag = plain(line["tag"][:100]) if isinstance(line.get("tag"), str) else ""
         about.pair = whole_text(line["pair"][:200]) if isinstance(line.get("pair"), str) else None

@@ -24,6 +24,8 @@ from .vote_set import VoteRow, VoteSet
 if TYPE_CHECKING:
     from .store import Store
 
+_LATENT, _PROMPT = "a latent (connect the VAE)", "a prompt (connect the CLIP)"
+_UNKNOWN = "a prompt, and its text is not known"
 BALANCE = ("off", "as many likes as dislikes", "within each prompt")
 
 
@@ -73,7 +75,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
             broken.append(str(error))
             continue
         if latent is None or positive is None:
-            lacking["a latent (connect the VAE)" if latent is None else "a prompt (connect the CLIP)"] += 1
+            lacking[_LATENT if latent is None else _UNKNOWN if recipe.text is None else _PROMPT] += 1
             continue
         rows.append(
             VoteRow(
