@@ -441,7 +441,7 @@ def test_the_empty_prompt(store):
 def test_damaged_and_bare_votes_are_left_out(store):
     ids = voted(store, "a ball", 4, 4)
     [bare] = voted(store, "a cube", 1, 0, latent=None)
-    voted(store, "a cone", 0, 1, recipe=Recipe(), positive=None)
+    voted(store, "a cone", 0, 1, recipe=Recipe(), positive=None, latent=torch.full((1, 4, 8, 8), 0.5))
     path = next(store._folder.glob(f"latents/{store.get(ids[:1])[0].latent}*"))
     path.unlink()
     votes, report = loaded()
