@@ -187,8 +187,9 @@ def test_filters_pages_and_names(store):
     assert sorted(pages) == sorted(ids)
     with pytest.raises(ValueError, match="votes is 'best'. It is one of liked,"):
         filter_of({"votes": "best"})
-    with pytest.raises(ValueError, match="since is 'yesterday'"):
-        filter_of({"since": "yesterday"})
+    for wrong in ("yesterday", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"since is '{wrong}'"):
+            filter_of({"since": wrong})
 
 
 def test_the_fingerprint_is_of_what_is_chosen(store):
