@@ -17,13 +17,16 @@ from .demo_model import DemoModel
 from .elucd import EluCD
 from .exact_invert import ExactInvert
 from .exact_sample import ExactSample
+from .export_votes import ExportVotes
 from .frecas_plan import FreCaSPlan
 from .frecas_up import FreCaSUp
 from .frequency_guidance import FrequencyGuidance
 from .gfcg import GFCG
 from .guidance_interval import GuidanceInterval
 from .host.run import told
+from .host.votes import routes
 from .image_classifier import ImageClassifier
+from .import_votes import ImportVotes
 from .linear_ag import LinearAG
 from .linear_ag_fit import LinearAGFit
 from .load_inversion import LoadInversion
@@ -40,6 +43,9 @@ from .slg import SLG
 from .style_aligned import StyleAligned
 from .trajectory_record import TrajectoryRecord
 from .trajectory_replay import TrajectoryReplay
+from .vote import Vote
+from .vote_by_rule import VoteByRule
+from .votes import Votes
 
 NODES: list[type[io.ComfyNode]] = [
     APG,
@@ -77,6 +83,11 @@ NODES: list[type[io.ComfyNode]] = [
     PreferenceLoraLoader,
     PreferenceCFG,
     ConceptEdit,
+    Vote,
+    VoteByRule,
+    Votes,
+    ImportVotes,
+    ExportVotes,
     Report,
     DemoModel,
 ]
@@ -85,6 +96,7 @@ NODES: list[type[io.ComfyNode]] = [
 class GuidekitExtension(ComfyExtension):
     async def on_load(self) -> None:
         told.serve()
+        routes.serve()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -457,6 +457,29 @@ def preference_lora(g: Graph) -> None:
     )
 
 
+def teach_taste(g: Graph) -> None:
+    loaded = demo_model(g, "unet")
+    negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=loaded.clip, text="")[0]
+    latent = empty(g)
+    for name, text in (("1_grass", "a large ball on grass by day"), ("2_wood", "a large cube on wood at sunset")):
+        with g.row(f'Images of "{text}"'):
+            prompt = g.add("CLIPTextEncode", "Positive prompt", color=GREEN, clip=loaded.clip, text=text)[0]
+            made = ksampler(g, loaded.model, prompt, negative, latent, 3, 3.0)
+            image = shown(g, made, loaded.vae, name).values["images"]
+            inputs = {"samples": made, "model": loaded.model, "positive": prompt, "negative": negative}
+            g.add("GuidekitVote", column=9, images=image, **inputs)
+    note(
+        g,
+        "Two prompts that leave the colour and the material open. Run, then like or dislike each image, with the "
+        "mouse, or with the arrows and the keys + and -. Every vote is kept at once, with all that training needs.",
+        "the tab *Taste* on the left: all votes, to filter, to change and to export; *Train from these* puts Load "
+        "Votes and the trainer into the workflow.",
+        "another `seed` in *both* samplers, run and vote again, until there are 20 likes and 20 dislikes, of both "
+        f"prompts; words that you have no taste for. {WORDS}",
+        "no further evaluations. With your own checkpoint, connect the same six inputs.",
+    )
+
+
 def preference_cfg(g: Graph) -> None:
     rows = Rows(g, "unet", "a large cube left of a small ball on wood by day", 3, 3.0, None)
     kind, liked = "GuidekitPreferenceLoraLoader", {"file": "demo: liked", "strength": 0.15}
@@ -585,6 +608,7 @@ TEMPLATES = tuple(
         cfgpp_inversion: f"{_EDIT} (CFG++ Inversion)",
         save_inversion: "Edit an image later (Save and Load Inversion)",
         preference_lora: "Images that people prefer (Preference LoRA)",
+        teach_taste: "Teach it your taste (votes)",
         preference_cfg: "Away from what people dislike (Preference CFG)",
         concept_edit: "Another meaning for a word (Concept Edit)",
         style_aligned: "Images in one style (StyleAligned)",

@@ -17,8 +17,9 @@ BELOW = {
     "classifiers": {"files", "run"},
     "inversion": {"run"},
     "weights": {"files"},
+    "votes": {"files", "run"},
     "concepts": {"network", "run", "weights"},
-    "inputs": {"classifiers", "network", "run"},
+    "inputs": {"classifiers", "network", "run", "votes"},
 }
 
 

@@ -19,7 +19,7 @@ from guidekit.tests.schema.catalogue import (
 INFO = object_info()
 CATEGORIES = ("guidance", "sampling", "attention", "inversion", "alignment", "inspect", "demo")
 NUMBERS = ("INT", "FLOAT")
-LISTS_FILES = ("file",)  # of the user, and not known here
+LISTS_FILES = ("file", "folder")  # of the user, and not known here
 
 every_node = pytest.mark.parametrize("node_id", INFO)
 

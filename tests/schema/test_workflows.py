@@ -27,8 +27,14 @@ ANYTHING = ("*", "COMFY_MATCHTYPE_V3")  # types of inputs that take anything
 NOTES = ("Note", "MarkdownNote")  # exist in the frontend only
 MANY_ROWS = ("cfgpp_inversion",)
 TITLE_BAR = 30  # pixels above a node's position
-# Lengthens a list of Candidates; its page shows how.
-IN_NO_TEMPLATE = {"GuidekitCandidate"}
+# Candidate lengthens a list of Candidates; the others act on votes that are there already. Their pages show how.
+IN_NO_TEMPLATE = {
+    "GuidekitCandidate",
+    "GuidekitVoteByRule",
+    "GuidekitVotes",
+    "GuidekitImportVotes",
+    "GuidekitExportVotes",
+}
 # Files whose names at their authors' say nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}
 # Files that no template of the host loads.

@@ -136,7 +136,16 @@ def check_name(name: str) -> str:
     Raises:
         ValueError: it is not.
     """
-    stem = name.removesuffix(_ENDING)
+    return check_stem(name.removesuffix(_ENDING), name) + _ENDING
+
+
+def check_stem(stem: str, name: str | None = None) -> str:
+    """`stem`, of a file or a folder, if all systems accept it. `name`: what the message calls it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    name = stem if name is None else name
     if not re.fullmatch(r"\w([\w .-]{0,98}[\w-])?", stem):
         raise ValueError(
             f"The file name is {name[:200]!r}. It may have up to 100 letters, digits, spaces, dots, dashes and "
@@ -148,7 +157,7 @@ def check_name(name: str) -> str:
         raise ValueError(
             f"The file name is {name[:200]!r}, which has {size} bytes with its ending. Disks take up to {_MOST_BYTES}."
         )
-    return stem + _ENDING
+    return stem
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,5 @@
 """Objects that come through links: MODEL and the like, checked by the attributes that nodes use, since packs have their
-own classes; candidates; curves."""
+own classes; candidates; votes; curves."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from comfy_api.latest import io
 
 from ..classifiers.labels import Candidates, ClassifierType
 from ..run.messages import quoted
+from ..votes.vote_set import VoteSet
 
 OBJECTS: dict[str, tuple[str, ...]] = {
     io.Model.io_type: ("clone", "model", "model_options", "get_model_object"),
@@ -40,6 +41,12 @@ def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
     """A `Candidates`. Raises ValueError for anything else."""
     if not isinstance(value, Candidates):
         raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")
+    return value
+
+
+def votes(name: str, value: Any, wanted: io.Input) -> VoteSet:
+    if not isinstance(value, VoteSet):
+        raise ValueError(f"{name} is {quoted(value)}. Connect Load Votes.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""LATENT, SIGMAS and MASK: tensors of the right rank, not empty, finite.
+"""LATENT, SIGMAS, MASK and IMAGE: tensors of the right rank, not empty, finite.
 
 Relies on: fix_empty_latent_channels, which the host's samplers call first (comfy/sample.py:40); `latent_dimensions` and
 `latent_channels` of latent formats (comfy/latent_formats.py:6); NestedTensor for latents of several streams.
@@ -68,6 +68,17 @@ def mask(name: str, value: Any, wanted: io.Mask.Input) -> Tensor:
     check_tensor(f"The values of {name}", value)
     value = value if value.is_floating_point() else value.float()
     return value.reshape(-1, *value.shape[-2:])
+
+
+def images(name: str, value: Any, wanted: io.Image.Input) -> Tensor:
+    """An IMAGE [B, H, W, 1, 3 or 4]."""
+    if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+        shown = quoted(value) + (f" of {value.dtype}" if isinstance(value, Tensor) else "")
+        raise ValueError(f"{name} is {shown}. It is an IMAGE: floats [batch, height, width, channels].")
+    check_tensor(f"The values of {name}", value)
+    if value.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{name} is {quoted(value)}. An IMAGE has 1, 3 or 4 channels, which come last.")
+    return value
 
 
 def check_tensor(name: str, value: Tensor) -> None:
