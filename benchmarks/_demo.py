@@ -161,6 +161,7 @@ class Evaluations:
 
 
 def count_evaluations(model: ModelPatcher) -> Evaluations:
+    """At the network itself: caches of other nodes answer in its place."""
     counted = Evaluations()
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "guidekit_bench", counted)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "guidekit_bench", counted)
     return counted

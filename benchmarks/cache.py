@@ -34,6 +34,7 @@ def methods(demo: Demo, family: str) -> dict[str, Callable[[], ModelPatcher]]:
         "CFG-Cache, every 2": {"every": 2},
         "CFG-Cache, warm_up 0.5": {"warm_up": 0.5},
         "CFG-Cache, low 1.1, high 1.1": {"low": 1.1, "high": 1.1},
+        "CFG-Cache, limit 1": {"limit": 1.0},
         "CFG-Cache, no limit": {"limit": 100.0},
     }
     found = {name: lambda given=given: run_node(CFGCache, model=model, **given) for name, given in settings.items()}

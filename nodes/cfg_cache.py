@@ -231,14 +231,15 @@ class CFGCache(RangedNode):
                 ),
                 io.Float.Input(
                     "limit",
-                    default=1.0,
+                    default=2.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,
                     round=0.001,
                     tooltip="Largest share of the guidance that an estimate may miss, in the worst sample of the "
-                    "batch: 0 is a perfect estimate, 1 as bad as no guidance. While one would miss more, reusing "
-                    "waits; once one that was used has missed more, it ends. The run tells the shares.",
+                    "batch: 0 is a perfect estimate, 1 as bad as no guidance, 2 as guidance the other way round. While "
+                    "one would miss more, reusing waits; once one that was used has missed more, it ends. The run "
+                    "reports the shares.",
                 ),
                 io.Boolean.Input(
                     "weak_too",

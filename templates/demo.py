@@ -180,7 +180,7 @@ def cfg_cache(g: Graph) -> None:
         f"{SAME} In the lower row, after the first third of the run, the negative prompt is evaluated only in every "
         "fifth step; the others reuse its last difference from the positive.",
         "the differences, if you can find any; the node says what it saved, and what its estimates would have missed.",
-        f"`every` 2 and 10; `warm_up` 0 and 0.6; `limit` 0.3, at which it stops earlier. {WORDS}",
+        f"`every` 2 and 10; `warm_up` 0 and 0.6; `limit` 0.5, at which it stops earlier. {WORDS}",
         f"none: 12 of 50 evaluations are saved here. {OWN}",
     )
 

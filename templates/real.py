@@ -473,7 +473,7 @@ def cache_qwen_image(g: Graph) -> None:
         "negative prompt only in every fifth step, and reuses its last difference from the positive in the others.",
         "the time, and at what the node says about the run; then at whether you see a difference. To compare, bypass "
         "the purple node (Ctrl+B) and queue again: the seed stays.",
-        "`every` 2 or 3, or `warm_up` 0.5, if the node reports large misses; `limit` 0.5 to be careful. Settings: "
+        "`every` 2 or 3, or `warm_up` 0.5, if the node reports large misses; `limit` 1 to be careful. Settings: "
         "FasterCache's, which are for videos.",
         "saves 9 of 40 evaluations in 20 steps.",
     )
