@@ -87,4 +87,3 @@ def _mixed(seed: int, *numbers: int) -> int:
 def warm_up(step: int, steps: int) -> float:
     """Share of the learning rate in a step, counted from 0."""
     return min(1.0, (step + 1) / steps) if steps else 1.0
-

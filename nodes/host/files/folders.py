@@ -7,7 +7,7 @@ Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_dire
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +69,17 @@ class Folder:
             raise ValueError(f"{name} cannot be saved in {self.shown}: {wrong}.")
         return name
 
-    def save(self, name: str, tensors: dict[str, Tensor], description: dict) -> str:
-        """Writes the whole file or nothing; returns its name. Raises ValueError with the reason where it cannot."""
+    def save(
+        self, name: str, tensors: dict[str, Tensor], description: dict, more: Mapping[str, str] | None = None
+    ) -> str:
+        """Writes the whole file or nothing; returns its name. `more`: metadata for other programs. Raises ValueError
+        with the reason where it cannot."""
         name, text = self.check(name), json.dumps(description)
         tensors, folder = _apart(tensors), Path(self.paths()[0])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(folder / name) as path:
-                save_file(tensors, path, {_NAME: text, _CHECKSUM: checksum(text, tensors)})
+                save_file(tensors, path, {**(more or {}), _NAME: text, _CHECKSUM: checksum(text, tensors)})
         except (OSError, SafetensorError) as error:
             why = getattr(error, "strerror", None) or str(error)[:200]
             raise ValueError(f"{name} cannot be saved in {self.shown}: {why}. What was there is as it was.") from error
@@ -160,5 +163,15 @@ def _inversions() -> list[str]:
     return [os.path.join(place, _NAME) for place in places]
 
 
+def _loras() -> list[str]:
+    return folder_paths.get_folder_paths("loras")
+
+
+def _trainings() -> list[str]:
+    return [os.path.join(folder_paths.get_user_directory(), _NAME, "training")]
+
+
 MODELS = Folder("models/guidekit", _models)
 INVERSIONS = Folder("output/guidekit or input/guidekit", _inversions)
+LORAS = Folder("models/loras", _loras)
+TRAININGS = Folder("user/guidekit/training", _trainings)

@@ -45,12 +45,8 @@ class References:
             return prompts[chosen[0]]
         if any(len(entries) != 1 for entries in prompts.values()):
             return None
-        entries = [prompts[i][0] for i in chosen]
-        joined = _joined([entry["model_conds"] for entry in entries])
-        if joined is None or any(_rest(entry) != _rest(entries[0]) for entry in entries):
-            return None
-        uuid = branch_uuid(run, (self, *chosen), entries[0]["uuid"])
-        return [{**entries[0], "model_conds": joined, "uuid": uuid}]
+        entry = joined([prompts[i][0] for i in chosen])
+        return entry and [{**entry, "uuid": branch_uuid(run, (self, *chosen), entry["uuid"])}]
 
     def pick(
         self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate
@@ -75,6 +71,14 @@ class References:
             return comfy.samplers.calc_cond_batch(args["model"], [None] * place + prompts, *at)[place:]
 
         return self.pick(run, run.prompts.by_name, chosen, evaluate)
+
+
+def joined(entries: list[dict]) -> dict | None:
+    """One prepared entry that is `entries[b]` for picture b of a batch; None where they do not fit into one."""
+    conds = _joined([entry["model_conds"] for entry in entries])
+    if conds is None or any(_rest(entry) != _rest(entries[0]) for entry in entries):
+        return None
+    return {**entries[0], "model_conds": conds}
 
 
 def _joined(each: list[dict[str, Any]]) -> dict[str, Any] | None:

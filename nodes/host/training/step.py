@@ -1,0 +1,128 @@
+"""The images of one step of training, and the outputs of the tuned model and of the reference for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....samplers.preference.replay import Part
+from ....samplers.preference.window import Draw
+from ..votes.vote_set import VoteRow
+from .adapters import REFERENCE, Adapters
+from .session import Session, together
+
+
+@dataclass(frozen=True, eq=False)
+class Noised:
+    """What a part's images are known by: noised latents, and a prompt for each."""
+
+    x: Tensor
+    sigma: Tensor
+    prompts: list[list[dict]]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """A model in a session, with products: the outputs of `samplers.preference.replay.Model`. Without products it is
+    what it is."""
+
+    session: Session
+    adapters: Adapters | None = None
+
+    def tuned(self, part: Part) -> Tensor:
+        return self._output(part.given, part.given.prompts)
+
+    @torch.no_grad()
+    def reference(self, part: Part) -> Tensor:
+        with self.adapters.at(REFERENCE):
+            return self._output(part.given, part.given.prompts)
+
+    @torch.no_grad()
+    def guided_away(self, part: Part, negatives: list[list[dict]], cfg: Tensor) -> Tensor:
+        """By how much the reference with guidance at each image's scale differs from that without, part.old."""
+        with self.adapters.at(REFERENCE):
+            negative = self._output(part.given, negatives)
+        return (cfg - 1).reshape(-1, *[1] * (negative.ndim - 1)) * (part.old - negative)
+
+    def _output(self, noised: Noised, prompts: list[list[dict]]) -> Tensor:
+        return self.session.output(prompts, noised.x, noised.sigma)
+
+
+def noise_of(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """The same on every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The votes of a training in a session. `weights`: of each vote; `batch`: how many go through the network at once;
+    `guided`: see `parts`."""
+
+    votes: Sequence[VoteRow]
+    empty: list | None
+    weights: Sequence[float]
+    batch: int = 1
+    guided: bool = False
+
+    def groups(self, session: Session, window: Sequence[Draw]) -> list[list[int]]:
+        """Places of a window that go together: as many as `batch`, of one shape, whose prompts fit into one."""
+        found: list[list[int]] = []
+        open_ones: dict[tuple, list[int]] = {}
+        for place, draw in enumerate(window):
+            vote = self.votes[draw.row]
+            key = vote.latent.shape, self._guides(draw)
+            group = open_ones.get(key)
+            if group is None or len(group) >= self.batch or not self._fits(session, window, (group[0], place)):
+                group = open_ones[key] = []
+                found.append(group)
+            group.append(place)
+        return found
+
+    def part(self, tuning: Tuning, window: Sequence[Draw], places: Sequence[int]) -> Part:
+        """Images noised to their levels.
+
+        Guidance: an image that was made at cfg > 1 is a sample of the guided prediction, no sample of the model. With
+        `guided`, what sets the two apart is taken off what its noise should have been predicted as, so that what is
+        learned is what sets the image apart from others of its making, and not guidance.
+        """
+        session, draws = tuning.session, [window[place] for place in places]
+        votes = [self.votes[draw.row] for draw in draws]
+        x0 = session.enter(torch.cat([vote.latent for vote in votes]))
+        noise = torch.cat([noise_of(draw.noise, tuple(vote.latent.shape)) for draw, vote in zip(draws, votes)]).to(x0)
+        sigma = torch.tensor([session.sigma(draw.level) for draw in draws], device=x0.device)
+        x, target = session.noised(x0, noise, sigma)
+        part = Part(
+            target,
+            torch.tensor([vote.label > 0 for vote in votes], device=x0.device),
+            torch.tensor([self.weights[draw.row] for draw in draws], device=x0.device),
+            torch.tensor(places),
+            Noised(x, sigma, self._prompts(session, draws)),
+        )
+        if not self._guides(draws[0]):
+            return part
+        part = Part(part.target, part.liked, part.weight, part.places, part.given, tuning.reference(part))
+        negatives = [session.prompt(vote.negative, tuple(vote.latent.shape)) for vote in votes]
+        away = tuning.guided_away(part, negatives, torch.tensor([vote.cfg for vote in votes], device=x0.device))
+        return Part(part.target - away, part.liked, part.weight, part.places, part.given, part.old)
+
+    def _guides(self, draw: Draw) -> bool:
+        vote = self.votes[draw.row]
+        return self.guided and not draw.empty and vote.negative is not None and vote.cfg not in (None, 1)
+
+    def _prompts(self, session: Session, draws: Sequence[Draw]) -> list[list[dict]]:
+        found = []
+        for draw in draws:
+            vote = self.votes[draw.row]
+            prompt = self.empty if draw.empty and self.empty is not None else vote.positive
+            found.append(session.prompt(prompt, tuple(vote.latent.shape)))
+        return found
+
+    def _fits(self, session: Session, window: Sequence[Draw], places: Sequence[int]) -> bool:
+        draws = [window[place] for place in places]
+        if together(self._prompts(session, draws)) is None:
+            return False
+        votes = [self.votes[draw.row] for draw in draws]
+        return not self._guides(draws[0]) or (
+            together([session.prompt(vote.negative, tuple(vote.latent.shape)) for vote in votes]) is not None
+        )
