@@ -10,8 +10,9 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
+from guidekit.nodes.host.files.folders import Folder
 from guidekit.nodes.host.run.raw_predictions import to_raw
-from guidekit.nodes.host.training import state_file
+from guidekit.nodes.host.training import lora_file, state_file
 from guidekit.nodes.host.training.adapters import REFERENCE
 from guidekit.nodes.host.training.lora_file import patches_of, read_start, save_lora, tensors_of
 from guidekit.nodes.host.training.score import accuracy, errors, scores
@@ -29,6 +30,10 @@ from guidekit.tests.host.votes import perturb, trainer, vote_set
 
 OBJECTIVES = {"KTO": KTO(100.0), "NFT": NFT(0.1), "SFT": SFT(), "DPO": DPO(100.0)}
 FAMILIES = ("unet", "flux")
+
+
+def folder(path) -> Folder:
+    return Folder(path.name, lambda: [str(path)])
 
 
 def inside(found: Trainer, work):
@@ -209,9 +214,7 @@ def test_likes_gain_and_dislikes_lose(objective):
     votes = vote_set("unet")  # of bright and dark images
     rows = tuple(dataclasses.replace(row, latent=0.3 * row.latent + 8.0 * row.label) for row in votes.rows)
     settings = {"layers": "all linear", "steps": 40, "window": 8, "batch": 8, "rate": 1e-2, "dropout": 0.0}
-    found = trainer(
-        "unet", votes=dataclasses.replace(votes, rows=rows), objective=OBJECTIVES[objective], **settings
-    )
+    found = trainer("unet", votes=dataclasses.replace(votes, rows=rows), objective=OBJECTIVES[objective], **settings)
     found.run()
     rows = found.votes.rows
     gains = inside(
@@ -321,7 +324,7 @@ def test_votes_on_others_count_less():
 
 @pytest.mark.parametrize("objective", ["KTO", "NFT"])
 def test_goes_on_to_the_bit(objective, tmp_path, monkeypatch):
-    monkeypatch.setattr(state_file.TRAININGS, "paths", lambda: [str(tmp_path)], raising=False)
+    monkeypatch.setattr(state_file, "TRAININGS", folder(tmp_path))
     settings = {"objective": OBJECTIVES[objective], "steps": 6, "votes": vote_set("unet", held_out=4), "look_every": 2}
     whole = trainer("unet", **settings)
     whole.run()
@@ -345,7 +348,7 @@ def test_goes_on_to_the_bit(objective, tmp_path, monkeypatch):
     "change", [{"rate": 2e-3}, {"seed": 1}, {"objective": KTO(10.0)}, {"rank": 2}, {"votes": vote_set("unet", 4)}]
 )
 def test_does_not_go_on_with_another_training(change, tmp_path, monkeypatch):
-    monkeypatch.setattr(state_file.TRAININGS, "paths", lambda: [str(tmp_path)], raising=False)
+    monkeypatch.setattr(state_file, "TRAININGS", folder(tmp_path))
     first = trainer("unet", steps=1)
     first.run()
     state_file.save_state("x", first)
@@ -416,12 +419,12 @@ def test_every_loader_takes_every_key(family, tmp_path, caplog):
 def test_a_file_is_read_by_both_loaders_and_begins_another_training(tmp_path, monkeypatch):
     found = trainer("unet")
     perturb(found)
-    monkeypatch.setattr("guidekit.nodes.host.training.lora_file.LORAS.paths", lambda: [str(tmp_path)], raising=False)
+    monkeypatch.setattr(lora_file, "LORAS", folder(tmp_path))
     factors = found.adapters.factors()
     name = save_lora("taste", factors, {"objective": "KTO"}, {"ss_network_dim": "4"})
     read = read_tuned(found.model, tmp_path / name, 0)
     assert len(read.patches) == len(factors)
-    assert any(f"{len(factors)} of {len(factors)}" in line for line in read.report)
+    assert f"{len(factors)} of its {len(factors)} modules are applied" in read.report[0]
     again = read_start(found.model, tmp_path / name)
     assert again.keys() == factors.keys()
     for path, both in factors.items():
