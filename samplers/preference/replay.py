@@ -52,20 +52,26 @@ def itself(values: Tensor) -> Tensor:
     return values
 
 
+def nothing() -> None:
+    pass
+
+
 def accumulate(
     objective: Objective,
     model: Model,
     parts: Sequence[Part],
     size: int,
     exchange: Callable[[Tensor], Tensor] = itself,
+    collect: Callable[[], None] = nothing,
 ) -> Seen:
     """Adds the gradient of the mean loss of a window of `size` votes to the parameters of `model`.
 
     `parts` may be some of a window, the others being other processes'; then `exchange` adds up, over all processes, a
-    vector in which each has filled its places, and gradients are still to be added up.
+    vector in which each has filled its places, and gradients are still to be added up. `collect` is called after the
+    gradient of each part.
     """
     if isinstance(objective, Single):
-        return _one_by_one(objective, model, parts, size, exchange)
+        return _one_by_one(objective, model, parts, size, exchange, collect)
     liked, weight = _spread(parts, "liked", size, exchange).bool(), _spread(parts, "weight", size, exchange)
     whole = len(parts) == 1
     gain, kept = torch.zeros_like(weight), None
@@ -79,11 +85,17 @@ def accumulate(
     for part in parts:
         error = mean_square(model.tuned(part), part.target) if kept is None else kept
         (slopes[part.places].to(error) * error).sum().backward()
+        collect()
     return Seen(objective.losses(gain, liked), gain, liked)
 
 
 def _one_by_one(
-    objective: Single, model: Model, parts: Sequence[Part], size: int, exchange: Callable[[Tensor], Tensor]
+    objective: Single,
+    model: Model,
+    parts: Sequence[Part],
+    size: int,
+    exchange: Callable[[Tensor], Tensor],
+    collect: Callable[[], None],
 ) -> Seen:
     liked = _spread(parts, "liked", size, exchange).bool()
     loss, gain = torch.zeros(size), torch.zeros(size)
@@ -92,6 +104,7 @@ def _one_by_one(
         prediction = model.tuned(part)
         losses = objective.losses(prediction, old, part.target, part.liked)
         (losses * part.weight.to(losses)).sum().div(size).backward()
+        collect()
         loss[part.places] = losses.detach().to(loss)
         known = torch.full((len(part.places),), torch.nan)
         if old is not None:

@@ -35,6 +35,8 @@ IN_NO_TEMPLATE = {
     "GuidekitVotes",
     "GuidekitImportVotes",
     "GuidekitExportVotes",
+    "GuidekitTrainPreference",
+    "GuidekitPreferenceScore",
 }
 # Their makers call them something that says nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}

@@ -1,7 +1,7 @@
 """Guidekit's own files: safetensors with a description, in two folders of the host's.
 
-Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory and get_input_directory
-(folder_paths.py).
+Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory, get_input_directory and
+get_system_user_directory (folder_paths.py).
 """
 
 import json
@@ -168,10 +168,10 @@ def _loras() -> list[str]:
 
 
 def _trainings() -> list[str]:
-    return [os.path.join(folder_paths.get_user_directory(), _NAME, "training")]
+    return [os.path.join(folder_paths.get_system_user_directory(_NAME), "training")]
 
 
 MODELS = Folder("models/guidekit", _models)
 INVERSIONS = Folder("output/guidekit or input/guidekit", _inversions)
 LORAS = Folder("models/loras", _loras)
-TRAININGS = Folder("user/guidekit/training", _trainings)
+TRAININGS = Folder("user/__guidekit/training", _trainings)

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ....samplers.reductions import wide_dtype
+
 
 class Team:
     """Of one process where torch.distributed is not in use."""
@@ -30,12 +32,26 @@ class Team:
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        if self.size > 1:
-            whole = self.exchange(torch.cat([_gradient(p).flatten() for p in parameters]))
-            for p, part in zip(parameters, whole.split([p.numel() for p in parameters])):
-                p.grad = part.view_as(p)
 
+class Gradients:
+    """The sum over the parts of a window, of all processes. In double precision, in which the order of the parts, and
+    so the number of processes, is too little to be seen: Adam makes much of little."""
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = parameters
+        device = parameters[0].device
+        self.total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide_dtype(device), device=device)
+
+    def collect(self) -> None:
+        """Takes what the parameters have."""
+        places = self.total.split([p.numel() for p in self.parameters])
+        for p, place in zip(self.parameters, places):
+            if p.grad is not None:
+                place.add_(p.grad.flatten())
+                p.grad = None
+
+    def give(self, team: Team) -> None:
+        """To the parameters, the sum of all processes."""
+        total = team.exchange(self.total)
+        for p, place in zip(self.parameters, total.split([p.numel() for p in self.parameters])):
+            p.grad = place.view_as(p).to(p)

@@ -25,7 +25,7 @@ from .layers import layers_of
 from .score import accuracy, errors
 from .session import Session, in_session
 from .step import Images, Tuning
-from .team import Team
+from .team import Gradients, Team
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of torch.optim.AdamW
 
@@ -166,13 +166,13 @@ class Trainer:
         settings, parameters = self.settings, self.adapters.parameters()
         self.optimizer.zero_grad(set_to_none=True)
         window, tuning = self.plan.window(self.step), Tuning(session, self.adapters)
-        groups = self.team.mine(self.images.groups(session, window))
+        groups, gradients = self.team.mine(self.images.groups(session, window)), Gradients(parameters)
         # The host's blocks change in place what a gradient needs; checkpointed ones take care of it themselves.
         kept = nullcontext() if settings.checkpointing else torch.autograd.graph.allow_mutation_on_saved_tensors()
         with torch.enable_grad(), kept:
             parts = [self.images.part(tuning, window, places) for places in groups]
-            seen = accumulate(settings.objective, tuning, parts, len(window), self.team.exchange)
-        self.team.add_gradients(parameters)
+            seen = accumulate(settings.objective, tuning, parts, len(window), self.team.exchange, gradients.collect)
+        gradients.give(self.team)
         size = torch.nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
         if not torch.isfinite(size):
             raise FloatingPointError(f"In step {self.step + 1} the gradient is {size.item()}.")
