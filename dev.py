@@ -53,7 +53,7 @@ DEFAULT_HOST = "0.30.0"  # all hosts run in one environment, made of this one's 
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 # Versions are in constraints.txt. glfw is a requirement of the hosts before 0.30; pathspec is what comfy-cli's workflow
 # converter imports and the host does not bring; distributed is what sweeps run on beyond a handful of servers.
-TOOLS = ("pytest", "pytest-xdist", "hypothesis", "ruff", "glfw", "pathspec", "distributed")
+TOOLS = ("pytest", "pytest-xdist", "pytest-cov", "hypothesis", "ruff", "mypy", "glfw", "pathspec", "distributed")
 # Installed without its dependencies: the tests need only its converter, not its launcher, updater and telemetry.
 TOOLS_WITHOUT_DEPENDENCIES = ("comfy-cli",)
 
@@ -253,7 +253,7 @@ def checkout(path: Path) -> Path:
     return path.resolve()
 
 
-# Of what a checkout asks for, these are not looked at: torch is chosen above, and no test needs examples and texts.
+# Requirements of a checkout that are ignored: torch is chosen above, and no test needs examples and texts.
 NOT_ASKED = ("torch", "torchvision", "torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs")
 
 # Runs in the environment, which has packaging. Prints the requirements in a file that are not met there, one a line.
@@ -335,18 +335,23 @@ def link(path: Path, target: Path) -> None:
         path.symlink_to(target, target_is_directory=True)
 
 
+def parent_of_guidekit() -> Path:
+    """A folder in which this repository is called `guidekit`, whatever its own folder is called."""
+    links = home() / "links" / digest(str(ROOT))
+    with locked(home() / "links.lock"):
+        link(links / "guidekit", ROOT)
+    return links
+
+
 def variables(host_root: Path) -> dict[str, str]:
     """The environment variables under which code finds the host, this repository as `guidekit`, and its packages.
 
     The order matters: the host's nodes.py and this repository's nodes/ have the same name, and `import nodes` must give
     the host's, which the host itself relies on.
     """
-    links = home() / "links" / digest(str(ROOT))
-    with locked(home() / "links.lock"):
-        link(links / "guidekit", ROOT)
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (host_root, links, ROOT))),
+        "PYTHONPATH": os.pathsep.join(map(str, (host_root, parent_of_guidekit(), ROOT))),
         # Keeps the current folder, usually this one, from coming before the three with -m and -c. Python 3.10 does not
         # know it; the tests are started by pytest's own script instead, for which no version does that.
         "PYTHONSAFEPATH": "1",
@@ -393,10 +398,10 @@ def fail(sentence: str) -> NoReturn:
 
 COMMANDS = {
     "setup": "make the environment and get ComfyUI (every command does so first, where needed)",
-    "demo": "start ComfyUI with this pack, run the demo workflows, save their pictures in output/demo",
-    "test": "run the tests; arguments go to pytest",
+    "demo": "start ComfyUI with this pack, run the demo workflows, save their images in output/demo",
+    "test": "run the tests; arguments go to pytest; --cov prints how much of samplers/ and nodes/ they run",
     "browser": "run the browser tests, in Chromium; GUIDEKIT_CHROMIUM names another one than that on the path",
-    "lint": "run ruff; arguments go to `ruff check`",
+    "lint": "run ruff check, ruff format --check and mypy; arguments go to the first",
     "bench": "run the named benchmarks, or all; with --dask ADDRESS or --dask local:N on its workers",
     "python": "run the environment's interpreter, with ComfyUI and this repository importable",
 }
@@ -428,8 +433,25 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parsed, rest
 
 
+def lint(python: Path, rest: Sequence[str], environ: dict[str, str]) -> int:
+    """Run all three, so that one call shows all that is wrong; the worst of their statuses."""
+    config = ROOT / "pyproject.toml"
+    return max(
+        run([python, "-m", "ruff", "check", *rest], env=environ, cwd=ROOT),
+        run([python, "-m", "ruff", "format", "--check", "--quiet"], env=environ, cwd=ROOT),
+        # In the folder where the pack has the name under which its modules import each other.
+        run([python, "-m", "mypy", "--config-file", config], env=environ, cwd=parent_of_guidekit()),
+    )
+
+
+def with_coverage(rest: Sequence[str]) -> list[str]:
+    """Arguments of pytest: --cov by itself means the pack's own code. pytest-cov would take the next word for it."""
+    own = ["--cov=samplers", "--cov=nodes"]
+    return [word for given in rest for word in (own if given == "--cov" else [given])]
+
+
 def on_workers(rest: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Of the arguments of bench: the workers to run on, if there are any, and the benchmarks."""
+    """The workers to run on, if any, and the benchmarks, from the arguments of bench."""
     options = argparse.ArgumentParser(prog="dev.py bench", allow_abbrev=False)
     options.add_argument("--dask", metavar="ADDRESS")
     options.add_argument("names", nargs="*")
@@ -469,15 +491,16 @@ def main(arguments: Sequence[str]) -> int:
         if dask:
             return run([python, "-m", "guidekit.benchmarks._farm", "--dask", dask, *names], env=environ, cwd=ROOT)
         return max(run([python, "-m", f"guidekit.benchmarks.{name}"], env=environ, cwd=ROOT) for name in names)
+    if options.command == "lint":
+        return lint(python, rest, environ)
     pytest = pytest_of(python)
     if options.command == "browser":
         frontends = [frontend(version, python, options.fresh) for version in FRONTENDS]
         environ["GUIDEKIT_FRONTENDS"] = os.pathsep.join(map(str, frontends))
     command = {
         "demo": [python, "-m", "guidekit.demo.run"],
-        "test": [*pytest, *rest],
+        "test": [*pytest, *with_coverage(rest)],
         "browser": [*pytest, "tests/browser", *rest],
-        "lint": [python, "-m", "ruff", "check", *rest],
     }[options.command]
     return run(command, env=environ, cwd=ROOT)
 

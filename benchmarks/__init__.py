@@ -6,4 +6,6 @@ if "folder_paths" not in sys.modules:  # else who imports a part of a benchmark 
     from ..demo import own_folders  # noqa: F401  before anything else of the host's is imported
 
 KNOWN_FAMILIES = ["unet", "dit"]
-FAMILIES = sys.argv[1:] or KNOWN_FAMILIES  # python dev.py python -m guidekit.benchmarks.NAME unet
+# python dev.py python -m guidekit.benchmarks.NAME unet "rows whose names have this in them"
+FAMILIES = [given for given in sys.argv[1:] if given in KNOWN_FAMILIES] or KNOWN_FAMILIES
+ROWS = [given for given in sys.argv[1:] if given not in KNOWN_FAMILIES]

@@ -29,7 +29,7 @@ class Ceilings:
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, often: int = 10) -> float:
-    """Of one call, on the device's clock where it has one: the median of some rounds of several; the first compiles."""
+    """Time of one call, on the device's clock if it has one: the median of several rounds; the first call compiles."""
     if device.type != "cuda":
         call()
         start = time.perf_counter()
@@ -61,7 +61,7 @@ def measured_ceilings(device: torch.device) -> Ceilings:
 
 
 def versions(device: torch.device) -> dict[str, Callable[..., Pushed]]:
-    """Of token matching, on this device."""
+    """The versions of token matching that run on this device."""
     found = {"dense": push_dense, "stripes": push_chunked}
     if device.type == "cuda":
         from ..samplers.kernels.matching_triton import push_fused

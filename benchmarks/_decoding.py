@@ -1,4 +1,4 @@
-"""What it costs to look at a step's picture: decoding by a VAE, a TAESD, preview colours, and a classifier, beside the
+"""What it costs to look at a step's image: decoding by a VAE, a TAESD, preview colours, and a classifier, beside the
 step. Networks of the host's classes in their real shapes, with arbitrary weights; 256 x 256 pixels."""
 
 from functools import partial

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..demo import measures
 from ..demo.world.judge import Found
 from ..demo.world.scenes import Scenes
+from . import ROWS
 from ._demo import EACH, SOLIDS, Demo, count_evaluations, drawn_like, found_in, measure_scale
 from ._table import print_row
 
@@ -26,6 +27,12 @@ MEANING = (
     "are there, on the wrong solids or in the wrong places. Fréchet distance to 2000 drawn scenes and diversity (mean "
     "distance of two images of a caption) in the judge's features."
 )
+
+
+def asked(name: str) -> bool:
+    """Whether a row is to be made: all are, but where the command line names some, each of which can then be made by
+    itself. The first of a table is made in any case."""
+    return not ROWS or any(part in name for part in ROWS)
 
 
 def print_header(names: tuple[str, ...] = HEADER) -> None:

@@ -55,7 +55,7 @@ class Predictions:
 
 @dataclass
 class Profile:
-    """Of one step in the middle of a run; None: not known here. `peak`: bytes, of the whole run, with the weights."""
+    """One step in the middle of a run; None: not known here. `peak`: bytes of the whole run, with the weights."""
 
     predictions: int
     peak: int | None = None

@@ -55,7 +55,7 @@ def _plain_attention(_backend, q: Tensor, k: Tensor, v: Tensor, heads: int, **_o
 
 
 def weak_shares(network: dict, side: int) -> tuple[float, float]:
-    """Of PAG and SEG at the middle block, beside a whole evaluation of a latent of `side` x `side`."""
+    """Cost of PAG and SEG at the middle block, relative to a whole evaluation of a latent of `side` x `side`."""
     unet = UNetModel(**network, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
     latent, text = (torch.zeros(1, *shape, device="meta") for shape in ((4, side, side), (77, network["context_dim"])))
     pooled = torch.zeros(1, network.get("adm_in_channels", 0), device="meta") if "adm_in_channels" in network else None
@@ -72,7 +72,7 @@ def weak_shares(network: dict, side: int) -> tuple[float, float]:
 
 
 def step_flops(model: ModelPatcher, latent: Tensor, prompt: list) -> int:
-    """Of one step without CFG."""
+    """Floating-point operations of one step without CFG."""
     settings = (1, 1.0, "euler", "simple", prompt, prompt, torch.zeros_like(latent))
     with FlopCounterMode(display=False) as counter:
         comfy.sample.sample(model, torch.zeros_like(latent), *settings, seed=0, disable_pbar=True)
@@ -99,7 +99,7 @@ def flux() -> ModelPatcher:
 
 
 def text_costs(model: ModelPatcher, latent: Tensor, text: Tensor) -> tuple[float, float]:
-    """Of a prediction with NASA and with NAG, in plain ones."""
+    """Cost of a prediction with NASA and with NAG, in plain predictions."""
     prompt = [[text, {"pooled_output": torch.zeros(1, FLUX["vec_in_dim"])}]]
     plain = step_flops(model, latent, prompt)
     nodes = (run_node(NASA, model=model, negative=prompt, method=method) for method in METHODS)

@@ -108,7 +108,7 @@ PAIRS = {"NASA": _with_negative(method="NASA"), "NAG": _with_negative(method="NA
 
 
 def rows(key: str) -> Iterator[Row]:
-    """Of a network."""
+    """The rows of a network's table."""
     cfg = {"sdxl": 7.0, "sd15": 7.0, "wan": 6.0}.get(key, 4.0)
     if key == "sdxl":
         yield from (Row(name, make, cfg, 1, 1.005, rank=0) for name, make in SCALES.items())
@@ -153,7 +153,7 @@ def rows(key: str) -> Iterator[Row]:
 
 
 def acting_share(model: ModelPatcher) -> float:
-    """Of the steps of a run, those in which NegToMe acts by default, as its schema has it."""
+    """The share of a run's steps in which NegToMe acts by default, according to its schema."""
     sampling = model.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "simple", STEPS_OF_A_RUN)[:-1]
     low = 0.9 if is_flow(sampling) else sampling.percent_to_sigma(0.2)
@@ -170,7 +170,7 @@ class Bench:
         self._plain: dict[tuple[float, int], Profile] = {}
 
     def plain(self, sampled: Callable, row: Row) -> Profile:
-        """Of the model without the node, measured once."""
+        """Profile of the model without the node, measured once."""
         where = row.cfg, row.batch
         if where not in self._plain:
             self._plain[where] = profile(sampled, self.model)

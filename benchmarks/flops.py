@@ -2,7 +2,7 @@
 
 The nodes are applied to the host's own networks and sampled with for one step; only that inside the networks all
 tensors are without values (torch's meta device), so that no weights and no GPU are needed. Numbers are those of matrix
-products, convolutions and attention, for one picture or video.
+products, convolutions and attention, for one image or video.
 
     python -m guidekit.benchmarks.flops [flux wan ...]
 """
@@ -27,7 +27,7 @@ from ._table import print_row
 from .device import PAIRS, acting_share, lora_on_negative
 
 HEADER = (
-    "| network | latent | prediction | PAG | SEG | SLG | NASA | NAG | NegToMe, 2 pictures | of a run "
+    "| network | latent | prediction | PAG | SEG | SLG | NASA | NAG | NegToMe, 2 images | of a run "
     "| LoRA on the negative |"
 )
 
@@ -81,7 +81,7 @@ def _added_product(_added, a: torch.Size, b: torch.Size, *_rest, **_more) -> int
 
 
 def operations(network: Network, model: ModelPatcher, cfg: float = 1.0, batch: int = 1) -> int:
-    """Of one step."""
+    """Floating-point operations of one step."""
     in_place = {torch.ops.aten.addmm_: _added_product}  # which torch does not count by itself
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         network.sample(model, cfg, 1, batch)

@@ -31,7 +31,7 @@ from ._table import print_row
 COUNT, STEPS = 500, 15
 BATCH = 100
 RIVALS = (2.0, 3.0, 5.0)  # of CFG, for models that are guided by nothing else
-# Of each model the word that is guided, and a scale of CFG at which the model often gets it wrong.
+# For each model the word that is guided, and a scale of CFG at which the model often gets it wrong.
 CASES = {"unet_early": ("shape", 3.0), "unet": ("material", 1.0), "dit": ("material", 1.0)}
 WORDS = {"shape": SHAPES, "material": MATERIALS}
 OTHERS = ("shape", "colour", "material", "extent")
@@ -60,7 +60,7 @@ def drawn_features() -> Tensor:
 
 @dataclass
 class Result:
-    """Of one setting; `scale` is omega_e, `evaluations` are per image."""
+    """Results of one setting; `scale` is omega_e, `evaluations` are per image."""
 
     name: str
     right: Tensor

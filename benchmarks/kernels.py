@@ -19,7 +19,7 @@ from ._ceilings import Ceilings, measured_ceilings, seconds_of, versions
 from ._results import ceilings_sentence
 from ._table import print_row
 
-# (tokens, channels) of one picture in one attention layer.
+# (tokens, channels) of one image in one attention layer.
 SHAPES = {"SDXL, 64 x 64": (4096, 640), "Flux, 1024 x 1024": (4096, 3072), "Flux, 2048 x 2048": (16384, 3072)}
 ROUNDS = 5
 SWEEP_SECONDS = 35.0
@@ -158,7 +158,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, batch = (torch.bfloat16, 4) if device.type == "cuda" else (torch.float32, 1)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, {str(dtype).removeprefix('torch.')}, {batch} pictures against a reference of their own size.\n")
+    print(f"{name}, {str(dtype).removeprefix('torch.')}, {batch} images against a reference of their own size.\n")
     with torch.inference_mode():
         table(device, dtype, batch)
         if device.type == "cuda":

@@ -85,7 +85,7 @@ class Rates:
 
 
 def share_of(found: Found, taste: str) -> Tensor:
-    """Of the solids in each image, the share that has a taste's colour and material, [n]."""
+    """The share of the solids in each image that have a taste's colour and material, [n]."""
     colour, material = TASTES[taste]
     there = found.shape >= 0
     has = there & (found.colour == COLOURS.index(colour)) & (found.material == MATERIALS.index(material))
@@ -125,7 +125,7 @@ def _numbers(patch) -> int:
 
 
 def costs(family: str) -> None:
-    """Of a run of 10 steps for 8 images, beside the LoRA merged for both."""
+    """Prints the time of a run of 10 steps for 8 images, relative to the LoRA merged for both prompts."""
     demo = Demo(family, 8)
 
     def fresh() -> ModelPatcher:

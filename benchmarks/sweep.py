@@ -22,11 +22,11 @@ from ._table import print_row
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
 KINDS = {"one server": {}, "dask local:1": {"dask": "local:1"}}
-ALONE = min(COUNT, 2000)  # prompts in the queue at once
 NODES = PACK / "tests" / "sweep" / "sweep_nodes"
 
 
-def workflow(folder: Path) -> dict:
+def workflow(folder: Path, subfolder: str) -> dict:
+    """Each kind has a subfolder of its own: the host looks through all files of one for each image that it saves."""
     given = {
         "value": 0,
         "free": 50_000,
@@ -39,7 +39,8 @@ def workflow(folder: Path) -> dict:
     }
     given |= {"log": "", "gate": str(folder / "gate")}
     image = {"class_type": "TestCounted", "inputs": given}
-    return {"1": image, "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "bench", "images": ["1", 0]}}}
+    saved = {"filename_prefix": f"{subfolder}/bench", "images": ["1", 0]}
+    return {"1": image, "2": {"class_type": "SaveImage", "inputs": saved}}
 
 
 def alone(server: Server, folder: Path) -> float:
@@ -47,8 +48,8 @@ def alone(server: Server, folder: Path) -> float:
 
     async def fill() -> None:
         async with aiohttp.ClientSession() as session:
-            for i in range(ALONE):
-                prompt = workflow(folder)
+            for i in range(COUNT):
+                prompt = workflow(folder, "alone")
                 prompt["1"]["inputs"] |= {"value": 60_000 + i}  # waits for the gate
                 body = {"prompt": prompt, "prompt_id": str(uuid.uuid4())}
                 async with session.post(f"{server.url}/prompt", json=body) as reply:
@@ -57,9 +58,9 @@ def alone(server: Server, folder: Path) -> float:
     asyncio.run(fill())
     (folder / "gate").touch()
     started = time.perf_counter()
-    while any(server.get("/queue").values()):
+    while server.get("/prompt")["exec_info"]["queue_remaining"]:
         time.sleep(0.2)
-    return (time.perf_counter() - started) / ALONE
+    return (time.perf_counter() - started) / COUNT
 
 
 def resident() -> float:
@@ -83,7 +84,7 @@ class Memory:
 
 def measure(server: Server, folder: Path, name: str, own: float, **how: str) -> None:
     memory = Memory()
-    sweep = Sweep(workflow(folder), folder / name, {"1.value": range(COUNT)}, servers=[server.url], **how)
+    sweep = Sweep(workflow(folder, "sweep"), folder / name, {"1.value": range(COUNT)}, servers=[server.url], **how)
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     assert sweep.run(memory).done == COUNT
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)

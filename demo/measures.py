@@ -1,23 +1,23 @@
-"""Measures of pictures, RGB in 0..1, [n, 3, H, W]. All but the Fréchet distance give one number per picture."""
+"""Measures of images, RGB in 0..1, [n, 3, H, W]. All but the Fréchet distance give one number per image."""
 
 import torch
 from torch import Tensor
 
 
-def saturation(pictures: Tensor) -> Tensor:
+def saturation(images: Tensor) -> Tensor:
     """Mean HSV saturation, (max - min) / max over the channels, black counting as 0."""
-    high, low = pictures.amax(1), pictures.amin(1)
+    high, low = images.amax(1), images.amin(1)
     return torch.where(high > 0, (high - low) / high.clamp(min=1e-8), 0.0).mean((1, 2))
 
 
-def contrast(pictures: Tensor) -> Tensor:
+def contrast(images: Tensor) -> Tensor:
     """Standard deviation of the grey values."""
-    return pictures.mean(1).flatten(1).std(1)
+    return images.mean(1).flatten(1).std(1)
 
 
-def clipped(pictures: Tensor) -> Tensor:
+def clipped(images: Tensor) -> Tensor:
     """Share of values at the ends of the range: detail lost to over-guidance."""
-    return ((pictures <= 0) | (pictures >= 1)).float().flatten(1).mean(1)
+    return ((images <= 0) | (images >= 1)).float().flatten(1).mean(1)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -44,7 +44,7 @@ def grown(mask: Tensor, pixels: int) -> Tensor:
 
 
 def change(before: Tensor, after: Tensor, mask: Tensor, margin: int = 4) -> tuple[Tensor, Tensor]:
-    """Of an edit that is to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
+    """Of an edit meant to change what `mask` [n, H, W] shows: rms change inside the mask, and rms change outside it,
     farther than `margin` pixels; each [n]. An edit is good if the first is large and the second small."""
     square = (after - before).square().mean(1)
     outside = 1 - grown(mask, margin)

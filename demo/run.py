@@ -1,7 +1,7 @@
-"""Run the demo workflows on a real ComfyUI and save their pictures in output/demo: `python dev.py demo`.
+"""Run the demo workflows on a real ComfyUI and save their images in output/demo: `python dev.py demo`.
 
 They are the templates on the demo models (templates/demo.py). apg.json runs at several guidance scales, of which a
-sheet is made. Of every one a picture is made under the template's title, which is its thumbnail in workflows/.
+sheet is made. Of every one an image is made under the template's title, which is its thumbnail in workflows/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .server import PACK, Server
 OUTPUT = PACK / "output" / "demo"
 SCALES = (3, 12, 20)  # ordinary, strong, and where plain CFG breaks down
 THUMBNAIL_SCALE = 12  # of apg.json
-METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its pictures
+METHODS = {"cfg": "CFG", "apg": "APG"}  # by what apg.json calls its images
 
 
 def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]:
@@ -41,24 +41,26 @@ def run(server: Server, name: str, prompt: Prompt, **settings: Any) -> list[Row]
     for row in rows:
         if row.error:
             raise PromptError(f"{name}: node {row.node}: {row.error}")
-    pictures = sum(len(row.files) for row in rows)
-    print(f"{name}: {pictures} pictures in {time.monotonic() - started:.1f} s", flush=True)
+    images = sum(path.endswith(".png") for row in rows for path, _ in row.files)
+    print(f"{name}: {images} images in {time.monotonic() - started:.1f} s", flush=True)
     for text in dict.fromkeys(text for row in rows for _, text in row.told):
         print(f"  {text}", flush=True)
     return rows
 
 
-def pictures_of(name: str, row: Row) -> dict[str, list[Path]]:
-    """The files of one job of workflow `name`, by what the workflow calls them."""
+def images_of(name: str, row: Row) -> dict[str, list[Path]]:
+    """The images of one job of workflow `name`, by what the workflow calls them."""
     found: dict[str, list[Path]] = {}
     for path, of in row.files:
+        if not path.endswith(".png"):  # a text that the workflow shows
+            continue
         found.setdefault(of, []).append(OUTPUT / name / path)
     return found
 
 
-def saturation(pictures: list[Image.Image]) -> float:
-    """Of all pixels, 0 to 1."""
-    stack = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
+def saturation(images: list[Image.Image]) -> float:
+    """Mean saturation of all pixels, 0 to 1."""
+    stack = torch.stack([torch.from_numpy(np.array(image)) for image in images])
     return measures.saturation(stack.movedim(-1, 1).double() / 255).mean().item()
 
 
@@ -66,11 +68,11 @@ def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
     """CFG on the left, APG on the right, one row for each guidance scale, with the mean saturation under it."""
     tile, gap, left, top, caption = 128, 6, 90, 40, 30
     blocks = {
-        (scale, method): [Image.open(path).convert("RGB") for path in pictures[method]]
-        for scale, pictures in rows.items()
+        (scale, method): [Image.open(path).convert("RGB") for path in images[method]]
+        for scale, images in rows.items()
         for method in METHODS
     }
-    columns = max(len(pictures) for pictures in blocks.values())
+    columns = max(len(images) for images in blocks.values())
     block_width = columns * (tile + gap) + 3 * gap
     row_height = tile + caption + gap
     sheet = Image.new("RGB", (left + 2 * block_width, top + len(rows) * row_height), "white")
@@ -83,8 +85,8 @@ def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
             y = top + row * row_height
             if block == 0:
                 draw.text((10, y + tile / 2), f"scale {scale:g}", "black", small, anchor="lm")
-            for column, picture in enumerate(blocks[scale, method]):
-                enlarged = picture.resize((tile, tile), Image.Resampling.LANCZOS)
+            for column, image in enumerate(blocks[scale, method]):
+                enlarged = image.resize((tile, tile), Image.Resampling.LANCZOS)
                 sheet.paste(enlarged, (x0 + column * (tile + gap), y))
             text = f"mean saturation {saturation(blocks[scale, method]):.3f}"
             draw.text((x0, y + tile + 4), text, "black", small)
@@ -92,14 +94,14 @@ def comparison_sheet(rows: dict[float, dict[str, list[Path]]]) -> Image.Image:
 
 
 def thumbnail(rows: dict[str, list[Path]]) -> Image.Image:
-    """One row of pictures for each of the workflow's names, plain CFG above the others."""
+    """One row of images for each of the workflow's names, plain CFG above the others."""
     tile, gap = 123, 4  # four are 512 pixels wide
     width = max(map(len, rows.values())) * (tile + gap) + gap
     sheet = Image.new("RGB", (width, len(rows) * (tile + gap) + gap), "white")
     for y, row in enumerate(rows[name] for name in sorted(rows, key=lambda name: (name != "cfg", name))):
         for x, path in enumerate(row):
-            picture = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (gap + x * (tile + gap), gap + y * (tile + gap)))
+            image = Image.open(path).convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
+            sheet.paste(image, (gap + x * (tile + gap), gap + y * (tile + gap)))
     return sheet
 
 
@@ -119,12 +121,12 @@ def main() -> None:
             prompt = json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
             if name == "apg":
                 jobs = run(server, name, prompt, grid={"KSampler.cfg": SCALES})
-                scales = {row.settings["KSampler.cfg"]: pictures_of(name, row) for row in jobs}
+                scales = {row.settings["KSampler.cfg"]: images_of(name, row) for row in jobs}
                 comparison_sheet(scales).save(OUTPUT / "apg_sheet.png")
                 results += [OUTPUT / "apg_sheet.png", save_thumbnail(made.title, scales[THUMBNAIL_SCALE])]
             else:
                 [row] = run(server, name, prompt)
-                results.append(save_thumbnail(made.title, pictures_of(name, row)))
+                results.append(save_thumbnail(made.title, images_of(name, row)))
             if (OUTPUT / name).is_dir():
                 results.append(OUTPUT / name / "index.html")
     print(*results, sep="\n")

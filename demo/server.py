@@ -2,7 +2,7 @@
 
     with Server() as server:
         outputs = server.run(prompt)                      # a workflow in API format
-        picture = server.view(outputs["9"]["images"][0])  # the bytes of a PNG
+        image = server.view(outputs["9"]["images"][0])  # the bytes of a PNG
 
 The checkout to run is named by the environment variable GUIDEKIT_COMFYUI, which dev.py sets.
 """

@@ -7,14 +7,20 @@ from .apg import APG
 from .autoguidance import Autoguidance
 from .candidate import Candidate
 from .candidates import Candidates
+from .cfg_cache import CFGCache
+from .cfg_zero_star import CFGZeroStar
 from .cfgpp import CFGPP
 from .cfgpp_inversion import CFGPPInversion
 from .clip_classifier import CLIPClassifier
+from .concept_edit import ConceptEdit
 from .demo_model import DemoModel
 from .elucd import EluCD
 from .exact_invert import ExactInvert
 from .exact_sample import ExactSample
 from .export_votes import ExportVotes
+from .frecas_plan import FreCaSPlan
+from .frecas_up import FreCaSUp
+from .frequency_guidance import FrequencyGuidance
 from .gfcg import GFCG
 from .guidance_interval import GuidanceInterval
 from .host.run import told
@@ -35,6 +41,7 @@ from .sampler_cfgpp import SamplerCFGPP
 from .save_inversion import SaveInversion
 from .seg import SEG
 from .slg import SLG
+from .style_aligned import StyleAligned
 from .train_preference import TrainPreference
 from .trajectory_record import TrajectoryRecord
 from .trajectory_replay import TrajectoryReplay
@@ -48,13 +55,18 @@ NODES: list[type[io.ComfyNode]] = [
     SEG,
     SLG,
     Autoguidance,
+    CFGZeroStar,
+    FrequencyGuidance,
     GuidanceInterval,
     CFGPP,
     SamplerCFGPP,
     CFGPPInversion,
+    FreCaSPlan,
+    FreCaSUp,
     AdaptiveGuidance,
     LinearAG,
     LinearAGFit,
+    CFGCache,
     GFCG,
     Candidates,
     Candidate,
@@ -62,6 +74,7 @@ NODES: list[type[io.ComfyNode]] = [
     CLIPClassifier,
     ImageClassifier,
     NegToMe,
+    StyleAligned,
     NASA,
     ExactInvert,
     ExactSample,
@@ -71,6 +84,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadInversion,
     PreferenceLoraLoader,
     PreferenceCFG,
+    ConceptEdit,
     Vote,
     VoteByRule,
     Votes,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..samplers.guidance.adaptive_guidance import agreement
 from .host.inputs import checked
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import observe
 from .host.predictions.scales import ScaleChange, limit_scale, saved
 from .host.run import Run
@@ -22,7 +22,7 @@ SPACES = ["x0", "raw"]
 
 class _Seen:
     """What a guided step leaves: the smallest cosine of the batch, and whether it counts. It lies on the device until
-    the next step has to know it, once in a step."""
+    the next step reads it, once per step."""
 
     def __init__(self, least: Tensor, threshold: float, counts: bool):
         self._least, self._threshold, self._counts = least, threshold, counts
@@ -53,7 +53,7 @@ class _Latch(ScaleChange):
         return 1.0
 
     def _crossed(self, run: Run) -> bool:
-        """Whether an earlier step has."""
+        """Whether an earlier step has crossed the threshold."""
         seen = run.memory(self).read()
         return seen is not None and seen.crossed
 
@@ -73,7 +73,7 @@ class _Latch(ScaleChange):
         memory.write(seen)
 
     def _cosines(self, run: Run) -> dict[int, float]:
-        """The smallest cosine of the batch, by step."""
+        """The smallest cosine of the batch in each step."""
         return {step: seen.cosine for step, seen in run.notes.get(self, {}).items()}
 
     def why_idle(self, run: Run) -> str:
@@ -100,7 +100,7 @@ class _Latch(ScaleChange):
         return told
 
 
-class AdaptiveGuidance(io.ComfyNode):
+class AdaptiveGuidance(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -120,7 +120,7 @@ class AdaptiveGuidance(io.ComfyNode):
                 "skip cfg",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "threshold",
                     default=0.995,
@@ -135,7 +135,7 @@ class AdaptiveGuidance(io.ComfyNode):
                     "space",
                     options=SPACES,
                     default="x0",
-                    tooltip="x0: the denoised picture, for every model. raw: what the network puts out, as in the "
+                    tooltip="x0: the denoised image, for every model. raw: what the network puts out, as in the "
                     "paper (0.991), for v and flow models; eps outputs are mostly noise and agree from the start. A "
                     "threshold means something else in each.",
                 ),
@@ -155,14 +155,10 @@ class AdaptiveGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(cls, model, threshold, space, warm_up, start_percent, end_percent) -> io.NodeOutput:
         model = model.clone()
-        if threshold <= 1:  # no cosine is above
+        if threshold <= 1:  # no cosine exceeds it
             latch = _Latch(space, threshold, warm_up, Range(start_percent, end_percent))
             limit_scale(model, latch)
             observe(model, latch.look)

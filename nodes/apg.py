@@ -9,7 +9,7 @@ from ..samplers.guidance.apg import apg
 from ..samplers.guidance.cfg import cfg
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.guiders import guides_by_cfg
@@ -77,7 +77,7 @@ class _Correction:
         return [guided for guided, _ in out]
 
 
-class APG(io.ComfyNode):
+class APG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -85,7 +85,7 @@ class APG(io.ComfyNode):
             display_name="Adaptive Projected Guidance (APG)",
             category="guidekit/guidance",
             description="Keeps the detail of a high CFG scale without its oversaturation: removes the part of the "
-            "guidance that only makes the picture stronger. No extra network evaluations.",
+            "guidance that only makes the image stronger. No extra network evaluations.",
             search_aliases=[
                 "APG",
                 "adaptive projected guidance",
@@ -101,7 +101,7 @@ class APG(io.ComfyNode):
                 "perp",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "eta",
                     default=0.0,
@@ -157,16 +157,12 @@ class APG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls, model, eta, momentum, norm_threshold, norm_unit, scope, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
         inputs = {"eta": eta, "momentum": momentum}
-        if norm_unit == "rms":  # as the table has it
+        if norm_unit == "rms":  # as in the table of presets
             inputs["norm_threshold"] = norm_threshold
         taken, told = resolve(cls, model, preset, **inputs)
         eta, momentum, norm_threshold = taken["eta"], taken["momentum"], taken.get("norm_threshold", norm_threshold)
@@ -174,6 +170,13 @@ class APG(io.ComfyNode):
         if (eta, momentum, norm_threshold) != (1, 0, 0):
             ignored = unused(cls, "without a norm_threshold", norm_unit=norm_unit) if norm_threshold == 0 else ""
             report = tell_settings(cls, told, ignored)
-            settings = (eta, norm_threshold, norm_unit, momentum, scope)
-            add_correction(model, _Correction(*settings, Range(start_percent, end_percent)))
+            correction = _Correction(
+                eta=eta,
+                norm_threshold=norm_threshold,
+                norm_unit=norm_unit,
+                momentum=momentum,
+                scope=scope,
+                range=Range(start_percent, end_percent),
+            )
+            add_correction(model, correction)
         return with_report(model, report=report)

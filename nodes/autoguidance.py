@@ -12,12 +12,12 @@ from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import (
+    RangedNode,
     blocks_input,
     random_seed_input,
     range_inputs,
     rescale_input,
     scale_input,
-    validate_range,
 )
 from .host.models.second_model import with_lora_strength
 from .host.models.weak_model import add_weak_model
@@ -30,7 +30,7 @@ from .host.run.ranges import Range
 LABEL = "Autoguidance"
 DEGRADE = {"dropout": drop, "token noise": add_noise}
 WEAKEN = [*DEGRADE, "LoRA strength", "second model"]
-UNCHANGED = {"dropout": 0, "token noise": 0, "LoRA strength": 1}  # the amount that weakens nothing
+UNCHANGED = {"dropout": 0, "token noise": 0, "LoRA strength": 1}  # the amount at which the model is not weakened
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class _Degraded:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
-        # Other numbers at every noise level and in every block, the same ones in every evaluation of a step and in
+        # New random numbers at every noise level and in every block, but the same in every evaluation of a step and in
         # every run.
         seed = a.run.seed_of_step(self.seed) + order_of(a.run)[a.block]
         out = a.attend(a.q, a.k, a.v).clone()
@@ -52,7 +52,7 @@ class _Degraded:
         return out
 
 
-class Autoguidance(io.ComfyNode):
+class Autoguidance(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -100,10 +100,6 @@ class Autoguidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -119,7 +115,7 @@ class Autoguidance(io.ComfyNode):
         weak_model=None,
     ) -> io.NodeOutput:
         _check(weakness, amount, weak_model)
-        settings = (LABEL, scale, rescale, Range(start_percent, end_percent))
+        when = Range(start_percent, end_percent)
         chosen = choose_blocks(model, blocks, usually_perturbed(model)) if weakness in DEGRADE else []
         model = model.clone()
         if scale == 0 or weakness in UNCHANGED and amount == UNCHANGED[weakness]:
@@ -128,11 +124,12 @@ class Autoguidance(io.ComfyNode):
         rest |= {"amount": amount} if weakness == "second model" else {"weak_model": weak_model}
         report = tell_settings(cls, unused(cls, f"with weakness {weakness}", **rest))
         if weakness in DEGRADE:
-            branch = add_weak_branch(model, *settings, Always(frozenset(chosen)))
+            where = Always(frozenset(chosen))
+            branch = add_weak_branch(model, LABEL, scale=scale, rescale=rescale, range=when, blocks=where)
             replace_self_attention(model, chosen, _Degraded(weakness, amount, random_seed), branch)
         else:
             weak = weak_model if weakness == "second model" else with_lora_strength(model, amount)
-            add_weak_model(model, weak, *settings)
+            add_weak_model(model, weak, LABEL, scale=scale, rescale=rescale, range=when)
         return with_report(model, report=report)
 
 

@@ -1,4 +1,4 @@
-"""One more thing that a picture could be taken for, with a conditioning of its own."""
+"""One more thing that an image could be taken for, with a conditioning of its own."""
 
 from comfy_api.latest import io
 
@@ -14,7 +14,7 @@ class Candidate(io.ComfyNode):
             display_name="Candidate",
             category="guidekit/guidance",
             description="Adds one candidate, a label and its conditioning, to a list: the first in the list is what "
-            "the picture shall be. For prompts that differ in more than a word.",
+            "the image shall be. For prompts that differ in more than a word.",
             search_aliases=["candidate", "class", "label", "GFCG"],
             inputs=[
                 io.String.Input(

@@ -1,4 +1,4 @@
-"""What a picture could be taken for, from one prompt and a list of words."""
+"""What an image could be taken for, from one prompt and a list of words."""
 
 from comfy_api.latest import io
 
@@ -17,7 +17,7 @@ class Candidates(io.ComfyNode):
             node_id="GuidekitCandidates",
             display_name="Candidates",
             category="guidekit/guidance",
-            description="Makes prompts that differ in one word: the first is what the picture shall be, the others "
+            description="Makes prompts that differ in one word: the first is what the image shall be, the others "
             "what it could be taken for. For GFCG, and the first one's conditioning for the sampler.",
             search_aliases=["candidates", "classes", "labels", "prompt list", "GFCG", "slot"],
             inputs=[
@@ -32,7 +32,7 @@ class Candidates(io.ComfyNode):
                     "words",
                     multiline=True,
                     default="cat\ndog\nfox",
-                    tooltip="A word in each line: what the picture shall show first, then what it could be mistaken "
+                    tooltip="A word in each line: what the image shall show first, then what it could be mistaken "
                     "for. A classifier with fixed classes has to know them.",
                 ),
             ],
@@ -49,7 +49,7 @@ class Candidates(io.ComfyNode):
             raise ValueError(f"The prompt has no {SLOT}. Write {SLOT} where the words shall stand.")
         lines = [line.strip() for line in words.splitlines() if line.strip()]
         if not lines:
-            raise ValueError("There are no words. Give what the picture shall show, and what it could be taken for.")
+            raise ValueError("There are no words. Give what the image shall show, and what it could be taken for.")
         slots = prompt.count(SLOT)
         characters = sum(len(prompt) + slots * (len(word) - len(SLOT)) for word in lines)
         if characters > _MOST:

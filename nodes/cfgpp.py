@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..samplers.guidance.cfgpp import equivalent_scale
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.scales import set_scale
 from .host.run import Run
 from .host.run.guiders import has_one_scale, why_not_one_scale
@@ -53,7 +53,7 @@ class _Schedule:
         return equivalent_scale(self.guidance_lambda, run.step_sigma, run.next_sigma, is_flow(run.model_sampling))
 
 
-class CFGPP(io.ComfyNode):
+class CFGPP(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -64,7 +64,7 @@ class CFGPP(io.ComfyNode):
             "amounts to CFG++. Exact for euler and ddim, an approximation for other samplers. Replaces cfg.",
             search_aliases=["CFG++", "cfgpp", "cfg_pp", "manifold constrained", "cfg schedule", "dynamic cfg"],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Float.Input(
                     "guidance_lambda",
                     default=0.6,
@@ -81,10 +81,6 @@ class CFGPP(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model with CFG++."), report_output()],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked

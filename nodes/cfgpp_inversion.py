@@ -23,13 +23,13 @@ def sample_cfgpp_inversion(
 
 
 def schedules(sigmas: Tensor, model_sampling) -> tuple[Tensor, Tensor]:
-    """(rising, falling): from the picture to noise and back, for a schedule that falls to 0.
+    """(rising, falling): from the image to noise and back, for a schedule that falls to 0.
 
-    The picture counts as the latent at the smallest noise level that the model knows.
+    The image counts as the latent at the smallest noise level that the model knows.
     """
     if len(sigmas) < 2 or (sigmas.diff() >= 0).any():
         raise ValueError(
-            f"The sigmas are {[round(s, 4) for s in sigmas.tolist()]}. Give those with which the picture is to be "
+            f"The sigmas are {[round(s, 4) for s in sigmas.tolist()]}. Give those with which the image is to be "
             "sampled: at least two, falling, such as BasicScheduler's."
         )
     falling = sigmas.clone()
@@ -49,14 +49,14 @@ class CFGPPInversion(io.ComfyNode):
             node_id="GuidekitCFGPPInversion",
             display_name="CFG++ Inversion",
             category="guidekit/inversion",
-            description="Turns a picture into the noise from which CFG++ sampling makes it again: two "
+            description="Turns an image into the noise from which CFG++ sampling makes it again: two "
             "SamplerCustomAdvanced without noise, the first with the sampler and the rising sigmas of this node, the "
             "second with the CFG++ Sampler (euler, same lambda) and its falling sigmas.",
             search_aliases=[
                 "CFG++ inversion",
                 "DDIM inversion",
                 "unsampler",
-                "noise a picture",
+                "noise an image",
                 "invert",
                 "editing",
                 "unsample",
@@ -76,7 +76,7 @@ class CFGPPInversion(io.ComfyNode):
             ],
             outputs=[
                 io.Sampler.Output(display_name="inversion_sampler", tooltip="The sampler for the first run."),
-                io.Sigmas.Output(display_name="rising_sigmas", tooltip="From the picture to noise, for the first run."),
+                io.Sigmas.Output(display_name="rising_sigmas", tooltip="From the image to noise, for the first run."),
                 io.Sigmas.Output(display_name="falling_sigmas", tooltip="From the noise back, for the second run."),
             ],
         )

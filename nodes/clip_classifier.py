@@ -14,7 +14,7 @@ class CLIPClassifier(io.ComfyNode):
             node_id="GuidekitCLIPClassifier",
             display_name="CLIP Classifier",
             category="guidekit/guidance",
-            description="A classifier whose classes are the candidates' prompts: how near a picture is to each, as "
+            description="A classifier whose classes are the candidates' prompts: how near an image is to each, as "
             "CLIP sees it. For GFCG.",
             search_aliases=["CLIP", "zero-shot", "classifier", "CLIP guidance", "GFCG"],
             inputs=[

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..samplers.guidance.elucd import guidance_update, objective, strength
 from .host.classifiers.decode import Decoder, vae_input
-from .host.classifiers.gradient import PictureGradient
+from .host.classifiers.gradient import ImageGradient
 from .host.classifiers.image import ImageClassifier
 from .host.classifiers.labels import ClassifierType, load_beside
 from .host.inputs import checked
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.predictions.corrections import add_correction
 from .host.run import Run
 from .host.run.noise_levels import progress_at
@@ -38,15 +38,15 @@ class _EluCD:
         self.decoder.check(run, LABEL)
         shape = run.latent_shapes[0]
         if len(shape) == 5 and shape[2] > 1:
-            raise ValueError(f"{LABEL} changes single pictures, and this latent (shape {tuple(shape)}) is a video.")
-        for sigma in run.sigmas:  # what the steps will ask the device for
+            raise ValueError(f"{LABEL} changes single images, and this latent (shape {tuple(shape)}) is a video.")
+        for sigma in run.sigmas:  # loads now what every step needs on the device
             progress_at(sigma, run.sigma_at)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         if not self.range.active(run):
             return None
         if self not in run.notes:
-            run.notes[self] = PictureGradient(run, self.decoder, self.classifier)
+            run.notes[self] = ImageGradient(run, self.decoder, self.classifier)
         cond = args["cond_denoised"]
         gradient = run.notes[self](cond, self.beta, self._objective)
         return guidance_update(cond, gradient, strength(self.scale, progress_at(run.step_sigma, run.sigma_at)))
@@ -55,20 +55,20 @@ class _EluCD:
         return objective(logits, self.target, self.tau_1, self.tau_2)
 
 
-class EluCD(io.ComfyNode):
+class EluCD(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidekitEluCD",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="Moves every step's picture in the direction in which a classifier is surer of a class: "
+            description="Moves every step's image in the direction in which a classifier is surer of a class: "
             "classifier guidance by gradient, without a gradient through the model.",
             search_aliases=["EluCD", "classifier guidance", "gradient", "ResNet", "class"],
             inputs=[
-                io.Model.Input("model", tooltip="Any model that makes pictures."),
+                io.Model.Input("model", tooltip="Any model that makes images."),
                 ClassifierType.Input("classifier", tooltip="From Image Classifier; CLIP Classifier has no gradient."),
-                io.String.Input("target", default="", tooltip="The class that the picture shall be of."),
+                io.String.Input("target", default="", tooltip="The class that the image shall be of."),
                 io.Float.Input(
                     "scale",
                     default=0.05,
@@ -76,7 +76,7 @@ class EluCD(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="How far to go, beside the size of the picture's latent. 0 is off and costs nothing.",
+                    tooltip="How far to go, beside the size of the image's latent. 0 is off and costs nothing.",
                 ),
                 io.Float.Input(
                     "tau_1",
@@ -116,10 +116,6 @@ class EluCD(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls, model, classifier, target, scale, tau_1, tau_2, softplus, start_percent, end_percent, vae=None
@@ -135,6 +131,15 @@ class EluCD(io.ComfyNode):
         if scale == 0 or tau_1 == 0:
             return io.NodeOutput(model)
         load_beside(model, classifier, vae)
-        settings = (scale, tau_1, tau_2, softplus or None, Range(start_percent, end_percent))
-        add_correction(model, _EluCD(classifier, index, Decoder(vae), *settings))
+        correction = _EluCD(
+            classifier=classifier,
+            target=index,
+            decoder=Decoder(vae),
+            scale=scale,
+            tau_1=tau_1,
+            tau_2=tau_2,
+            beta=softplus or None,
+            range=Range(start_percent, end_percent),
+        )
+        add_correction(model, correction)
         return io.NodeOutput(model)

@@ -15,8 +15,8 @@ from .host.run.fingerprint import describe_model
 from .host.run.outputs import report_output, with_report
 from .presets import TYPED, preset_input, resolve
 
-_NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by the method that they are of
-_GROWTH = 1e-3  # of rounding, in an inversion, that is worth a word
+_NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by method
+_GROWTH = 1e-3  # rounding error of an inversion that is worth a warning
 
 
 class ExactInvert(io.ComfyNode):
@@ -26,8 +26,8 @@ class ExactInvert(io.ComfyNode):
             node_id="GuidekitExactInvert",
             display_name="Exact Inversion",
             category="guidekit/inversion",
-            description="From a picture to the noise that it comes from, without an error: Exact Inversion Sampling "
-            "makes the same picture of it again, or, with another prompt, an edited one.",
+            description="From an image to the noise that it comes from, without an error: Exact Inversion Sampling "
+            "makes the same image of it again, or, with another prompt, an edited one.",
             search_aliases=[
                 "EDICT",
                 "BDIA",
@@ -37,7 +37,7 @@ class ExactInvert(io.ComfyNode):
                 "exact inversion",
                 "invert",
                 "unsampler",
-                "edit a picture",
+                "edit an image",
                 "noise inversion",
                 "edit photo",
                 "unsample",
@@ -46,14 +46,14 @@ class ExactInvert(io.ComfyNode):
             inputs=[
                 io.Guider.Input(
                     "guider",
-                    tooltip="With the prompt that describes the picture, such as from CFGGuider. A cfg of 1 to 3.",
+                    tooltip="With the prompt that describes the image, such as from CFGGuider. A cfg of 1 to 3.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
-                    "deep to go: below 1 keeps more of the picture.",
+                    "deep to go: below 1 keeps more of the image.",
                 ),
-                io.Latent.Input("latent", tooltip="The picture, from VAE Encode."),
+                io.Latent.Input("latent", tooltip="The image, from VAE Encode."),
                 io.Combo.Input(
                     "method",
                     options=METHODS,
@@ -121,7 +121,7 @@ class ExactInvert(io.ComfyNode):
 
 
 class _Trajectory:
-    """The states of an inversion, as it comes by them."""
+    """The states of an inversion, in the order in which it reaches them."""
 
     def __init__(self):
         self._pairs: list[torch.Tensor] = []
@@ -131,12 +131,12 @@ class _Trajectory:
         return pair
 
     def stacked(self) -> torch.Tensor:
-        """[levels, 2, B, ...], from the noisy end."""
+        """All states [levels, 2, B, ...], the noisiest first."""
         return torch.stack(self._pairs[::-1])
 
 
 def _plan(sigmas: torch.Tensor, method: str, p: float, gamma: float, model_sampling) -> tuple[Method, torch.Tensor]:
-    """The method, and the schedule that it can walk.
+    """The method, and the schedule it integrates over.
 
     Raises:
         ValueError: it does not fall, or has too few levels.

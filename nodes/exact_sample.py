@@ -18,13 +18,13 @@ class ExactSample(io.ComfyNode):
             node_id="GuidekitExactSample",
             display_name="Exact Inversion Sampling",
             category="guidekit/inversion",
-            description="From the noise of Exact Inversion back to the picture: with the same guider as it was, with "
+            description="From the noise of Exact Inversion back to the image: with the same guider as it was, with "
             "another prompt edited. Schedule and method are those of the inversion.",
             search_aliases=[
                 "EDICT",
                 "BELM",
                 "exact inversion",
-                "edit a picture",
+                "edit an image",
                 "reconstruct",
                 "resample",
                 "edit photo",
@@ -38,11 +38,11 @@ class ExactSample(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the picture may change; outside it stays as it was. Needs "
+                    tooltip="Where the image may change; outside it stays as it was. Needs "
                     "keep_trajectory in Exact Inversion.",
                 ),
             ],
-            outputs=[io.Latent.Output(tooltip="The picture, for VAE Decode.")],
+            outputs=[io.Latent.Output(tooltip="The image, for VAE Decode.")],
         )
 
     @classmethod
@@ -52,12 +52,12 @@ class ExactSample(io.ComfyNode):
         state = Inverted.of(inverted, model)
         after = unchanged if mask is None else _Outside(state, mask)
         sampler = FromNoise(state.make_method(), state.pair, after)
-        pair = sample_schedule(guider, sampler, state.sigmas, state.picture)
+        pair = sample_schedule(guider, sampler, state.sigmas, state.image)
         return io.NodeOutput({"samples": model.model.process_latent_out(pair.x).float()})
 
 
 class _Outside:
-    """Puts the source's latents outside a mask, at every level."""
+    """Restores the source's latents outside a mask, at every noise level."""
 
     def __init__(self, state: Inverted, mask: torch.Tensor):
         if state.trajectory is None:

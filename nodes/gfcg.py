@@ -1,5 +1,5 @@
 """Gradient-Free Classifier Guidance (Shenoy, Pan, Balakrishnan et al., WACV 2026, arXiv 2411.15393): a classifier says
-what a picture is mistaken for, and guidance leads away from that.
+what an image is mistaken for, and guidance leads away from that.
 
 That a classifier is used in inference only, that a reference class adapted to the step takes the place of the
 unconditional prediction, and that the scale follows the confusion is the paper's; the formulas are this pack's (see
@@ -8,6 +8,7 @@ samplers/guidance/gfcg.py).
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -20,7 +21,7 @@ from .host.classifiers.decode import Decoder, vae_input
 from .host.classifiers.labels import Candidates, CandidatesType, Classifier, ClassifierType, load_beside
 from .host.inputs import check_prompt_for, checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.models.second_model import SecondModel, add_second_model
 from .host.predictions.branches import Branch, add_branch, prediction
 from .host.predictions.corrections import add_correction
@@ -37,7 +38,7 @@ ADD, SWAP, AUTOGUIDANCE = "add to CFG", "in place of the negative", "autoguidanc
 
 @dataclass
 class _Notes:
-    """Of one run: how often which candidate was led away from, and evaluations beyond those of the guider."""
+    """State of one run: how often each candidate was guided away from, and evaluations beyond the guider's own."""
 
     against: Counter = field(default_factory=Counter)
     evaluations: int = 0
@@ -45,7 +46,7 @@ class _Notes:
 
 @dataclass(frozen=True, eq=False)
 class _GFCG:
-    """What the three ways to combine share."""
+    """What the three combinations share."""
 
     candidates: Candidates
     references: References
@@ -60,10 +61,10 @@ class _GFCG:
 
     def begin(self, run: Run, guider) -> None:
         self.confusion.decoder.check(run, LABEL)
-        guider.conds |= self.references.prompts()
+        guider.conds |= self.references.prompts(guider.conds["positive"])
 
     def look(self, run: Run, denoised: Tensor) -> tuple[Verdict, list[int]]:
-        """What the classifier says of this step, and the prompt that each image is led away from, 0 for none. With
+        """The classifier's verdict on this step, and the prompt that each image is guided away from, 0 for none. With
         use_previous_step the prompts are those that the step before has found, and the verdict is on them."""
         now = self.confusion(run, denoised)
         if not self.lags(run):
@@ -96,7 +97,7 @@ class _GFCG:
         against = ", ".join(f"{cut(word, 60)} {count}" for word, count in notes.against.most_common(5)) or "nothing"
         asked = self.confusion.asked(run)
         return (
-            f"led away from {against} (pictures and steps); {notes.evaluations} more evaluations, classifier asked "
+            f"led away from {against} (images and steps); {notes.evaluations} more evaluations, classifier asked "
             f"{asked} times."
         )
 
@@ -107,7 +108,7 @@ class _Add(_GFCG, Branch):
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         chosen = self.foreseen(run)
-        return chosen and self.references.together(run, run.prompts.by_name, _filled(chosen))
+        return None if chosen is None else self.references.together(run, run.prompts.by_name, _filled(chosen))
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         if not self.range.active(run):
@@ -128,16 +129,18 @@ class _Add(_GFCG, Branch):
 class _Swap(_GFCG, Negative):
     """CFG away from the most confusing candidate where there is confusion, from the negative elsewhere."""
 
-    evaluates = True
+    turn = 2
 
     def replaces(self, run: Run) -> bool:
         """Not where one prompt can be evaluated in the negative's place: with use_previous_step it is known before."""
         chosen = self.foreseen(run)
-        return self.range.active(run) and (not self.lags(run) or bool(chosen) and self._prompt(run, chosen) is None)
+        return self.range.active(run) and (
+            not self.lags(run) or chosen is not None and self._prompt(run, chosen) is None
+        )
 
     def instead(self, run: Run) -> list[dict] | None:
         chosen = self.foreseen(run)
-        return chosen and self._prompt(run, chosen)
+        return None if chosen is None else self._prompt(run, chosen)
 
     def _prompt(self, run: Run, chosen: list[int]) -> list[dict] | None:
         return self.references.together(run, run.prompts.by_name, chosen)
@@ -171,25 +174,25 @@ class _Auto(_GFCG):
 
 
 def _filled(chosen: list[int]) -> list[int]:
-    """Pictures without a reference take that of another one, which is evaluated anyway."""
+    """Images without a reference take that of another one, which is evaluated anyway."""
     some = next(k for k in chosen if k)
     return [k or some for k in chosen]
 
 
-class GFCG(io.ComfyNode):
+class GFCG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidekitGFCG",
             display_name=LABEL,
             category="guidekit/guidance",
-            description="A classifier looks at every step's picture and says what it could be mistaken for; guidance "
+            description="A classifier looks at every step's image and says what it could be mistaken for; guidance "
             "leads away from that, as far as the classifier is in doubt. For prompts that models confuse.",
             search_aliases=["GFCG", "classifier guidance", "gradient-free", "confusion", "CLIP guidance", "class"],
             inputs=[
-                io.Model.Input("model", tooltip="Any model that makes pictures or videos."),
+                io.Model.Input("model", tooltip="Any model that makes images or videos."),
                 ClassifierType.Input("classifier", tooltip="From CLIP Classifier or Image Classifier."),
-                CandidatesType.Input("candidates", tooltip="From Candidates: what the picture shall be first."),
+                CandidatesType.Input("candidates", tooltip="From Candidates: what the image shall be first."),
                 io.Float.Input(
                     "scale",
                     default=5.0,
@@ -258,10 +261,6 @@ class GFCG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -293,27 +292,26 @@ class GFCG(io.ComfyNode):
         if scale == 0 and combination != SWAP:
             return with_report(model, report="")
         references = References(candidates.conditionings[1:], "positive" if combination == AUTOGUIDANCE else "negative")
-        asked = Confusion(logits, Decoder(vae), measure, temperature, classifier_interval)
-        settings = (
-            candidates,
-            references,
-            asked,
-            scale,
-            threshold,
-            use_previous_step,
-            Range(start_percent, end_percent),
-        )
+        settings: dict[str, Any] = {
+            "candidates": candidates,
+            "references": references,
+            "confusion": Confusion(logits, Decoder(vae), measure, temperature, classifier_interval),
+            "scale": scale,
+            "threshold": threshold,
+            "use_previous_step": use_previous_step,
+            "range": Range(start_percent, end_percent),
+        }
         rest = {"scale": scale} if combination == SWAP else {}
         rest |= {"weak_model": weak_model} if combination != AUTOGUIDANCE else {}
         report = tell_settings(cls, unused(cls, f"with combination '{combination}'", **rest))
         load_beside(model, classifier, vae)
         if combination == SWAP:
-            watch_negative(model, _Swap(*settings))
+            watch_negative(model, _Swap(**settings))
         elif combination == AUTOGUIDANCE:
             second = add_second_model(model, weak_model, references)
-            add_correction(model, _Auto(*settings, second))
+            add_correction(model, _Auto(**settings, second=second))
         else:
-            technique = _Add(*settings)
+            technique = _Add(**settings)
             add_branch(model, technique)
             add_correction(model, technique)
         return with_report(model, report=report)

@@ -48,7 +48,7 @@ class _Interval(ScaleChange):
         return above(sigma, low) and not above(sigma, high)
 
     def _position(self, run: Run) -> float:
-        """Of the current step among those inside: 0 for the first, 1 for the last."""
+        """Position of the current step among those inside the interval: 0 for the first, 1 for the last."""
         inside = [i for i, sigma in enumerate(run.sigmas[:-1]) if self._holds(sigma, run)]
         return min(max((run.clock.place - inside[0]) / max(inside[-1] - inside[0], 1), 0.0), 1.0) if inside else 0.0
 
@@ -76,7 +76,7 @@ class GuidanceInterval(io.ComfyNode):
                 "skip cfg",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion model, any latent: picture, video or audio."),
+                io.Model.Input("model", tooltip="Any diffusion model, any latent: image, video or audio."),
                 io.Combo.Input(
                     "limits",
                     options=LIMITS,
@@ -145,8 +145,8 @@ class GuidanceInterval(io.ComfyNode):
         if bounds is not None or ramp is not None or (start_percent, end_percent) != (0, 1):
             sigmas = {} if limits == "sigma" else {"sigma_high": sigma_high, "sigma_low": sigma_low}
             report = tell_settings(cls, told, unused(cls, f"with limits {limits}", **sigmas))
-            settings = (bounds, limits in PRESETS, ramp, Range(start_percent, end_percent))
-            limit_scale(model, _Interval(*settings))
+            percent = Range(start_percent, end_percent)
+            limit_scale(model, _Interval(limits=bounds, ratios=limits in PRESETS, ramp=ramp, percent=percent))
         return with_report(model, report=report)
 
 

@@ -26,7 +26,7 @@ class ImageClassifier(io.ComfyNode):
                 io.Combo.Input(
                     "file",
                     options=[DEMO, *CLASSIFIERS.names()],
-                    tooltip="A safetensors file in models/classifiers; demo: for the demo models' pictures.",
+                    tooltip="A safetensors file in models/classifiers; demo: for the demo models' images.",
                 ),
                 io.String.Input(
                     "labels",

@@ -21,7 +21,7 @@ MISMATCH = ["error", "use CFG"]
 
 @dataclass
 class _Notes:
-    """Of one run: why it is plain CFG, if it is, and the evaluations saved."""
+    """State of one run: why it falls back to plain CFG, if it does, and the evaluations saved."""
 
     refused: str | None = None
     estimated: int = 0
@@ -42,7 +42,7 @@ class _LinearAG(Negative):
         if notes.refused is None and not has_one_scale(guider):
             notes.refused = f"They were fitted for CFG, and {why_not_one_scale(guider)}"
         if notes.refused and self.on_mismatch == "error":
-            reason = cut(plain(notes.refused), 500)  # it quotes the file
+            reason = cut(plain(notes.refused), 500)  # the message quotes the file
             raise ValueError(
                 f"LinearAG: the coefficients do not fit this run. {reason} Fit them again for it (LinearAG Fit), or "
                 "set on_mismatch to 'use CFG'."
@@ -54,26 +54,29 @@ class _LinearAG(Negative):
     def _policy(self, run: Run) -> str:
         return policy(run.step, self.coefficients.steps)
 
-    def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]] | None:
-        """The outputs of all steps before this one; None if one of them is not known."""
-        history = run.memory(self).read() or ([], [])
-        return history if len(history[0]) == run.step else None
+    def _history(self, run: Run) -> tuple[list[Tensor], list[Tensor]]:
+        """The network's outputs in the steps before this one, as far as they are known."""
+        return run.memory(self).read() or ([], [])
+
+    def _is_whole(self, run: Run, history: tuple[list[Tensor], list[Tensor]]) -> bool:
+        return len(history[0]) == run.step
 
     def replaces(self, run: Run) -> bool:
-        return self._policy(run) == ESTIMATED and self._history(run) is not None
+        return self._policy(run) == ESTIMATED and self._is_whole(run, self._history(run))
 
     def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
         conds, unconds = self._history(run)
-        at = run.model_sampling, args["input"]
-        conds = [*conds, to_raw(*at, cond, args["sigma"])]
+        model_sampling, x, sigma = run.model_sampling, args["input"], args["sigma"]
+        conds = [*conds, to_raw(model_sampling, x, cond, sigma)]
         output = estimate(self.coefficients, run.step, conds, unconds)
         run.notes[self].estimated += 1
         run.memory(self).write((conds, [*unconds, output]))
-        return from_raw(*at, output, args["sigma"])
+        return from_raw(model_sampling, x, output, sigma)
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
         history = self._history(run)
-        if uncond is None or history is None or run.notes[self].refused or self._policy(run) == CONDITIONAL:
+        whole = self._is_whole(run, history)
+        if uncond is None or not whole or run.notes[self].refused or self._policy(run) == CONDITIONAL:
             return
         outputs = (to_raw(run.model_sampling, args["input"], d, args["sigma"]) for d in (cond, uncond))
         run.memory(self).write(tuple([*before, output] for before, output in zip(history, outputs)))
@@ -130,7 +133,7 @@ class LinearAG(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
-        """A file that was fitted anew is another input."""
+        """Changes when the file is fitted again."""
         return files.MODELS.fingerprint(file)
 
     @classmethod

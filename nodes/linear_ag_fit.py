@@ -26,7 +26,7 @@ LABEL = "LinearAG Fit"
 
 @dataclass(eq=False)
 class _Recorder(Negative):
-    """Keeps the outputs of one run."""
+    """Records the network's outputs of one run."""
 
     cond: list[Tensor] = field(default_factory=list)
     uncond: list[Tensor] = field(default_factory=list)
@@ -104,7 +104,7 @@ class LinearAGFit(io.ComfyNode):
                     min=1,
                     max=10000,
                     step=1,
-                    tooltip="Pictures to sample for the fit. The paper takes 200.",
+                    tooltip="Images to sample for the fit. The paper takes 200.",
                 ),
                 io.String.Input(
                     "name", default="linear_ag", tooltip="Name of the file in models/guidekit; an old one is replaced."

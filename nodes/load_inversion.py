@@ -41,7 +41,7 @@ class LoadInversion(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
-        """A file that was saved anew is another input."""
+        """Changes when the file is saved again."""
         return files.INVERSIONS.fingerprint(file)
 
     @classmethod

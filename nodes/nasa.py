@@ -10,7 +10,7 @@ from ..samplers.attention.nasa import nag, nasa
 from .host.attention.second_prompt.attach import steer_with_text
 from .host.inputs import check_prompt_for, checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs
 from .host.network.block_selection import choose_blocks
 from .host.network.families import Block, self_attention_blocks
 from .host.run import Run
@@ -28,7 +28,7 @@ class _NASA:
     blocks: frozenset[Block]
     range: Range
 
-    # The paper changes cross-attention; in joint attention, that is what the picture takes from the text.
+    # The paper changes cross-attention; in joint attention, that is what the image takes from the text.
     text_share = True
     label = "Negative-Away Steer Attention (NASA)"
     idle_reason = "its range holds no step, or another node has replaced the attention of its blocks."
@@ -52,7 +52,7 @@ class _NAG(_NASA):
         return nag(positive, negative, self.scale, self.tau, self.alpha)
 
 
-class NASA(io.ComfyNode):
+class NASA(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -81,7 +81,7 @@ class NASA(io.ComfyNode):
                     "Z-Image.",
                 ),
                 io.Conditioning.Input(
-                    "negative", tooltip="What shall not be in the picture, from a CLIP Text Encode node."
+                    "negative", tooltip="What shall not be in the image, from a CLIP Text Encode node."
                 ),
                 io.Combo.Input(
                     "method",
@@ -138,10 +138,6 @@ class NASA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls,
@@ -163,13 +159,14 @@ class NASA(io.ComfyNode):
         taken, told = resolve(cls, model, preset, **used)
         chosen = frozenset(choose_blocks(model, blocks, self_attention_blocks(model)))
         when = Range(start_percent, end_percent)
+        steering: _NASA | None = None
         check_prompt_for(model, negative, "negative")
         if method == NAG:
             scale, tau, alpha = taken.values()
-            steering = _NAG(alpha, chosen, when, scale, tau) if scale != 1 and alpha != 0 else None
-        else:
-            alpha = taken["nasa_alpha"]
-            steering = _NASA(alpha, chosen, when) if alpha != 0 else None
+            if scale != 1 and alpha != 0:
+                steering = _NAG(alpha, chosen, when, scale, tau)
+        elif taken["nasa_alpha"] != 0:
+            steering = _NASA(taken["nasa_alpha"], chosen, when)
         model, report = model.clone(), ""
         if steering is not None:
             report = tell_settings(cls, told, unused(cls, f"with method {method}", **rest))

@@ -1,4 +1,4 @@
-"""Negative Token Merging (Singh et al. 2024, arXiv 2412.01339): pictures of a batch that do not look alike, or that do
+"""Negative Token Merging (Singh et al. 2024, arXiv 2412.01339): images of a batch that do not look alike, or that do
 not look like a given one."""
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..samplers.attention.negtome import MATCHINGS, REFERENCES, negtome, negtome
 from .host.attention.output import AttentionOutput, change_attention_output
 from .host.inputs import checked, fit_latent
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import blocks_input, range_inputs, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs
 from .host.network.block_selection import choose_blocks, usually_merged
 from .host.network.families import family_of
 from .host.network.reference_row import NOISE, ReferenceRow, add_reference_row
@@ -29,7 +29,7 @@ APPLY_TO = ["both", "positive only"]
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """Where the technique acts."""
+    """The part of the run in which the technique acts."""
 
     usual: bool
     range: Range
@@ -39,7 +39,7 @@ class _Steps:
             return False
         if not self.usual:
             return True
-        # The papers' t >= 900 of a flow, where sigma is t / 1000, and t >= 800 of SDXL.
+        # The paper's t >= 900 of a flow, where sigma is t / 1000, and t >= 800 of SDXL.
         flow = is_flow(run.model_sampling)
         low = 0.9 if flow else run.sigma_at(0.2)
         return not above(low, run.step_sigma)
@@ -58,7 +58,10 @@ class _Merged:
     rider: ReferenceRow | None
 
     label = "Negative Token Merging (NegToMe)"
-    idle_reason = "another node has replaced the attention of its blocks, or the blocks themselves."
+    idle_reason = (
+        "it never saw the attention of its blocks: another node has replaced it, or the sampler runs the network in a "
+        "way of its own."
+    )
 
     def __call__(self, a: AttentionOutput) -> Tensor:
         found = a.run.notes.setdefault(self, set())
@@ -76,21 +79,20 @@ class _Merged:
         return torch.stack(pushed) if len(pushed) > 1 else pushed[0][None]
 
     def _pushed(self, a: AttentionOutput, tokens: Tensor, chunk: Chunk, mask: Tensor | None) -> Tensor:
-        """[rows of the chunk, tokens, channels]"""
+        """The changed tokens [rows of the chunk, tokens, channels]."""
         if chunk.copy is not None or chunk.negative and self.positive_only:
             return tokens
-        settings = (self.alpha, self.threshold, mask, self.matching)
         if self.rider is None:
-            return negtome_among(tokens, self.reference, *settings)
-        return negtome(tokens, a.riding(self.rider, chunk), *settings)
+            return negtome_among(tokens, self.reference, self.alpha, self.threshold, mask, self.matching)
+        return negtome(tokens, a.riding(self.rider, chunk), self.alpha, self.threshold, mask, self.matching)
 
     def _fine(self, a: AttentionOutput) -> bool:
-        """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small pictures, of half the latent."""
+        """The paper's layers of a UNet are those of at least 32 x 32 tokens; in small images, of half the latent."""
         side = min(a.run.latent_shapes[0][-2:])
         return min(a.grid[-2:]) >= min(32, side // 2)
 
     def _mask(self, run: Run, grid: tuple[int, ...], device: torch.device) -> Tensor | None:
-        """[tokens], brought to the device once in a run."""
+        """The mask [tokens], moved to the device once per run."""
         if self.mask is None:
             return None
         known = run.notes.setdefault((self, "masks"), {})
@@ -106,7 +108,10 @@ class _Merged:
     def why_idle(self, run: Run) -> str | None:
         found = run.notes.get(self, ())
         if "alone" in found:
-            return "a batch of one picture has no other to keep away from. Make it larger, or give a reference latent."
+            return (
+                "a batch of one image has no other to keep away from. Raise batch_size, or choose the reference "
+                "'reference latent' and connect the latent of an earlier image."
+            )
         if "in range" in found:
             return "no block of the model has as many tokens as it wants by itself. Name blocks."
         if "reached" in found:
@@ -114,16 +119,16 @@ class _Merged:
         return None
 
 
-class NegToMe(io.ComfyNode):
+class NegToMe(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidekitNegToMe",
             display_name="Negative Token Merging (NegToMe)",
             category="guidekit/attention",
-            description="Makes the pictures of a batch differ from each other, or from a picture you give: in the "
+            description="Makes the images of a batch differ from each other, or from an image you give: in the "
             "first steps every token is pushed away from the token of the reference that it is most like. For models "
-            "that draw the same picture whatever the seed.",
+            "that draw the same image whatever the seed.",
             search_aliases=[
                 "NegToMe",
                 "negative token merging",
@@ -140,7 +145,7 @@ class NegToMe(io.ComfyNode):
                     "reference",
                     options=[*REFERENCES, GIVEN],
                     default=REFERENCES[0],
-                    tooltip="What to keep away from: the batch's first picture, the one before, all others, or the "
+                    tooltip="What to keep away from: the batch's first image, the one before, all others, or the "
                     "latent connected below.",
                 ),
                 io.Float.Input(
@@ -199,7 +204,7 @@ class NegToMe(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="For reference latent: an encoded picture. It goes through the model beside the others: in "
+                    tooltip="For reference latent: an encoded image. It goes through the model beside the others: in "
                     "the steps in which this node acts, each prediction costs two.",
                 ),
                 io.Mask.Input(
@@ -210,10 +215,6 @@ class NegToMe(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model with NegToMe."), report_output()],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked
@@ -255,9 +256,18 @@ class NegToMe(io.ComfyNode):
         positive_only, rider = apply_to == APPLY_TO[1], None
         if reference == GIVEN:
             samples = fit_latent(model, latent["samples"], "latent")
-            rider = ReferenceRow(samples[:1], reference_noise, when, not positive_only)
+            rider = ReferenceRow(_Merged.label, samples[:1], reference_noise, when, not positive_only)
             add_reference_row(model, rider)
-        fine_only = not blocks.strip() and family_of(model).name == "UNet"
-        settings = (reference, alpha, threshold, matching, mask, positive_only, fine_only, when, rider)
-        change_attention_output(model, chosen, _Merged(*settings))
+        merged = _Merged(
+            reference=reference,
+            alpha=alpha,
+            threshold=threshold,
+            matching=matching,
+            mask=mask,
+            positive_only=positive_only,
+            fine_only=not blocks.strip() and family_of(model).name == "UNet",
+            steps=when,
+            rider=rider,
+        )
+        change_attention_output(model, chosen, merged)
         return with_report(model, report=report)

@@ -11,7 +11,7 @@ from .host.attention.calls import SelfAttention
 from .host.attention.self_attention import replace_self_attention
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings
-from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs, rescale_input, scale_input
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run.outputs import report_output, with_report
@@ -25,7 +25,7 @@ class _Identity:
     idle_reason = "another node has replaced the self-attention of its blocks."
 
     def __call__(self, a: SelfAttention) -> Tensor:
-        if a.afterwards is not None:  # in a UNet, where image tokens are all there is
+        if a.afterwards is not None:  # in a UNet, whose self-attention has image tokens only
             return a.afterwards(a.v)
         own = identity_attention(a.q, a.k, a.v, a.image, a.scale, a.mask)
         if own.shape == a.v.shape:
@@ -35,7 +35,7 @@ class _Identity:
         return torch.cat([before, own, after], 2)
 
 
-class PAG(io.ComfyNode):
+class PAG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -66,10 +66,6 @@ class PAG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(cls, model, scale, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, scale=scale, blocks=blocks)
@@ -78,7 +74,7 @@ class PAG(io.ComfyNode):
         model, report = model.clone(), ""
         if scale != 0:
             report = tell_settings(cls, told)
-            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
-            branch = add_weak_branch(model, _Identity.label, *settings)
+            when, where = Range(start_percent, end_percent), Always(frozenset(chosen))
+            branch = add_weak_branch(model, _Identity.label, scale=scale, rescale=rescale, range=when, blocks=where)
             replace_self_attention(model, chosen, _Identity(), branch)
         return with_report(model, report=report)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .host.inputs import check_prompt_for, checked
 from .host.inputs.settings import tell_settings, unused
-from .host.inputs.shared import range_inputs, validate_range
+from .host.inputs.shared import RangedNode, range_inputs
 from .host.models.model_for_prompt import mix_in, predict_negative_by
 from .host.models.second_model import with_lora_strength
 from .host.run.outputs import report_output, with_report
@@ -16,7 +16,7 @@ LABEL = "Preference CFG"
 NEGATIVE, MIXTURE = "negative (NPO)", "mixture (SINE)"
 
 
-class PreferenceCFG(io.ComfyNode):
+class PreferenceCFG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -69,7 +69,7 @@ class PreferenceCFG(io.ComfyNode):
                 io.Model.Input(
                     "other_model",
                     optional=True,
-                    tooltip="Tuned to what is disliked, or to one picture (SINE); of the same family. Where it is the "
+                    tooltip="Tuned to what is disliked, or to one image (SINE); of the same family. Where it is the "
                     "same model with other LoRAs, both share one network call.",
                 ),
                 io.Conditioning.Input(
@@ -82,10 +82,6 @@ class PreferenceCFG(io.ComfyNode):
             outputs=[io.Model.Output(tooltip="The model, guided by both."), report_output()],
             not_idempotent=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
 
     @classmethod
     @checked

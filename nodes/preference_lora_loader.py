@@ -16,7 +16,7 @@ from .host.run.ranges import Range
 from .host.weights.read import read_tuned
 
 LABEL = "Preference LoRA Loader"
-_LONGEST = 500  # characters of a sentence about a file, which quotes what the file says of itself
+_LONGEST = 500  # characters of a message, which may quote what the file says about itself
 BOTH, POSITIVE, NEGATIVE = "both", "positive only", "negative only"
 _DEMO = {f"demo: {say}": say for say in TASTES}
 
@@ -91,7 +91,7 @@ class PreferenceLoraLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file=None, **_) -> float | None:
-        """A file that was written anew is another input."""
+        """Changes when the file is written again."""
         return tuned_files.modified(file) if file is not None and file not in _DEMO else None
 
     @classmethod
@@ -101,17 +101,19 @@ class PreferenceLoraLoader(io.ComfyNode):
         if strength == 0:
             return with_report(model.clone(), report=tell(LABEL, f"{path.name}: strength 0, nothing is applied."))
         found = read_tuned(model, path, rank)
-        report = found.report
+        sentences = found.report
         if not -1 <= strength <= 2:
-            report.append(f"A strength of {strength:g} is far from what was trained (1).")
+            sentences.append(f"A strength of {strength:g} is far from what was trained (1).")
         changed = model.clone()
         changed.add_patches(found.patches, strength)
         if apply_to != BOTH:
             result, other = (changed, model) if apply_to == POSITIVE else (model.clone(), changed)
             how = predict_negative_by(result, other, f"{LABEL} ({apply_to})", Range())
-            report.append(f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}.")
+            sentences.append(
+                f"For the {apply_to}: where a negative is evaluated (not at cfg 1), it is predicted {how}."
+            )
             changed = result
-        report = tell(LABEL, "\n".join(cut(plain(sentence), _LONGEST) for sentence in report))
+        report = tell(LABEL, "\n".join(cut(plain(sentence), _LONGEST) for sentence in sentences))
         return with_report(changed, report=report)
 
 

@@ -108,9 +108,31 @@ TABLE = (
     Row("NegToMe", "Flux", "threshold", 0.65, CODE),
     Row("NegToMe", ANY, "alpha", 0.9, f"{CODE}, for SDXL and Flux"),
     Row("NegToMe", ANY, "threshold", 0.65, f"{CODE}, for Flux"),
+    # StyleAligned (2312.02133): the notebooks for the images of a batch. For a given image they share log 2.
+    Row("StyleAligned", "SD1.5", "share", 0.0, CODE),
+    Row("StyleAligned", "SDXL", "share", 0.0, CODE),
+    Row("StyleAligned", ANY, "share", 0.0, f"{CODE}, for SD1.5 and SDXL"),
     # Guidance in a limited interval (2404.07724), for SDXL with cfg 16.
     Row("GuidanceInterval", "SDXL", "limits", "SDXL", PAPER),
     Row("GuidanceInterval", ANY, "limits", "SDXL", f"{PAPER}, for SDXL, as ratios of noise to signal"),
+    # CFG-Zero* (2503.18886): the paper's share of the steps; of Wan's 50 the authors' code has 2, from an image 1.
+    Row("CFGZeroStar", "Wan I2V", "zero_init", 0.02, f"{CODE}: 1 of 50 steps"),
+    Row("CFGZeroStar", ANY, "zero_init", 0.04, PAPER),
+    # Frequency-Decoupled Guidance (2506.19713): 10 for the fine band and 5, the sampler's cfg, for the rest.
+    Row("FrequencyGuidance", "SDXL", "high", 2.0, f"{PAPER} with cfg 5"),
+    Row("FrequencyGuidance", ANY, "high", 2.0, f"{PAPER}, for SDXL with cfg 5"),
+    # FreCaS (2410.18410), for two stages; the authors' numbers for more are on the node's page.
+    Row("FreCaSPlan", "SDXL", "steps", "40, 10", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SDXL", "ends", "0.2", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SDXL", "gamma", 1.5, f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SD2", "steps", "40, 10", f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD2", "ends", "0.1", f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD2", "gamma", 3.0, f"{CODE}, 512 to 1024"),
+    Row("FreCaSPlan", "SD3", "steps", "20, 8", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", "SD3", "ends", "0.05", f"{CODE}, 1024 to 2048"),
+    Row("FreCaSPlan", ANY, "steps", "40, 10", f"{CODE}, for SDXL"),
+    Row("FreCaSPlan", ANY, "ends", "0.2", f"{CODE}, for SDXL"),
+    Row("FreCaSPlan", ANY, "gamma", 1.5, f"{CODE}, for SDXL"),
     # CFG++ (2406.08070), in the place of CFG 7.5 at 50 steps.
     Row("CFGPP", "SD1.5", "guidance_lambda", 0.6, PAPER),
     Row("CFGPP", "SDXL", "guidance_lambda", 0.6, PAPER),
@@ -124,8 +146,8 @@ TABLE = (
 
 
 def preset_input() -> io.Combo.Input:
-    """Of a node with rows in the table; always its last widget, so that older workflows find theirs. A client that
-    leaves it out gets what it sends: `preset=TYPED` in `execute`."""
+    """The widget of nodes with rows in the table; always the last one, so that older workflows keep theirs. A client
+    that leaves it out gets the values it sends: `preset=TYPED` in `execute`."""
     return io.Combo.Input(
         "preset",
         options=[AUTO, TYPED],
@@ -137,7 +159,7 @@ def preset_input() -> io.Combo.Input:
 
 
 def resolve(node: type[io.ComfyNode], model: ModelPatcher, preset: str, **values: Any) -> tuple[dict[str, Any], str]:
-    """`values` as they are to be used, in their order, and a sentence that tells what was taken from the table; "" if
+    """`values` to be used, in their order, and a sentence that says what was taken from the table; "" if
     nothing was."""
     if preset != AUTO:
         return values, ""
@@ -168,7 +190,7 @@ def _told(kinds: tuple[str, ...], rows: dict[str, Row], kept: dict[str, Any]) ->
 
 
 def shown(name: str, value: Any) -> str:
-    """An input and its value, as they are told."""
+    """An input and its value, as shown to the user."""
     if value == "":
         return f"{name} as usual"
     return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"

@@ -1,4 +1,4 @@
-"""What the pack's nodes had to say of a run, as text."""
+"""What the pack's nodes reported about a run, as text."""
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context

@@ -27,7 +27,7 @@ def sample_cfgpp_dpmpp_2s_ancestral(model, x: Tensor, sigmas: Tensor, **options)
     return _sample(cfgpp.dpmpp_2s_ancestral, _independent_noise, model, x, sigmas, **options)
 
 
-# By name: the function, and whether it adds noise.
+# name -> the function, and whether it adds noise
 SAMPLERS = {
     "euler": (sample_cfgpp_euler, False),
     "euler ancestral": (sample_cfgpp_euler, True),
@@ -64,7 +64,7 @@ def _sample(
     model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
     if eta > 0:
         unit = noise_sampler(x, sigmas, extra_args.get("seed"))
-        size = s_noise * getattr(model_sampling, "noise_scale", 1.0)  # some flows have noise of another size
+        size = s_noise * getattr(model_sampling, "noise_scale", 1.0)  # some flow models scale their noise
     else:
         unit = size = None
 
@@ -83,7 +83,7 @@ class SamplerCFGPP(io.ComfyNode):
             display_name="CFG++ Sampler",
             category="guidekit/sampling",
             description="Samplers in CFG++ form, right for eps, v and flow models: guidance acts on the denoised "
-            "picture only, the noise is put back without it. Lambda is set here; the cfg of the guider is not used.",
+            "image only, the noise is put back without it. Lambda is set here; the cfg of the guider is not used.",
             search_aliases=["CFG++", "cfg_pp", "cfgpp", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "manifold constrained"],
             inputs=[
                 io.Combo.Input(

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .host.files import folders as files
 from .host.inputs import checked
-from .host.inversion.latent_state import carried
+from .host.inversion.latent_state import InversionState, carried
 
 
 class SaveInversion(io.ComfyNode):
@@ -32,4 +32,4 @@ class SaveInversion(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, inverted, name) -> io.NodeOutput:
-        return io.NodeOutput(files.INVERSIONS.save(name, *carried(inverted).to_file()))
+        return io.NodeOutput(files.INVERSIONS.save(name, *carried(inverted, InversionState).to_file()))

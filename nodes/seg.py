@@ -10,7 +10,7 @@ from ..samplers.attention.seg import blur_queries
 from .host.attention.queries import change_queries
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings
-from .host.inputs.shared import blocks_input, range_inputs, rescale_input, scale_input, validate_range
+from .host.inputs.shared import RangedNode, blocks_input, range_inputs, rescale_input, scale_input
 from .host.network.block_selection import choose_blocks, usually_perturbed
 from .host.predictions.weak_branch import Always, add_weak_branch
 from .host.run.outputs import report_output, with_report
@@ -29,7 +29,7 @@ class _Blurred:
         return blur_queries(queries, grid, self.sigma)
 
 
-class SEG(io.ComfyNode):
+class SEG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -37,7 +37,7 @@ class SEG(io.ComfyNode):
             display_name="Smoothed Energy Guidance (SEG)",
             category="guidekit/guidance",
             description="Like PAG with a dial: guides away from a prediction whose attention queries were blurred over "
-            "the picture. Costs the part of a network evaluation from that block on.",
+            "the image. Costs the part of a network evaluation from that block on.",
             search_aliases=[
                 "SEG",
                 "smoothed energy",
@@ -58,7 +58,7 @@ class SEG(io.ComfyNode):
                     step=0.5,
                     round=0.01,
                     tooltip="Standard deviation of the blur, in tokens of the block: larger is a weaker prediction and "
-                    "so a stronger effect. -1 is without end: every query becomes the mean of its picture. 0 is off.",
+                    "so a stronger effect. -1 is without end: every query becomes the mean of its image. 0 is off.",
                 ),
                 blocks_input(),
                 rescale_input(),
@@ -70,10 +70,6 @@ class SEG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(cls, model, scale, blur, blocks, rescale, start_percent, end_percent, preset=TYPED) -> io.NodeOutput:
         taken, told = resolve(cls, model, preset, scale=scale, blur=blur, blocks=blocks)
@@ -82,8 +78,8 @@ class SEG(io.ComfyNode):
         model, report = model.clone(), ""
         if scale != 0 and blur != 0:
             report = tell_settings(cls, told)
-            settings = (scale, rescale, Range(start_percent, end_percent), Always(frozenset(chosen)))
-            branch = add_weak_branch(model, _Blurred.label, *settings)
+            when, where = Range(start_percent, end_percent), Always(frozenset(chosen))
+            branch = add_weak_branch(model, _Blurred.label, scale=scale, rescale=rescale, range=when, blocks=where)
             sigma = math.inf if blur < 0 else blur
             change_queries(model, chosen, _Blurred(sigma), branch)
         return with_report(model, report=report)

@@ -8,12 +8,12 @@ from comfy_api.latest import io
 from .host.inputs import checked
 from .host.inputs.settings import tell_settings, unused
 from .host.inputs.shared import (
+    RangedNode,
     blocks_input,
     random_seed_input,
     range_inputs,
     rescale_input,
     scale_input,
-    validate_range,
 )
 from .host.network.block_selection import choose_blocks, usually_skipped
 from .host.network.blocks import skip_blocks, skippable_blocks
@@ -29,7 +29,7 @@ LABEL = "Skip-Layer Guidance (SLG)"
 
 @dataclass(frozen=True)
 class _SomeOf:
-    """`count` of the blocks, others at every noise level; the same in every evaluation of a step and in every run."""
+    """`count` random blocks, drawn anew at every noise level, the same in all evaluations of a step and in all runs."""
 
     blocks: tuple[Block, ...]
     count: int
@@ -41,7 +41,7 @@ class _SomeOf:
         return frozenset(self.blocks[i] for i in chosen.tolist())
 
 
-class SLG(io.ComfyNode):
+class SLG(RangedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -75,18 +75,14 @@ class SLG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
-        return validate_range(start_percent, end_percent)
-
-    @classmethod
     @checked
     def execute(
         cls, model, scale, blocks, random_blocks, random_seed, rescale, start_percent, end_percent, preset=TYPED
     ) -> io.NodeOutput:
         inputs = {"scale": scale}
-        if not random_blocks:  # which are of all blocks, if none are named
+        if not random_blocks:  # drawn from all blocks if none are named
             inputs["blocks"] = blocks
-        if (start_percent, end_percent) == (0, 1):  # one without the other may not be a range
+        if (start_percent, end_percent) == (0, 1):  # one of them alone need not make a valid range
             inputs |= {"start_percent": start_percent, "end_percent": end_percent}
         taken, told = resolve(cls, model, preset, **inputs)
         scale, blocks = taken["scale"], taken.get("blocks", blocks)
@@ -104,6 +100,6 @@ class SLG(io.ComfyNode):
             ignored = "" if random_blocks else unused(cls, "without random_blocks", random_seed=random_seed)
             report = tell_settings(cls, told, ignored)
             which = _SomeOf(tuple(chosen), random_blocks, random_seed) if random_blocks else Always(frozenset(chosen))
-            branch = add_weak_branch(model, LABEL, scale, rescale, limits, which)
+            branch = add_weak_branch(model, LABEL, scale=scale, rescale=rescale, range=limits, blocks=which)
             skip_blocks(model, branch, which)
         return with_report(model, report=report)

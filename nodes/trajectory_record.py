@@ -16,8 +16,8 @@ class TrajectoryRecord(io.ComfyNode):
             node_id="GuidekitTrajectoryRecord",
             display_name="Trajectory Record",
             category="guidekit/inversion",
-            description="From a picture to noise by DDIM inversion, with every step kept: Trajectory Replay samples "
-            "beside the picture itself, so that nodes like NegToMe can take from it.",
+            description="From an image to noise by DDIM inversion, with every step kept: Trajectory Replay samples "
+            "beside the image itself, so that nodes like NegToMe can take from it.",
             search_aliases=[
                 "Direct Inversion",
                 "PnP Inversion",
@@ -25,20 +25,20 @@ class TrajectoryRecord(io.ComfyNode):
                 "unsampler",
                 "invert",
                 "feature injection",
-                "edit a picture",
+                "edit an image",
                 "edit photo",
                 "unsample",
             ],
             inputs=[
                 io.Guider.Input(
-                    "guider", tooltip="With the prompt that describes the picture. The paper inverts at cfg 1."
+                    "guider", tooltip="With the prompt that describes the image. The paper inverts at cfg 1."
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip="The schedule of the later sampling, falling, as from BasicScheduler. Its denoise says how "
-                    "deep to go: below 1 keeps more of the picture.",
+                    "deep to go: below 1 keeps more of the image.",
                 ),
-                io.Latent.Input("latent", tooltip="One picture, from VAE Encode."),
+                io.Latent.Input("latent", tooltip="One image, from VAE Encode."),
             ],
             outputs=[
                 io.Latent.Output(
@@ -55,7 +55,7 @@ class TrajectoryRecord(io.ComfyNode):
         check_unmasked(latent)
         samples = fit_latent(model, latent["samples"], "latent")
         if len(samples) != 1:
-            raise ValueError(f"The latent has {len(samples)} pictures. Give one (Latent From Batch).")
+            raise ValueError(f"The latent has {len(samples)} images. Give one (Latent From Batch).")
         check_falling(sigmas.tolist())
         raw = model.model.process_latent_in(samples.float())
         latents = sample_schedule(guider, Recorder(raw), sigmas, samples)

@@ -15,27 +15,27 @@ class TrajectoryReplay(io.ComfyNode):
             node_id="GuidekitTrajectoryReplay",
             display_name="Trajectory Replay",
             category="guidekit/inversion",
-            description="Samples from the noise of Trajectory Record, in a batch whose first picture is the recorded "
-            "one at every step. Nodes that let the pictures of a batch see each other make the result keep what they "
+            description="Samples from the noise of Trajectory Record, in a batch whose first image is the recorded "
+            "one at every step. Nodes that let the images of a batch see each other make the result keep what they "
             "take from it; without one this is plain DDIM editing.",
-            search_aliases=["Direct Inversion", "PnP Inversion", "DDIM", "feature injection", "edit a picture"],
+            search_aliases=["Direct Inversion", "PnP Inversion", "DDIM", "feature injection", "edit an image"],
             inputs=[
                 io.Guider.Input(
                     "guider",
-                    tooltip="With the prompt of the edited picture, and a node that takes from the batch's first "
-                    "picture, such as NegToMe with a negative alpha.",
+                    tooltip="With the prompt of the edited image, and a node that takes from the batch's first "
+                    "image, such as NegToMe with a negative alpha.",
                 ),
                 io.Latent.Input("trajectory", tooltip="From Trajectory Record."),
                 io.Conditioning.Input(
                     "source_prompt",
                     optional=True,
-                    tooltip="The prompt of the recording, for the recorded picture; without it the guider's prompt is "
+                    tooltip="The prompt of the recording, for the recorded image; without it the guider's prompt is "
                     "for both.",
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="edited", tooltip="The picture, for VAE Decode."),
-                io.Latent.Output(display_name="source", tooltip="The batch's first picture: the recorded one."),
+                io.Latent.Output(display_name="edited", tooltip="The image, for VAE Decode."),
+                io.Latent.Output(display_name="source", tooltip="The batch's first image: the recorded one."),
             ],
         )
 
@@ -47,7 +47,7 @@ class TrajectoryReplay(io.ComfyNode):
         if source_prompt is not None:
             check_prompt_for(model, source_prompt, "source_prompt")
             guider = with_first_prompt(guider, source_prompt)
-        picture = state.picture.repeat(2, *[1] * (state.picture.dim() - 1))
-        batch = sample_schedule(guider, Replayer(state.latents), state.sigmas, picture)
+        image = state.image.repeat(2, *[1] * (state.image.dim() - 1))
+        batch = sample_schedule(guider, Replayer(state.latents), state.sigmas, image)
         batch = model.model.process_latent_out(batch)
         return io.NodeOutput({"samples": batch[1:]}, {"samples": batch[:1]})

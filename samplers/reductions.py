@@ -1,7 +1,7 @@
 """Per-sample reductions over all dimensions but the first, for latents of any rank.
 
-Nothing here mixes the samples of a batch. Sums run in `dtype` (float32 unless said otherwise), whatever the input's
-precision; results are [B, 1, ..., 1] in `dtype`, ready to broadcast against the input.
+Nothing here mixes the samples of a batch. Sums are in `dtype` (float32 by default) for any precision of the inputs
+[B, ...]; results are [B, 1, ..., 1] in `dtype`, which broadcast against the input.
 """
 
 import torch
@@ -25,12 +25,12 @@ def norm(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def rms(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Root mean square of each sample: the L2 norm without its growth with resolution."""
+    """Root mean square of each sample: the L2 norm, made independent of the resolution."""
     return norm(a, dtype) / (a[0].numel() ** 0.5)
 
 
 def std(a: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard deviation within each sample (divided by n)."""
+    """Standard deviation within each sample (of the population: divided by n)."""
     return a.to(dtype).std(dim=tuple(range(1, a.ndim)), correction=0, keepdim=True)
 
 

@@ -1,14 +1,14 @@
-"""From the processor to a device, without waiting for what the device has been asked to do before."""
+"""Copies from the CPU to a device, without waiting for work that is queued on the device."""
 
 import torch
 from torch import Tensor
 
 
 def sent(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`tensor` on `device`, where it is in `dtype`.
+    """`tensor` on `device`, converted to `dtype` there; None keeps its dtype.
 
-    Out of ordinary memory CUDA copies only once all that was queued before is done, so that the processor falls behind;
-    out of pinned memory the copy is queued like everything else."""
+    From pageable memory CUDA copies only after all queued work is done, so that the CPU has to wait; from pinned memory
+    the copy is queued like any other work."""
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device, dtype)
     return tensor.pin_memory().to(device, non_blocking=True).to(dtype or tensor.dtype)

@@ -1,20 +1,24 @@
-"""JSON that strangers wrote: plain, each name given once, numbers that fit into a float."""
+"""Untrusted JSON: standard, with unique names and numbers that fit into a float."""
 
 import json
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def read_json(text: str | bytes) -> Any:
-    """Raises ValueError for anything else; nesting beyond Python's recursion limit, and NaN, included."""
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, names something twice, holds NaN or Infinity, or is nested too deeply.
+    """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite one; integers that are too large for a float are none."""
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether `value` is a number that is finite as a float; not for bool."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 

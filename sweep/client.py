@@ -2,7 +2,7 @@
 
     client = Client("http://127.0.0.1:8188")
     outputs = client.run(prompt)                      # a workflow in API format
-    picture = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
+    image = client.view(outputs["9"]["images"][0])  # the bytes of a PNG
 
 A prompt that fails is an exception with its node and sentence.
 """
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .errors import PromptError, ServerError
 from .link import Event, File, Link, Lost, Refused, new_session, valid_url
-from .outcome import outcome, reports
+from .outcome import Told, hear, outcome
 from .workflow import Prompt
 
 Step = Callable[[int, int, str], None]  # steps done, steps in all, node id
@@ -72,7 +72,7 @@ class Client:
 
     async def _run(self, link: Link, prompt: Prompt, on_step: Step | None, limit: float) -> dict[str, Any]:
         prompt_id = str(uuid.uuid4())
-        told: dict[str, str] = {}
+        told: Told = {}
         try:
             async with link.events() as events:
                 await link.submit(prompt, prompt_id)
@@ -88,17 +88,17 @@ class Client:
             await link.cancel([prompt_id])
             raise
         found = outcome(await link.history(prompt_id) or {})
-        self.told = dict(reports(found.outputs, told))
+        self.told = {node_id: "\n".join(texts) for node_id, texts in told.items()}
         if found.error is not None:
             raise PromptError(f"node {found.node_id} ({found.node_class}): {found.error}")
         return found.outputs
 
 
-async def _end(events: AsyncIterator[Event], prompt_id: str, told: dict[str, str], on_step: Step | None) -> None:
+async def _end(events: AsyncIterator[Event], prompt_id: str, told: Told, on_step: Step | None) -> None:
     """Waits for the end of a prompt."""
     async for event in events:
         if event.kind == "told":
-            told[event.node_id] = event.text
+            hear(told, event.node_id, event.text)
         elif event.prompt_id == prompt_id:
             if event.kind == "ended":
                 return

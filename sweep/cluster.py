@@ -29,7 +29,7 @@ from .comfyui import ComfyUI
 from .errors import ServerError, StoppedError, SweepError
 from .journal import MOST_DEATHS, Journal, Task
 from .link import File, Link, Lost, Refused, new_session
-from .outcome import Outcome, outcome
+from .outcome import Outcome, Told, hear, outcome
 from .plan import Plan
 from .progress import OnProgress, Pace, duration
 from .station import QUICK
@@ -54,7 +54,7 @@ class Done:
 
     outcome: Outcome
     files: dict[File, bytes] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    told: Told = field(default_factory=dict)
 
 
 class Owner(WorkerPlugin):
@@ -76,7 +76,7 @@ class Owner(WorkerPlugin):
         self._starting = asyncio.Lock()
         self._room = asyncio.Semaphore(_THREADS)
         self._ends: dict[str, asyncio.Future[None]] = {}
-        self._told: dict[str, dict[str, str]] = {}
+        self._told: dict[str, Told] = {}
         self._current: str | None = None  # the prompt of ours that runs
         self._suspect: str | None = None  # the one that ran when the connection was lost
         self._taken_back = 0  # how often
@@ -191,7 +191,7 @@ class Owner(WorkerPlugin):
                 async for event in events:
                     if event.kind == "told":
                         if self._current:
-                            self._told.setdefault(self._current, {})[event.node_id] = event.text
+                            hear(self._told.setdefault(self._current, {}), event.node_id, event.text)
                     elif event.prompt_id in self._ends:
                         self._current = None if event.kind == "ended" else event.prompt_id
                         if event.kind == "ended" and not self._ends[event.prompt_id].done():
@@ -433,7 +433,7 @@ def local_workers(address: str) -> int:
 
 
 def _gpus() -> int:
-    """Of this machine, by the driver's own tool; importing torch would take seconds."""
+    """Number of GPUs of this machine, from the driver's own tool: importing torch would take seconds."""
     with suppress(OSError, subprocess.SubprocessError):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
         return listed.count("GPU ")

@@ -11,7 +11,7 @@ from . import names
 from .errors import StoppedError
 from .journal import Journal, Task
 from .link import File
-from .outcome import Outcome, reports
+from .outcome import Outcome, Told, reports
 from .text import plain, quoted
 from .workflow import Prompt, title
 
@@ -20,11 +20,11 @@ PART = ".part"  # ends the names of files that are not whole
 Save = Callable[[File, Path], Awaitable[None]]
 
 
-async def collect(
-    journal: Journal, task: Task, prompt: Prompt, outcome: Outcome, told: dict[str, str], save: Save
-) -> None:
+async def collect(journal: Journal, task: Task, prompt: Prompt, outcome: Outcome, told: Told, save: Save) -> None:
     """Bring in what `outcome` names and write the job down as done. `save(file, path)` gets a file from the server."""
     folder = journal.folder / FILES
+    # What a node reported is an output of it too, but not a result of the job.
+    shown = [(node_id, text) for node_id, text in outcome.texts if text not in told.get(node_id, ())]
     count: Counter[str] = Counter()
     files = []
     try:
@@ -38,7 +38,7 @@ async def collect(
             await save(file, part)
             os.replace(part, folder / name)
             files.append((f"{FILES}/{name}", of))
-        for node_id, text in outcome.texts:
+        for node_id, text in shown:
             of = names.safe(title(prompt, node_id)) or "text"
             count[of] += 1
             name = names.file_name(task.number, task.settings, of, count[of], "txt")
@@ -46,6 +46,6 @@ async def collect(
             files.append((f"{FILES}/{name}", of))
     except OSError as error:
         raise StoppedError(f"{quoted(str(folder))} cannot be written: {plain(error.strerror or str(error))}.") from None
-    texts = [(title(prompt, node_id), text) for node_id, text in outcome.texts]
-    reported = [(title(prompt, node_id), text) for node_id, text in reports(outcome.outputs, told)]
+    texts = [(title(prompt, node_id), text) for node_id, text in shown]
+    reported = [(title(prompt, node_id), text) for node_id, text in reports(told)]
     journal.done(task, outcome.seconds, files, texts, reported)

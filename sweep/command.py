@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=setting,
-        help="as --set, and an axis of a grid picture: columns, rows",
+        help="as --set, and an axis of a grid image: columns, rows",
     )
     options.add_argument(
         "--servers", default=DEFAULT_SERVER, metavar="URL,URL", help="running ComfyUIs (default: %(default)s)"

@@ -1,6 +1,6 @@
-"""Grid pictures: the pictures of a sweep over two settings (an XY plot), with labelled axes.
+"""Grid images: the images of a sweep over two settings (an XY plot), with labelled axes.
 
-One for every picture that a job saves and every combination of the other settings. With one axis, the rows are what the
+One for every image that a job saves and every combination of the other settings. With one axis, the rows are what the
 other settings say.
 """
 
@@ -19,7 +19,7 @@ from .page import PICTURES
 from .text import cut, plain
 
 FOLDER = "grids"
-_TILE = 512  # pixels, at most, of one picture's longer side
+_TILE = 512  # pixels, at most, of one image's longer side
 _SMALL = 128  # smaller ones are enlarged
 _LARGEST = 12_000  # pixels of a grid's longer side
 _ROWS = 32  # in one grid; more go to the next
@@ -48,10 +48,10 @@ def write(folder: Path, axes: tuple[str, ...], rows: Iterable[Row]) -> list[Path
     (folder / FOLDER).mkdir(exist_ok=True)
     for (of, rest), grid in grids.items():
         for page, part in enumerate(_pages(grid), 1):
-            if picture := _drawn(folder, part, axes, rest):
+            if image := _drawn(folder, part, axes, rest):
                 many = f"_{page}" if len(grid.rows) > _ROWS else ""
                 path = folder / FOLDER / f"{'_'.join(filter(None, (of, safe(label(dict(rest)), 120))))}{many}.png"
-                picture.save(path)
+                image.save(path)
                 written.append(path)
     return written
 
@@ -88,7 +88,7 @@ def _pages(grid: _Grid) -> Iterator[_Grid]:
 
 
 def _drawn(folder: Path, grid: _Grid, axes: tuple[str, ...], rest: Keys) -> Image.Image | None:
-    most = max(len(grid.files.get((c, r), ())) for c in grid.columns for r in grid.rows)  # pictures of one job
+    most = max(len(grid.files.get((c, r), ())) for c in grid.columns for r in grid.rows)  # images of one job
     first = next((f for r in grid.rows for c in grid.columns for f in grid.files.get((c, r), ())), None)
     size = _size(folder, first)
     if size is None:
@@ -137,16 +137,16 @@ def _shown(name: str, short: dict[str, str]) -> str:
 
 def _size(folder: Path, name: str | None) -> tuple[int, int] | None:
     try:
-        with Image.open(folder / (name or "")) as picture:
-            return picture.size
+        with Image.open(folder / (name or "")) as image:
+            return image.size
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
 
 
 def _paste(sheet: Image.Image, path: Path, at: tuple[int, int], width: int, height: int) -> None:
     try:
-        with Image.open(path) as picture:
-            tile = picture.convert("RGB")
+        with Image.open(path) as image:
+            tile = image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return  # the place stays white: somebody has taken the file away
     enlarged = tile.width < width

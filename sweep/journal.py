@@ -80,7 +80,7 @@ class Row:
 
 
 class Journal:
-    """Of one output folder, held by one process at a time, as a context manager."""
+    """The journal of one output folder, held by one process at a time, as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -278,7 +278,7 @@ class Journal:
         return self.counts[QUEUED] == self.counts[RUNNING] == 0
 
     def names(self) -> list[str]:
-        """Of all settings in the folder, in the order in which they came."""
+        """Names of all settings in the folder, in the order in which they first appeared."""
         found: dict[str, None] = {}
         for (settings,) in self._base.execute("select distinct settings from jobs order by number"):
             found |= dict.fromkeys(json.loads(settings))

@@ -47,7 +47,7 @@ class Refused(Exception):  # noqa: N818  one job's end, not the program's
 
 @dataclass(frozen=True)
 class Event:
-    """Of a prompt: it "started", its "node" runs, did `done` of `total` steps, "told" a `text`, or the prompt
+    """Event of a prompt: it "started", its "node" runs, did `done` of `total` steps, "told" a `text`, or the prompt
     "ended"."""
 
     kind: str
@@ -253,7 +253,7 @@ def _events(text: str) -> list[Event]:
 
 def _told(message: bytes) -> Event | None:
     """The text that a node of another pack shows under itself, if the message is one (the host's server.py,
-    send_progress_text); others are preview pictures. It does not say of which prompt."""
+    send_progress_text); others are preview images. It does not say of which prompt."""
     if len(message) < 8:
         return None
     kind, length = struct.unpack(">II", message[:8])

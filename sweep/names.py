@@ -26,7 +26,7 @@ def safe(text: str, length: int = _SETTING) -> str:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Of settings: the input alone where no other setting has an input of this name."""
+    """Short names of settings: the input alone where no other setting has an input of this name."""
     inputs = [name.rpartition(".")[2] for name in names]
     return {name: part if inputs.count(part) == 1 else name for name, part in zip(names, inputs)}
 
@@ -43,7 +43,7 @@ def value_text(value: Any) -> str:
 
 
 def stem(filename: str) -> str:
-    """What a workflow calls a picture: the server's name for the file, without its counter, which differs from call to
+    """What a workflow calls an image: the server's name for the file, without its counter, which differs from call to
     call."""
     base = filename.replace("\\", "/").rpartition("/")[2]
     base = base.rpartition(".")[0] or base

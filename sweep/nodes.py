@@ -23,7 +23,7 @@ class Target:
 
 
 def find(name: str, prompt: Prompt, info: Mapping[str, Any]) -> Target:
-    """Of several nodes with the same title or class, all whose input has a value in the workflow. Titles and inputs may
+    """The input(s) that `name` stands for. Several nodes may have the title or class: all whose input is set. Both may
     hold dots: the longest node name counts."""
     parts = name.split(".")
     if len(parts) < 2 or not all(parts[i] for i in (0, -1)):

@@ -38,9 +38,22 @@ def outcome(entry: Mapping[str, Any]) -> Outcome:
     return Outcome(outputs, error=sentence, node_id=data.get("node_id"), node_class=data.get("node_type"))
 
 
-def reports(outputs: Mapping[str, Any], told: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What nodes reported of a run, (node id, text): `told` is what came over the websocket while it ran."""
-    return [(node_id, text) for node_id, text in told.items()]
+Told = dict[str, list[str]]  # what nodes reported, by node id
+
+
+def hear(told: Told, node_id: str, text: str) -> None:
+    """Adds a report that came over the websocket. A node that has more to report repeats the beginning; one that
+    reports both when it executes and when it is sampled does so in two texts."""
+    texts = told.setdefault(node_id, [])
+    if texts and text.startswith(texts[-1]):
+        texts[-1] = text
+    elif text not in texts:
+        texts.append(text)
+
+
+def reports(told: Told) -> list[tuple[str, str]]:
+    """What nodes reported of a run, (node id, text)."""
+    return [(node_id, text) for node_id, texts in told.items() for text in texts]
 
 
 def _seconds(messages: Mapping[str, Any]) -> float | None:
@@ -51,7 +64,7 @@ def _seconds(messages: Mapping[str, Any]) -> float | None:
 
 
 def _files(outputs: Mapping[str, Any]) -> list[File]:
-    """Pictures, latents, videos, sounds and whatever else is a file; not what came from the input folder."""
+    """Images, latents, videos, sounds and whatever else is a file; not what came from the input folder."""
     found = []
     for node_id, output in outputs.items():
         for entries in output.values() if isinstance(output, dict) else ():

@@ -86,7 +86,7 @@ function card(row) {
     const ending = name.split(".").pop().toLowerCase();
     const link = element("a", null, made);
     link.href = href;
-    if (kinds.pictures.includes(ending)) {
+    if (kinds.images.includes(ending)) {
       const image = element("img", null, link);
       image.loading = "lazy"; image.src = href; image.alt = name;
     } else if (kinds.videos.includes(ending) || kinds.sounds.includes(ending)) {
@@ -124,7 +124,7 @@ def write(path: Path, heading: str, names: list[str], rows: Iterable[Row]) -> No
     """`names`: of the settings."""
     policy = f"default-src 'none'; img-src 'self' file:; media-src 'self' file:; style-src {_hash(STYLE)}; "
     policy += f"script-src {_hash(SCRIPT)}"
-    kinds = {"pictures": PICTURES, "videos": VIDEOS, "sounds": SOUNDS}
+    kinds = {"images": PICTURES, "videos": VIDEOS, "sounds": SOUNDS}
     part = path.with_suffix(".part")
     with part.open("w", encoding="utf-8", newline="\n") as file:
         file.write('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n')

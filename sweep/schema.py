@@ -95,8 +95,8 @@ def _collect(sections: Any, given: Mapping[str, Any], prefix: str, found: dict[s
 
 
 def spec(entry: Any, present: Any) -> Spec | None:
-    """Of an entry of `inputs`; None if it takes a link only. `present` is its value in the workflow, from which the
-    kind is taken where the server does not say it."""
+    """Specification of an entry of `inputs`; None if it takes links only. `present` is its value in the
+    workflow, which gives the kind where the server does not say it."""
     kind = entry[0] if isinstance(entry, list) and entry else None
     details = _details(entry)
     if isinstance(kind, list):

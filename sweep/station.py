@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .collect import collect
 from .journal import Task
 from .link import Event, Link, Lost, Refused
-from .outcome import outcome
+from .outcome import Told, hear, outcome
 from .text import plain
 from .workflow import title
 
@@ -35,7 +35,7 @@ class Station:
     waiting: dict[str, Task] = field(default_factory=dict)
     collecting: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     given_back: set[str] = field(default_factory=set)
-    told: dict[str, dict[str, str]] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
     model: str | None = None
     current: str | None = None  # the prompt of ours that runs
     suspect: str | None = None  # the one that ran when the server was lost
@@ -109,7 +109,7 @@ class Station:
     def _take(self, event: Event) -> None:
         if event.kind == "told":  # to everybody, whoever's prompt runs
             if self.current is not None:
-                self.told.setdefault(self.current, {})[event.node_id] = event.text
+                hear(self.told.setdefault(self.current, {}), event.node_id, event.text)
             return
         if event.prompt_id not in self.waiting:
             return

@@ -29,7 +29,7 @@ DEFAULT_PATIENCE = 300  # seconds
 
 @dataclass(frozen=True)
 class Summary:
-    """Of the jobs of one call; `seconds`: how long one takes on average, None if none has ended well."""
+    """Summary of one call's jobs; `seconds`: the average time of a job, None if none has succeeded."""
 
     count: int
     done: int
@@ -64,7 +64,7 @@ class Sweep:
         settings: values by "NODE.input" (title, class or id of the node), or texts "NODE.input=VALUES" as the command
             line has them. They are multiplied; the first one changes slowest.
         zipped: groups of settings, those of one group advancing together.
-        grid: one or two settings, of which a grid picture is made: columns, rows.
+        grid: one or two settings, of which a grid image is made: columns, rows.
         servers: URLs.
         limit: jobs at most.
         retry: whether jobs that have failed in an earlier call are done again.

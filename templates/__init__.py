@@ -8,6 +8,7 @@ graph.py       nodes and links, and the two forms
 layout.py      where the nodes lie
 subgraph.py    a graph as one node: the blueprints' form
 files.py       all of them as text
+pages.py       what of the help pages is copied
 models.py      the files of real models, and their loaders
 real.py        templates for real models
 edits.py       the same, for edits of an image

@@ -1,6 +1,6 @@
-"""Writes the templates: python dev.py python -m guidekit.templates
+"""Writes the templates, and what of the help pages is copied: python dev.py python -m guidekit.templates
 
-What no template makes any more is removed, pictures included; the difference is yours to read before you commit it.
+What no template makes any more, or no page shows, is removed; the difference is yours to read before you commit it.
 """
 
 import shutil
@@ -10,20 +10,21 @@ from pathlib import Path
 from . import TEMPLATES
 from .files import PACK, SUBGRAPHS, WORKFLOWS, contents
 from .host import load_host, object_info
+from .pages import PAGES, copies, pages
 
 
-def pictures() -> dict[Path, Path]:
+def images() -> dict[Path, Path]:
     """The thumbnail of every template that has one, and that of the template of which it is a run: what the technique
     does is shown on the demo models."""
     titles = {template.name: template.title for template in TEMPLATES}
-    named = {template.title: titles[template.picture] for template in TEMPLATES if template.picture}
-    return {WORKFLOWS / f"{title}.jpg": WORKFLOWS / f"{picture}.jpg" for title, picture in named.items()}
+    named = {template.title: titles[template.image] for template in TEMPLATES if template.image}
+    return {WORKFLOWS / f"{title}.jpg": WORKFLOWS / f"{image}.jpg" for title, image in named.items()}
 
 
 def main() -> None:
     texts = contents(object_info(load_host()))
-    kept = {*texts, *pictures()}
-    for path in [p for folder in (WORKFLOWS, SUBGRAPHS) for p in folder.rglob("*.*") if p not in kept]:
+    kept = {*texts, *images(), *copies(), *pages()}
+    for path in [p for folder in (WORKFLOWS, SUBGRAPHS, PAGES) for p in folder.rglob("*.*") if p not in kept]:
         path.unlink()
         sys.stdout.write(f"removed {path.relative_to(PACK)}\n")
     for path, text in texts.items():
@@ -31,9 +32,10 @@ def main() -> None:
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
             sys.stdout.write(f"wrote {path.relative_to(PACK)}\n")
-    for template, picture in pictures().items():
-        if picture.exists() and template != picture:
-            shutil.copyfile(picture, template)
+    for copy, original in {**images(), **copies()}.items():
+        if original.exists() and copy != original:
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(original, copy)
 
 
 if __name__ == "__main__":

@@ -57,14 +57,17 @@ class Rows:
         if first is not None:
             self.add(*first)
 
-    def add(self, title: str, name: str, kind: str | None = None, **inputs: object) -> None:
-        """A row whose model goes through a node of class `kind`."""
+    def add(self, title: str, name: str, kind: str | None = None, report: bool = False, **inputs: object) -> None:
+        """A row whose model goes through a node of class `kind`; with `report`, what the nodes say as text."""
         with self.g.row(title):
             model = self.g.add(kind, model=self.loaded.model, **inputs)[0] if kind else self.loaded.model
-            self.sample(model, name)
+            self.sample(model, name, report)
 
-    def sample(self, model: Output, name: str) -> None:
+    def sample(self, model: Output, name: str, report: bool = False) -> None:
         latent = ksampler(self.g, model, self.positive, self.negative, self.latent, self.seed, self.cfg)
+        if report:
+            reported = self.g.add("GuidekitReport", column=4, sampled=latent)  # above the images
+            self.g.add("PreviewAny", column=4, source=reported[1])
         shown(self.g, latent, self.loaded.vae, name)
 
 
@@ -125,7 +128,7 @@ def autoguidance(g: Graph) -> None:
 def adaptive_guidance(g: Graph) -> None:
     prompt = "a large glossy red cube left of a small matte blue ball on tiles by day"
     rows = Rows(g, "unet", prompt, 31, 5.0, ("CFG in every step", "cfg"))
-    rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance")
+    rows.add("Adaptive Guidance", "adaptive_guidance", "GuidekitAdaptiveGuidance", report=True)
     note(
         g,
         f"{SAME} In the lower row the negative prompt is no longer evaluated once its prediction and that of the "
@@ -164,6 +167,81 @@ def linear_ag(g: Graph) -> None:
         "other positive prompts: the file holds for all of them, but for one model, sampler, schedule, cfg and "
         f"negative prompt. Fitted once, choose the file in LinearAG. {WORDS}",
         "25 evaluations in the place of 40 in 20 steps, after the fit.",
+    )
+
+
+def cfg_cache(g: Graph) -> None:
+    prompt = "a large metal blue cube left of a small glossy red ball on wood by day"
+    rows = Rows(g, "unet", prompt, 31, 5.0, ("CFG in every step", "cfg"))
+    rows.add("CFG-Cache", "cfg_cache", "GuidekitCFGCache")
+    note(
+        g,
+        f"{SAME} In the lower row, behind the first third of the run, the negative prompt is evaluated in every fifth "
+        "step only; in the others its last difference to the positive is taken.",
+        "the differences, if you can find any; the node says what it saved, and what its estimates would have missed.",
+        f"`every` 2 and 10; `warm_up` 0 and 0.6; `limit` 0.3, at which it stops earlier. {WORDS}",
+        f"none: 12 of 50 evaluations are saved here. {OWN}",
+    )
+
+
+def cfg_zero_star(g: Graph) -> None:
+    prompt = "a large glossy purple cone left of a small metal yellow ball on tiles at sunset"
+    rows = Rows(g, "dit", prompt, 21, 5.0, _CFG)
+    rows.add("CFG-Zero*", "cfg_zero_star", "GuidekitCFGZeroStar")
+    note(
+        g,
+        f"{SAME} In the lower row the negative's output is scaled to what of it is in the positive's, and the first of "
+        "25 steps leaves the noise as it is.",
+        "shapes and colours; the node says which scales it has found.",
+        f"`zero_init` 0 and 0.2; `optimized_scale` off; `cfg` 3 and 10 in *both* samplers. {WORDS}",
+        f"no further evaluations. For flow models. {OWN}",
+    )
+
+
+def frequency_guidance(g: Graph) -> None:
+    prompt = "a large metal green ring left of a small glossy orange cube on grass by day"
+    rows = Rows(g, "unet", prompt, 24, 3.0, _CFG)
+    rows.add("Frequency Guidance", "frequency_guidance", "GuidekitFrequencyGuidance", high=3.0)
+    note(
+        g,
+        f"{SAME} In the lower row fine detail is guided three times as much as composition and colour.",
+        "edges, highlights and the grass; and at colours, which stay.",
+        f"`high` 1.5 to 5; `low` 0.5; `between` 2, 1.5 for four bands. {WORDS}",
+        f"no further evaluations. {OWN}",
+    )
+
+
+def frecas(g: Graph) -> None:
+    loaded = demo_model(g, "dit")
+    prompt = "a large glossy red ball left of a small metal yellow cone on wood by day"
+    positive, negative = (p[0] for p in prompts(g, loaded.clip, prompt))
+    inputs = {"model": loaded.model, "sizes": "64, 128", "steps": "20, 5", "batch_size": IMAGES}
+    plan = g.add("GuidekitFreCaSPlan", column=1, **inputs)
+    euler = g.add("KSamplerSelect", column=1, sampler_name="euler")
+    noise, no_noise = g.add("RandomNoise", column=1, noise_seed=2), g.add("DisableNoise", column=1)
+
+    def stage(model: Output, noise: Output, sigmas: Output, latent: Output) -> Node:
+        guider = g.add("CFGGuider", column=3, model=model, positive=positive, negative=negative, cfg=3.0)
+        inputs = {"noise": noise, "guider": guider[0], "sampler": euler[0], "sigmas": sigmas, "latent_image": latent}
+        return g.add("SamplerCustomAdvanced", column=4, **inputs)
+
+    with g.row("At 64, the size that the model was trained for"):
+        small = stage(loaded.model, noise[0], plan["sigmas"], plan["latent"])
+        shown(g, small["denoised_output"], loaded.vae, "1_at_64")
+    with g.row("Then at 128"):
+        inputs = {"model": loaded.model, "plan": plan["plan"], "denoised": small["denoised_output"], "vae": loaded.vae}
+        up = g.add("GuidekitFreCaSUp", column=2, **inputs)
+        inputs = {"split": "resize (FreCaS)", "size_factor": up["size_factor"]}
+        guided = g.add("GuidekitFrequencyGuidance", column=2, model=loaded.model, **inputs)
+        large = stage(guided[0], no_noise[0], up["sigmas"], up["latent"])
+        shown(g, large[0], loaded.vae, "2_at_128")
+    note(
+        g,
+        "A model draws well at the size that it was trained for. FreCaS ends there before all noise is gone, makes "
+        "what is predicted larger, adds new noise, and takes a few steps at twice the size.",
+        "the second row: the same images, with the edges and the grain of the larger size.",
+        f"`ends` 0.4, for more anew; `steps` 20, 10; `sizes` 64, 96, with `family` unet too. {WORDS}",
+        "20 steps at 64 and 5 at 128; a step at 128 has four times the latents.",
     )
 
 
@@ -329,9 +407,7 @@ def trajectory(g: Graph) -> None:
 
 def nasa(g: Graph) -> None:
     rows = Rows(g, "dit", "a red ball", 71, 1.0, ("No guidance (cfg 1)", "1_cfg_1"))
-    unwanted = g.add(
-        "CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="on tiles"
-    )
+    unwanted = g.add("CLIPTextEncode", "Not in the image", color=RED, clip=rows.loaded.clip, text="on tiles")
     rows.add("NAG", "2_nag", "GuidekitNASA", negative=unwanted[0])
     rows.add("NASA", "3_nasa", "GuidekitNASA", negative=unwanted[0], method="NASA")
     note(
@@ -374,6 +450,29 @@ def preference_lora(g: Graph) -> None:
         "`strength` 0.2 to 1; `positive only`; a LoRA of your own with your own model, also in the formats of "
         f"diffusers and PEFT, which ComfyUI leaves out without an error. {WORDS}",
         "no further evaluations.",
+    )
+
+
+def teach_taste(g: Graph) -> None:
+    loaded = demo_model(g, "unet")
+    negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=loaded.clip, text="")[0]
+    latent = empty(g)
+    for name, text in (("1_grass", "a large ball on grass by day"), ("2_wood", "a large cube on wood at sunset")):
+        with g.row(f'Images of "{text}"'):
+            prompt = g.add("CLIPTextEncode", "Positive prompt", color=GREEN, clip=loaded.clip, text=text)[0]
+            made = ksampler(g, loaded.model, prompt, negative, latent, 3, 3.0)
+            image = shown(g, made, loaded.vae, name).values["images"]
+            inputs = {"samples": made, "model": loaded.model, "positive": prompt, "negative": negative}
+            g.add("GuidekitVote", column=9, images=image, **inputs)
+    note(
+        g,
+        "Two prompts that leave the colour and the material open. Run, then like or dislike each image, with the "
+        "mouse, or with the arrows and the keys + and -. Every vote is kept at once, with all that training needs.",
+        "the tab *Taste* on the left: all votes, to filter, to change and to export; *Train from these* puts Load "
+        "Votes and the trainer into the workflow.",
+        "another `seed` in *both* samplers, run and vote again, until there are 20 likes and 20 dislikes, of both "
+        f"prompts; words that you have no taste for. {WORDS}",
+        "no further evaluations. With your own checkpoint, connect the same six inputs.",
     )
 
 
@@ -429,11 +528,41 @@ def gfcg(g: Graph) -> None:
         "Candidates makes one prompt for each word; the first is what the image shall be. A small classifier looks "
         "at what each step is going to be, and GFCG leads away from the word that it takes it for, the further the "
         "more it is in doubt.",
-        "the left solid: is it of metal?",
+        "the left solid, whether it is of metal.",
         "`scale` 1 to 10; another order of the words, or another slot with other words: shapes, colours or "
         "floors, one kind at a time; `combination` in place of the negative, with cfg 3.",
         "one evaluation in steps in which the classifier is in doubt. With your own model: CLIP Classifier, and a "
         "TAESD as `vae`.",
+    )
+
+
+def concept_edit(g: Graph) -> None:
+    rows = Rows(g, "dit", "a ball on grass by day", 3, 3.0, ("The model alone", "1_plain"))
+    lines = {"edits": "a ball -> + blue", "keep": "a cube\na cylinder\na cone\na ring"}
+    rows.add("A ball is blue", "2_edited", "GuidekitConceptEdit", clip=rows.loaded.clip, **lines)
+    note(
+        g,
+        f"{SAME} In the lower row the model's weights are edited, in closed form: where it reads *ball* it reads "
+        "*blue* too. Other shapes are kept.",
+        "the balls; and at what the node says: how far the edit got, and how far it moved what is kept.",
+        "a red ball, or a cube, as the positive prompt: a named colour still counts, other shapes are as before; no "
+        "`keep`; `strength` 0.5; `save_as` a name, and core's Load LoRA with that file. With a CLIP write a rose -> a "
+        "blue rose.",
+        f"a moment, once; none when sampling. {OWN}",
+    )
+
+
+def style_aligned(g: Graph) -> None:
+    rows = Rows(g, "unet", "a red cube", 7, 3.0, ("Plain", "1_plain"))
+    rows.add("StyleAligned: as the first image", "2_aligned", "GuidekitStyleAligned")
+    note(
+        g,
+        f"{SAME} In the lower row the images look at the first one of the batch too, in self-attention; that one stays "
+        "as it is.",
+        "floor, light and material: the prompt says nothing of them.",
+        "`share` 0.7 for more of the first image, -1 for less; `adain` off; `strength` 0.5; `reference` reference "
+        "latent, with the latent of another sampler, for other prompts in the style of an image.",
+        f"attention over twice as much, no further evaluations. {OWN}",
     )
 
 
@@ -461,6 +590,10 @@ TEMPLATES = tuple(
         autoguidance: "Better structure without a loss of variety (Autoguidance)",
         adaptive_guidance: "Same quality in less time (Adaptive Guidance)",
         linear_ag: "Same quality in less time (LinearAG)",
+        cfg_cache: "Same quality in less time (CFG-Cache)",
+        cfg_zero_star: "Better images of flow models (CFG-Zero)",
+        frequency_guidance: "More detail, not more colour (Frequency Guidance)",
+        frecas: "Large images without repetition (FreCaS)",
         sampler_cfgpp: "Natural colours and clean edges (CFG++)",
         nasa: "A negative prompt at CFG 1 (NAG, NASA)",
         negtome: "More variety between seeds (NegToMe)",
@@ -469,7 +602,10 @@ TEMPLATES = tuple(
         cfgpp_inversion: f"{_EDIT} (CFG++ Inversion)",
         save_inversion: "Edit an image later (Save and Load Inversion)",
         preference_lora: "Images that people prefer (Preference LoRA)",
+        teach_taste: "Teach it your taste (votes)",
         preference_cfg: "Away from what people dislike (Preference CFG)",
+        concept_edit: "Another meaning for a word (Concept Edit)",
+        style_aligned: "Images in one style (StyleAligned)",
         gfcg: "Not mistaken for something else (GFCG)",
         elucd: "Not mistaken for something else (EluCD)",
     }.items()

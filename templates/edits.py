@@ -7,7 +7,7 @@ from .graph import GREEN, RED, Graph, Node, Output
 from .models import Loaded
 from .template import Template, in_app, note, save
 
-# Of the image that comes with ComfyUI, so that the template runs before a photo is chosen.
+# Prompts for the image that comes with ComfyUI, so that the template runs before a photo is chosen.
 AS_IT_IS = "a child's drawing of a girl in a pink dress on a green hill"
 EDITED = "a child's drawing of a girl in a blue dress on a green hill"
 

@@ -80,7 +80,7 @@ class Socket:
 
 
 def sockets(info: dict[str, Any]) -> list[Socket]:
-    """Of a class, in the order of /object_info."""
+    """Sockets of a class, in the order of /object_info."""
     found = []
     for section in ("required", "optional"):
         for name, (kind, *rest) in info["input"].get(section, {}).items():
@@ -299,5 +299,6 @@ def size(node: Node) -> tuple[int, int]:
     high = _SLOT * max(len(shown_inputs(node)), len(node.outputs))
     high += _WIDGET * (len(shown) - texts + further) + _TEXT * texts + 10
     high += _IMAGE if node.kind.startswith(("SaveImage", "SaveAnimated", "LoadImage")) else 0
+    high += 3 * _IMAGE // 2 if node.kind == "GuidekitVote" else 0
     wide = TEXT_WIDTH if texts or node.files or node.kind == "GuidekitPreferenceLoraLoader" else WIDTH
     return wide, high

@@ -6,7 +6,7 @@ Settings are those that were published for the model, where there are any; the n
 from __future__ import annotations
 
 from . import models
-from .graph import RED, Graph, Node, Output
+from .graph import GREEN, RED, Graph, Node, Output
 from .models import Loaded
 from .template import Template, in_app, note, prompts, save
 
@@ -289,7 +289,7 @@ def _two_stages(
         **kept,
     )
     frames = g.add("VAEDecode", samples=done[0], vae=vae)
-    # Of core's nodes that save videos, the one that has been the same in all versions.
+    # The one of core's video-saving nodes that is the same in all versions.
     settings = {"fps": 16.0, "lossless": False, "quality": 90, "method": "default"}
     g.add("SaveAnimatedWEBP", images=frames[0], filename_prefix=f"guidekit/{name}", **settings)
     return begun, done
@@ -447,6 +447,129 @@ def fast_wan(g: Graph) -> None:
     )
 
 
+def cache_qwen_image(g: Graph) -> None:
+    m = models.qwen_image(g)
+    text = "a wooden sailing boat in a harbour at sunrise, ropes, reflections, a gull on the mast, photo"
+    positive, negative = prompts(g, m.clip, text, " ")
+    latent = image(g, 1328)
+    cached = g.add("GuidekitCFGCache", model=m.model)
+    k = sampler(g, cached[0], positive[0], negative[0], latent, 20, 4.0)
+    save(g, k[0], m.vae, "cache_qwen_image")
+    in_app(g, (positive, "text"), (k, "seed"), (cached, "every"), (cached, "warm_up"), (cached, "limit"))
+    note(
+        g,
+        "CFG evaluates the network twice in every step. Behind the first third of the run, CFG-Cache evaluates the "
+        "negative prompt in every fifth step only, and takes its last difference to the positive in the others.",
+        "the time, and at what the node says of the run; then at whether you see a difference. To compare, bypass the "
+        "purple node (Ctrl+B) and queue again: the seed stays.",
+        "`every` 2 or 3, or `warm_up` 0.5, where the node tells of large misses; `limit` 0.5 to be careful. Settings: "
+        "FasterCache's, which are for videos.",
+        "saves 9 of 40 evaluations in 20 steps.",
+    )
+
+
+# Flow models, and detail ---------------------------------------------------------------------------------------------
+
+
+def cfg_zero_star_sd35(g: Graph) -> None:
+    m = models.sd35(g)
+    positive, negative = prompts(
+        g, m.clip, "a red fox sitting in fresh snow under a pine, breath in the cold air, photo", SDXL_NEGATIVE
+    )
+    latent = image(g, 1024)
+    zero = g.add("GuidekitCFGZeroStar", model=m.model)
+    k = sampler(g, zero[0], positive[0], negative[0], latent, 28, 4.0, "euler", "sgm_uniform")
+    save(g, k[0], m.vae, "cfg_zero_star_sd35")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (zero, "optimized_scale"), (zero, "zero_init"))
+    note(
+        g,
+        "CFG-Zero* is CFG for flow models: the negative's output is scaled to what of it is in the positive's, and the "
+        "first of 28 steps, whose prediction is the worst, leaves the noise as it is.",
+        f"fur, and how the fox is made. {BYPASS}",
+        "cfg 3 to 7; `zero_init` 0 for the scale alone, 0.08 for two steps.",
+        "no further evaluations of the network.",
+    )
+
+
+def frequency_guidance_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    text = "an old map of an island on a desk, a brass compass on it, fine ink lines, candle light, photo"
+    positive, negative = prompts(g, m.clip, text, SDXL_NEGATIVE)
+    latent = image(g, 1024)
+    guided = g.add("GuidekitFrequencyGuidance", model=m.model)
+    k = sampler(g, guided[0], positive[0], negative[0], latent, 30, 5.0, "euler", "normal")
+    save(g, k[0], m.vae, "frequency_guidance_sdxl")
+    in_app(g, (positive, "text"), (k, "seed"), (k, "cfg"), (guided, "high"), (guided, "low"))
+    note(
+        g,
+        "CFG with two scales: the sampler's cfg, 5, for composition and colour, and `high` times as much, 10, for fine "
+        "detail. So there is detail as with a high cfg, and no burnt colours.",
+        f"the lines and the metal, and that colours stay as they are. {BYPASS}",
+        "`high` 1.5 to 4; `low` 0.6 with `high` 2 for variety; cfg 3 to 7.",
+        "no further evaluations of the network.",
+    )
+
+
+# Large images --------------------------------------------------------------------------------------------------------
+
+
+def _frecas(g: Graph, name: str, sizes: str, tile: int, look: str, cost: str, **plan: object) -> None:
+    m = models.sdxl(g)
+    text = "a terraced rice valley at sunrise, mist between the hills, small houses, every leaf sharp, photo"
+    positive, negative = prompts(g, m.clip, text, SDXL_NEGATIVE)
+    planned = g.add("GuidekitFreCaSPlan", column=1, model=m.model, sizes=sizes, **plan)
+    euler = g.add("KSamplerSelect", column=1, sampler_name="euler")
+    noise, no_noise = g.add("RandomNoise", column=1, noise_seed=1), g.add("DisableNoise", column=1)
+    stages = sizes.split(", ")
+
+    def stage(model: Output, noise: Output, sigmas: Output, latent: Output) -> Node:
+        inputs = {"model": model, "positive": positive[0], "negative": negative[0]}
+        guider = g.add("CFGGuider", cfg=7.5, column=3, **inputs)
+        inputs = {"noise": noise, "guider": guider[0], "sampler": euler[0], "sigmas": sigmas, "latent_image": latent}
+        return g.add("SamplerCustomAdvanced", column=4, **inputs)
+
+    with g.row(f"At {stages[0]}"):
+        done = stage(m.model, noise[0], planned["sigmas"], planned["latent"])
+    for size in stages[1:]:
+        with g.row(f"At {size}"):
+            inputs = {"model": m.model, "plan": planned["plan"], "denoised": done["denoised_output"], "vae": m.vae}
+            up = g.add("GuidekitFreCaSUp", column=2, tile=tile, **inputs)
+            inputs = {"split": "resize (FreCaS)", "high": 4.667, "size_factor": up["size_factor"]}
+            guided = g.add("GuidekitFrequencyGuidance", model=m.model, column=3, **inputs)
+            done = stage(guided[0], no_noise[0], up["sigmas"], up["latent"])
+            if size == stages[-1]:
+                if tile:
+                    tiles = {"tile_size": 1024, "overlap": 128, "temporal_size": 64, "temporal_overlap": 8}
+                    pixels = g.add("VAEDecodeTiled", column=5, samples=done[0], vae=m.vae, **tiles)
+                else:
+                    pixels = g.add("VAEDecode", samples=done[0], vae=m.vae)
+                g.add("SaveImage", column=5, images=pixels[0], filename_prefix=f"guidekit/{name}")
+    in_app(g, (positive, "text"), (noise, "noise_seed"), (planned, "sizes"), (planned, "steps"), (planned, "ends"))
+    note(
+        g,
+        "SDXL repeats things in images larger than it was trained for. FreCaS begins at 1024 and ends that stage "
+        "before all noise is gone; what it predicts there is made larger, gets new noise, and a few steps at the "
+        "larger size add detail, under guidance that is stronger for what the smaller image could not hold.",
+        look,
+        "`gamma` 1 to 3: how much a larger stage makes anew; `high` 25 to 45 over cfg; other sizes, such as 832x1216, "
+        "1664x2432. With CLIPTextEncodeSDXL the prompt can be told the new size.",
+        cost,
+    )
+
+
+def frecas_2048_sdxl(g: Graph) -> None:
+    look = "leaves and houses: detail, and no second valley in the sky. Settings: the authors' for SDXL."
+    cost = "40 steps at 1024 and 10 at 2048 with CFG: two fifths of the operations of 40 steps at 2048, or less."
+    _frecas(g, "frecas_2048_sdxl", "1024, 2048", 0, look, cost)
+
+
+def frecas_4096_sdxl(g: Graph) -> None:
+    look = "leaves and houses, at full size. The VAE works in tiles of 1024. Settings: the authors' for SDXL."
+    cost = "30 steps at 1024, 5 at 2048 and 15 at 4096 with CFG; minutes on a large card, and memory for 4096."
+    settings = {"steps": "30, 5, 15", "ends": "0.4, 0.2", "gamma": 2.0}
+    _frecas(g, "frecas_4096_sdxl", "1024, 2048, 4096", 1024, look, cost, **settings)
+
+
 # CFG++ ---------------------------------------------------------------------------------------------------------------
 
 
@@ -537,6 +660,116 @@ def npo_sdxl(g: Graph) -> None:
     )
 
 
+# Another meaning for a word -------------------------------------------------------------------------------------------
+
+
+def concept_edit_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    inputs = {"edits": "a rose -> a blue rose", "keep": "a tulip\na red dress\na vase", "save_as": "blue_roses"}
+    edit = g.add("GuidekitConceptEdit", model=m.model, clip=m.clip, **inputs)
+    positive, negative = prompts(g, m.clip, "a bouquet of roses on a wooden table, window light, photo", SDXL_NEGATIVE)
+    latent = image(g, 1024)
+    k = sampler(g, edit[0], positive[0], negative[0], latent, 28, 6.0, "dpmpp_2m", "karras")
+    save(g, k[0], m.vae, "concept_edit_sdxl")
+    in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"), (edit, "strength"))
+    note(
+        g,
+        "SDXL takes roses for red ones. Concept Edit changes that in its weights, in closed form and in a second: from "
+        "now on a rose is a blue rose, and what is in *keep* stays as it was.",
+        f"the roses, and a prompt of a red rose: what is said still counts. {BYPASS}",
+        "edits of your own, one per line; `Van Gogh -> art` with `expand` style to forget a style; TIME as `method` "
+        "with a pack of roses -> a pack of blue roses; more lines in *keep* where too much changes.",
+        "a second, once; none when sampling. The edit lies in models/loras/guidekit/blue_roses.safetensors, for any "
+        "LoRA loader.",
+    )
+
+
+def debias_sd15(g: Graph) -> None:
+    m = models.sd15(g)
+    positive, negative = prompts(g, m.clip, "a photo of a doctor", "blurry, low quality")
+    latent = image(g, 512, 8)
+    how = (25, 7.0, "dpmpp_2m", "karras")
+    with g.row("As it is: count"):
+        plain = sampler(g, m.model, positive[0], negative[0], latent, *how)
+        save(g, plain[0], m.vae, "1_as_it_is")
+    with g.row("With numbers: count again"):
+        lines = {"edits": "a doctor -> + 0.4 a woman", "keep": "a woman\na man\na photo"}
+        edit = g.add("GuidekitConceptEdit", model=m.model, clip=m.clip, expand="object", **lines)
+        k = sampler(g, edit[0], positive[0], negative[0], latent, *how)
+        save(g, k[0], m.vae, "2_edited")
+    in_app(g, (edit, "edits"), (edit, "keep"), (positive, "text"), (k, "seed"))
+    note(
+        g,
+        "UCE's way against a bias: the concept leans towards what is too rare, by a number. The upper row is the "
+        "model, the lower one the model with the numbers of *edits*.",
+        "how many of the eight doctors are women, in both rows.",
+        "the loop: change the number by a tenth of what is missing of the wanted share (0.5), queue again, count, "
+        "until it is near enough; several attributes in one line, + 0.3 a woman - 0.1 a man; other seeds, for "
+        "eight are few.",
+        "a second, once; none when sampling.",
+    )
+
+
+# One style -----------------------------------------------------------------------------------------------------------
+
+
+def style_aligned_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    style = "macro photo, 3d game asset"
+    positive, negative = prompts(g, m.clip, f"a toy train. {style}", SDXL_NEGATIVE)
+    how = (30, 7.0, "euler", "normal")
+    with g.row("The first image"):
+        first = sampler(g, m.model, positive[0], negative[0], image(g, 1024), *how)
+        save(g, first[0], m.vae, "1_first")
+    with g.row("Others in its style"):
+        other = g.add("CLIPTextEncode", "Another prompt", color=GREEN, clip=m.clip, text=f"a toy boat. {style}")
+        inputs = {"reference": "reference latent", "latent": first[0]}
+        aligned = g.add("GuidekitStyleAligned", model=m.model, **inputs)
+        k = sampler(g, aligned[0], other[0], negative[0], image(g, 1024, 2), *how, seed=2)
+        save(g, k[0], m.vae, "2_in_its_style")
+    in_app(g, (positive, "text"), (other, "text"), (k, "seed"), (aligned, "share"), (aligned, "strength"))
+    note(
+        g,
+        "StyleAligned lets images look at another one while they are made: in self-attention they see its keys and "
+        "values too, and take over how its queries and keys are spread. Prompts as in the paper: a thing, then the "
+        "style.",
+        f"colours, light and lens: those of the first image. {BYPASS}",
+        "`share` 0.7 for more of the reference, -0.7 for less; `adain` off; for one prompt and several seeds "
+        "`reference` first image, with a batch of four.",
+        "each prediction of the second row costs two, and attention sees twice as much.",
+    )
+
+
+def style_photo_sdxl(g: Graph) -> None:
+    m = models.sdxl(g)
+    style = "child's drawing, crayons"
+    photo = g.add("LoadImage", "Your image", image="example.png")
+    size = {"upscale_method": "lanczos", "megapixels": 1.0, "resolution_steps": 8}
+    scaled = g.add("ImageScaleToTotalPixels", image=photo[0], column=0, **size)
+    latent = g.add("VAEEncode", pixels=scaled[0], vae=m.vae, column=0)
+    shows = f"a girl in a pink dress on a green hill, {style}"
+    source = g.add("CLIPTextEncode", "What your image shows", color=GREEN, clip=m.clip, text=shows)
+    positive, negative = prompts(g, m.clip, f"a sailing ship on the sea, {style}", "")
+    sigmas = g.add("BasicScheduler", model=m.model, scheduler="normal", steps=30, denoise=1.0, column=1)
+    guider = g.add("BasicGuider", model=m.model, conditioning=source[0], column=1)
+    inputs = {"guider": guider[0], "sigmas": sigmas[0], "latent": latent[0]}
+    recorded = g.add("GuidekitTrajectoryRecord", column=2, **inputs)
+    inputs = {"reference": "reference latent", "latent": recorded[0], "share": 0.69}
+    aligned = g.add("GuidekitStyleAligned", model=m.model, column=2, **inputs)
+    k = sampler(g, aligned[0], positive[0], negative[0], image(g, 1024, 2), 30, 7.0, "euler", "normal")
+    save(g, k[0], m.vae, "style_photo_sdxl")
+    in_app(g, (photo, "image"), (source, "text"), (positive, "text"), (k, "seed"), (aligned, "share"))
+    note(
+        g,
+        "Your image is taken back to noise (DDIM inversion), step by step, and at every step of the sampling "
+        "StyleAligned shows its state at that step to the new images.",
+        f"strokes, colours and paper: those of your image. {BYPASS}",
+        "describe your image, with its style, in *What your image shows*, and give the new prompt the same words for "
+        "the style; `share` 0 for less of it, 1 for more.",
+        "an inversion of 30 evaluations; then each prediction costs two.",
+    )
+
+
 # Mistaken for something else -----------------------------------------------------------------------------------------
 
 
@@ -571,6 +804,9 @@ _APG = "Less burnt colours at high CFG (APG)"
 _NAMED = {name: f"Better structure and hands ({name})" for name in ("PAG", "SEG", "SLG")}
 _AT_1 = "A negative prompt at CFG 1 (NAG)"
 _UNLIKE = "More variety between seeds (NegToMe)"
+_LARGE = "Large images without repetition"
+_MEANING = "Another meaning for a word"
+_STYLE = "Images in one style (StyleAligned)"
 _FASTER = "Same quality in less time (Adaptive Guidance, interval)"
 
 TEMPLATES = (
@@ -596,6 +832,21 @@ TEMPLATES = (
     Template("fast_qwen_image", f"{_FASTER} - Qwen-Image", fast_qwen_image, "adaptive_guidance"),
     Template("fast_chroma", f"{_FASTER} - Chroma", fast_chroma, "adaptive_guidance"),
     Template("fast_wan", f"{_FASTER} - Wan 2.2", fast_wan, "adaptive_guidance"),
+    Template("cache_qwen_image", "Same quality in less time (CFG-Cache) - Qwen-Image", cache_qwen_image, "cfg_cache"),
+    Template(
+        "cfg_zero_star_sd35",
+        "Better images of flow models (CFG-Zero) - SD3.5 medium",
+        cfg_zero_star_sd35,
+        "cfg_zero_star",
+    ),
+    Template(
+        "frequency_guidance_sdxl",
+        "More detail, not more colour (Frequency Guidance) - SDXL",
+        frequency_guidance_sdxl,
+        "frequency_guidance",
+    ),
+    Template("frecas_2048_sdxl", f"{_LARGE}, 2048 (FreCaS) - SDXL", frecas_2048_sdxl, "frecas"),
+    Template("frecas_4096_sdxl", f"{_LARGE}, 4096 (FreCaS) - SDXL", frecas_4096_sdxl, "frecas"),
     Template("cfgpp_sdxl", "Natural colours and clean edges (CFG++) - SDXL", cfgpp_sdxl, "sampler_cfgpp"),
     Template(
         "preference_lora_sdxl", "Images that people prefer (SPO LoRA) - SDXL", preference_lora_sdxl, "preference_lora"
@@ -604,5 +855,11 @@ TEMPLATES = (
         "preference_unet_sd15", "Images that people prefer (KTO) - SD1.5", preference_unet_sd15, "preference_lora"
     ),
     Template("npo_sdxl", "Away from what people dislike (Diffusion-NPO) - SDXL", npo_sdxl, "preference_cfg"),
+    Template("concept_edit_sdxl", f"{_MEANING} (Concept Edit) - SDXL", concept_edit_sdxl, "concept_edit"),
+    Template("debias_sd15", "Half and half (Concept Edit against a bias) - SD1.5", debias_sd15, "concept_edit"),
+    Template("style_aligned_sdxl", f"{_STYLE} - SDXL", style_aligned_sdxl, "style_aligned"),
+    Template(
+        "style_photo_sdxl", "Images in the style of a photo (StyleAligned) - SDXL", style_photo_sdxl, "style_aligned"
+    ),
     Template("gfcg_sd15", "Not mistaken for something else (GFCG with CLIP) - SD1.5", gfcg_sd15, "gfcg"),
 )

@@ -13,13 +13,13 @@ from .layout import place
 @dataclass(frozen=True)
 class Template:
     """`name` is that of the file for the API. `title` is that of the file for the frontend, which shows it, searches it
-    and sorts by it: the problem, the technique, the model. `picture`: the name of the template of which the thumbnail
+    and sorts by it: the problem, the technique, the model. `image`: the name of the template of which the thumbnail
     is a real run."""
 
     name: str
     title: str
     build: Callable[[Graph], None]
-    picture: str | None = None
+    image: str | None = None
 
     def graph(self, info: Info) -> Graph:
         graph = Graph(info)

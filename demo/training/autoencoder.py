@@ -24,7 +24,7 @@ def images_of(folder: Path, split: str, chunks: range) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Of each image, values in -1..1, in dB."""
+    """Peak signal-to-noise ratio of each image, values in -1..1, in dB."""
     return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1))
 
 

@@ -31,7 +31,7 @@ def half_done(images: Tensor) -> Tensor:
 
 
 class Loss:
-    """Of a random batch of images, bytes: `labels` [n, labels] are there or not."""
+    """The loss on a random batch of images (bytes); `labels` [n, labels] say which labels are in each image."""
 
     def __init__(self, network: nn.Module, labels: Tensor, images: Tensor, batch: int):
         self.network, self.labels, self.images, self.batch = network, labels, images, batch

@@ -77,7 +77,7 @@ GIVEN = Ends(0.0, 0.0, 0.0, 0.0, 0.55, 0.95)  # with weights
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of everything that is made."""
+    """What is trained, and with which settings."""
 
     chunks: int = 400  # of scenes, at most
     chunk: int = 500
@@ -282,7 +282,7 @@ def measure_family(family: str, bars: Bars, place: Place, say: Callable[[str], N
 
 
 def chosen_file(family: str, place: Place) -> Path:
-    """Of the state that is the best demo, as far as it is known."""
+    """The file of the state that makes the best demo, as far as is known."""
     choice = place.work / f"{family}-chosen.txt"
     names = [choice.read_text("utf-8")] if choice.exists() else []
     paths = [place.work / f"{name}.safetensors" for name in (*names, f"{family}_chosen", family)]

@@ -92,7 +92,7 @@ def drawn(folder: Path, split: str, chunks: range) -> tuple[Scenes, Tensor]:
 
 
 class Loss:
-    """Of a random batch of images, bytes, on whatever device they are."""
+    """The loss on a random batch of images (bytes, on any device)."""
 
     def __init__(self, judge: nn.Module, wanted: Targets, images: Tensor, batch: int = BATCH):
         self.judge, self.wanted, self.images, self.batch = judge, wanted, images, batch

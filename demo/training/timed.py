@@ -51,7 +51,7 @@ class Step:
 
 
 def rate_at(step: int, progress: float) -> float:
-    """Of the learning rate, as a share of the peak; `progress` goes from 0 to 1."""
+    """The learning rate as a share of its peak; `progress` goes from 0 to 1."""
     return max(0.0, min(1.0, (step + 1) / WARM_UP, (1 - progress) / FALL))
 
 

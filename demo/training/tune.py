@@ -88,7 +88,7 @@ def tune(
     steps: int = 500,
     batch: int = 64,
 ) -> dict[str, Tensor]:
-    """Of the model with such weights on `material_of` a taste: an adapter's weights."""
+    """Trains an adapter on `material_of` a taste and returns its weights."""
     latents, tokens = material
     device = latents.device
     torch.manual_seed(SEED)

@@ -10,5 +10,5 @@ TASTES = {"liked": ("blue", "metal"), "disliked": ("red", "matte")}
 
 
 def adapter_file(family: str, taste: str) -> Path:
-    """Of a family of models and one of `TASTES`."""
+    """The weights file of a model family and one of `TASTES`."""
     return weights_file(f"{taste}_{family}")

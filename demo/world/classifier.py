@@ -16,7 +16,7 @@ _WIDTHS = (24, 40, 64, 112)
 
 
 def shapes(widths: Sequence[int] = _WIDTHS, labels: int = len(LABELS)) -> dict[str, torch.Size]:
-    """Of its weights, as far as they are not those of norms."""
+    """Shapes of its weights, except those of the norms."""
     found = {"conv1.weight": (widths[0], 3, 7, 7), "fc.weight": (labels, widths[-1])}
     before = widths[0]
     for stage, width in enumerate(widths, 1):

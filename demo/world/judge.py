@@ -46,7 +46,7 @@ class Judge(nn.Module):
         self.whole = nn.Linear(FEATURES, sum(map(len, WHOLE.values())))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Of RGB in 0..1 [n, 3, H, W]: logits `peak` [n, h, w] and of OBJECT [n, classes, h, w] on the grid, of WHOLE
+        """For RGB in 0..1 [n, 3, H, W]: logits `peak` [n, h, w] and of OBJECT [n, classes, h, w] on the grid, of WHOLE
         [n, classes], and `features` [n, FEATURES]."""
         fine = self.fine(images * 2 - 1)
         coarse = self.coarse(fine)
@@ -81,7 +81,7 @@ class Found:
         return right
 
     def named(self, scenes: Scenes) -> Tensor:
-        """Of the solids of `scenes`, the share that is somewhere in the image in its shape and colour, [n]."""
+        """The share of the solids of `scenes` that are somewhere in the image in their shape and colour, [n]."""
         same = (self.shape[:, :, None] == scenes.shape[:, None]) & (self.colour[:, :, None] == scenes.colour[:, None])
         there = same.any(1) & scenes.present
         return there.sum(1) / scenes.count

@@ -124,7 +124,7 @@ def family_of(name: str) -> str:
 
 
 def family_of_model(model: ModelPatcher) -> str | None:
-    """Of a MODEL; None if it is none of these."""
+    """The family of a MODEL; None if it is no demo model."""
     return next((name for name, config in FAMILIES.items() if isinstance(model.model.model_config, config)), None)
 
 
@@ -181,7 +181,7 @@ class DemoTextEncoder(SD1ClipModel):
 
 
 def weights_file(name: str) -> Path:
-    """Of a model, an adapter, the autoencoder or a classifier that come with the pack."""
+    """The file of a model, an adapter, the autoencoder or a classifier that comes with the pack."""
     return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
 
 

@@ -25,12 +25,12 @@ _PAINTS = (
     (0.66, 0.025, 0.025), (0.85, 0.22, 0.01), (0.80, 0.62, 0.02), (0.03, 0.36, 0.04),
     (0.02, 0.50, 0.56), (0.02, 0.06, 0.60), (0.25, 0.04, 0.45), (0.80, 0.80, 0.80),
 )  # fmt: skip
-# Of MATERIALS: share mirrored when looked at straight on, strength of the highlight, its sharpness.
+# For each of MATERIALS: reflectance at normal incidence, strength of the highlight, its sharpness.
 _MIRRORS = (0.0, 0.06, 0.68)
 _HIGHLIGHTS = (0.0, 1.1, 1.3)
 _SHARPNESS = (1.0, 40.0, 18.0)
 
-# Of TIMES.
+# For each of TIMES.
 _ZENITHS = ((0.13, 0.30, 0.80), (0.16, 0.12, 0.36), (0.006, 0.010, 0.045))
 _HORIZONS = ((0.62, 0.80, 0.95), (0.95, 0.42, 0.13), (0.045, 0.065, 0.17))
 _SUNS = ((1.35, 1.28, 1.15), (1.60, 1.00, 0.55), (0.52, 0.58, 0.86))
@@ -206,7 +206,7 @@ def _openness(scenes: Scenes, who: Tensor, points: Tensor) -> Tensor:
 
 
 def _sky(time: Tensor, directions: Tensor, jitter: Tensor) -> Tensor:
-    """Of the sky in `directions` [..., 3]; `time` [...], `jitter` [..., JITTER] broadcast to them."""
+    """Colour of the sky in `directions` [..., 3]; `time` [...], `jitter` [..., JITTER] broadcast to them."""
     zenith, horizon = torch.tensor(_ZENITHS)[time], torch.tensor(_HORIZONS)[time]
     height = directions[..., 1:2].clamp(0, 1)
     share = (height * 2.2).clamp(max=1).sqrt()

@@ -1,4 +1,4 @@
-"""What of the pack knows ComfyUI's internals, in rooms.
+"""The only code of the pack that depends on ComfyUI's internals, in rooms (folders).
 
-Which room may import from which is held by tests/dev/test_rooms.py; run/ and files/ are below all others.
+tests/dev/test_rooms.py checks which room may import from which; run/ and files/ are below all others.
 """

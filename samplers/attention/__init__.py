@@ -1,1 +1,1 @@
-"""Attention maps other than the network's own, on plain tensors [rows, heads, tokens, dim]."""
+"""Changes to attention: its maps, queries [rows, heads, tokens, dim] and outputs [..., tokens, channels]."""

@@ -1,5 +1,5 @@
 """Negative Token Merging (Singh et al.: "Negative Token Merging: Image-based Adversarial Feature Guidance", 2024, arXiv
-2412.01339): each token is pushed away from the reference token that it is most like.
+2412.01339): each token is pushed away from the reference token that is most similar to it.
 
     h'_i = (1 + alpha) h_i - alpha r_j,  j = argmax_j cos(h_i, r_j),  where that cosine is above a threshold
 
@@ -27,12 +27,15 @@ def negtome(
 
     Args:
         alpha: how far; 1 doubles the distance from the match, a negative value pulls towards it.
-        threshold: cosine that has to be exceeded; tokens that are like nothing in the reference stay.
+        threshold: the cosine that has to be exceeded; tokens without such a match do not change.
         mask: [M], or [F, M] with one for each image: True where a reference token may be matched.
-        matching: "source", the paper's figure: each token has its own best match. "official", the published code: the
-            maximum is taken over the tokens for each reference token, and its index, a token's, is used in the
-            reference; the two agree only where matching is the identity. It needs N = M, and `mask` then keeps the
-            tokens at the masked places as they are.
+        matching: "source", as in the paper's figure: each token has its own best match. "official", as in the published
+            code: the maximum is over the tokens for each reference token, and the index, which is a token's, is used in
+            the reference; the two agree only where matching is the identity. This needs N = M, and tokens where `mask`
+            is False do not change.
+
+    Raises:
+        ValueError: an unknown `matching`, or N != M for "official".
     """
     if matching == "source":
         return push_away(tokens, reference, alpha, threshold, mask).tokens
@@ -57,12 +60,17 @@ def negtome_among(
     mask: Tensor | None = None,
     matching: str = "source",
 ) -> Tensor:
-    """`negtome` with references from the batch itself: the first image, the one before (the first stays in both), or
-    all others. `mask` [N] is that of one image. A batch of one stays."""
+    """`negtome` of `tokens` [F, N, C] with references from the batch itself, `among`: the first image or the previous
+    one (the first image does not change in either case), or all others. `mask`: [N], for every image. A batch of one
+    does not change.
+
+    Raises:
+        ValueError: an unknown `among`, or as in `negtome`.
+    """
     if len(tokens) < 2:
         return tokens
     if among == "all other images":
-        # One reference for all, of which each may not use its own part: no copies of the batch.
+        # One reference for all images, in which each has its own tokens masked: no copies of the batch.
         own = torch.eye(len(tokens), dtype=torch.bool, device=tokens.device).repeat_interleave(tokens.shape[1], 1)
         allowed = ~own if mask is None else ~own & mask.repeat(len(tokens))
         return negtome(tokens, tokens.flatten(0, 1)[None], alpha, threshold, allowed, matching)

@@ -1,4 +1,5 @@
-"""Identity self-attention, the perturbation of PAG (Ahn et al., ECCV 2024, arXiv 2403.17377), also beside text."""
+"""Identity self-attention, the perturbation of PAG (Ahn et al., ECCV 2024, arXiv 2403.17377), also for attention that
+text and image share."""
 
 import torch
 from torch import Tensor
@@ -7,14 +8,14 @@ from torch import Tensor
 def identity_attention(
     q: Tensor, k: Tensor, v: Tensor, image: slice, scale: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The image tokens' output when the image-to-image part of the attention map is the identity.
+    """The output of the image tokens when the image-to-image part of the attention map is the identity.
 
-    Each image token attends to itself and to every token outside `image` (text, reference pictures), none to another
-    image token: softmax over [q_i k_i, q_i k_outside] as if all other image logits were -inf. Without tokens outside
-    this is v. No tokens-by-tokens matrix is made: the work and memory are linear in the image tokens.
+    Each image token attends to itself and to all tokens outside `image` (text, reference images), but to no other image
+    token: softmax over [q_i k_i, q_i k_outside], as if all other image logits were -inf. Without tokens outside, this
+    is v. No tokens x tokens matrix is made: work and memory are linear in the number of image tokens.
 
     `q`, `k`, `v`: [rows, heads, tokens, dim]; `image`: a range of tokens; `scale` multiplies q k^T; `mask`: added to
-    the logits, or true where they stay, broadcastable to [rows, heads, tokens, tokens].
+    the logits, or boolean, False where a token is masked, broadcastable to [rows, heads, tokens, tokens].
     Returns [rows, heads, image tokens, dim].
     """
     start, stop, _ = image.indices(k.shape[2])
@@ -24,7 +25,7 @@ def identity_attention(
     outside_k, outside_v = (torch.cat([t[:, :, :start], t[:, :, stop:]], 2) for t in (k, v))
     own = (queries.float() * k[:, :, start:stop].float()).sum(-1, keepdim=True) * scale
     out = torch.empty_like(own_v)
-    # As many queries at a time as keep the logits below the size of half of q.
+    # In parts, so that the logits of a part are at most half as large as q.
     at_once = max(1, q.shape[3] * q.shape[2] // (2 * (1 + outside_k.shape[2])))
     for i in range(0, stop - start, at_once):
         part = slice(i, i + at_once)
@@ -38,7 +39,7 @@ def identity_attention(
 
 
 def _masked(logits: Tensor, mask: Tensor, tokens: range, start: int, stop: int) -> Tensor:
-    """`mask` on the logits [self, outside] of `tokens`."""
+    """The logits [..., (self, outside)] of `tokens` with `mask` applied."""
     index = torch.arange(tokens.start, tokens.stop, device=mask.device)
     rows = mask[..., index, :] if mask.shape[-2] > 1 else mask.expand(*mask.shape[:-2], len(index), -1)
     own = rows.gather(-1, index.expand(rows.shape[:-1])[..., None])

@@ -1,1 +1,1 @@
-"""Image classifiers that guide."""
+"""Image classifiers for guidance."""

@@ -1,8 +1,8 @@
 """ResNets (He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385) in
-torchvision's layout of names, of any depth, width and number of classes: what a state dict has is built.
+torchvision's layout of names, of any depth, width and number of classes, built from the shapes in a state dict.
 
 The names are those of torchvision's resnet18 to resnet152 and wide_resnet: conv1, bn1, layerN.M.convK, layerN.M.bnK,
-layerN.M.downsample, fc. The second 3x3 convolution of a bottleneck carries the stride, as there.
+layerN.M.downsample, fc. As there, the 3x3 convolution of a bottleneck has the stride.
 """
 
 import math
@@ -24,9 +24,10 @@ def activation(x: Tensor, beta: float | None) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1; their shapes are `convolutions` [out, in, k, k], in order."""
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1. `convolutions`: their shapes [out, in, k, k], in order;
+    `shortcut`: that of the convolution beside them, None for none."""
 
-    def __init__(self, convolutions: list[torch.Size], stride: int, shortcut: torch.Size | None):
+    def __init__(self, convolutions: Sequence[Sequence[int]], stride: int, shortcut: Sequence[int] | None):
         super().__init__()
         self.count = len(convolutions)
         strided = 0 if self.count == 2 else 1
@@ -48,7 +49,7 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """`shapes`: of the convolutions and of `fc`, by their names in a state dict."""
+    """A ResNet. `shapes`: those of the convolutions and of `fc`, by their names in a state dict."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]):
         super().__init__()
@@ -66,7 +67,7 @@ class ResNet(nn.Module):
         return self.fc.out_features
 
     def forward(self, x: Tensor, beta: float | None = None) -> Tensor:
-        """Logits [B, classes] of normalised pictures [B, 3, H, W]; `beta`: of `activation`."""
+        """Logits [B, classes] of normalised images [B, 3, H, W]; `beta`: that of `activation`."""
         x = F.max_pool2d(activation(self.bn1(self.conv1(x)), beta), 3, 2, 1)
         for name in self.stages:
             for block in getattr(self, name):
@@ -87,12 +88,12 @@ def _blocks(stage: str, shapes: Mapping[str, Sequence[int]]) -> list[_Block]:
 
 
 def plan_resnet(shapes: Mapping[str, Sequence[int]], side: int = 224) -> ResNet:
-    """The network that a state dict of these shapes is of, on the meta device: it takes no memory, whatever they are.
+    """The network for a state dict of these shapes, on the meta device, so that it uses no memory.
 
-    `side`: of a picture that it has to take.
+    `side`: of square images that it has to accept, in pixels.
 
     Raises:
-        ValueError: they are not those of a ResNet, to the last one.
+        ValueError: they are not exactly the shapes of a ResNet, or the network is too large.
     """
     try:
         if empty := [name for name, shape in shapes.items() if 0 in shape]:
@@ -107,7 +108,7 @@ def plan_resnet(shapes: Mapping[str, Sequence[int]], side: int = 224) -> ResNet:
             wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
             given = {name: tuple(shape) for name, shape in shapes.items()}
             odd = [name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name)]
-            # Without the counter of training steps files are as good.
+            # Files without the counters of training steps are accepted.
             if odd := sorted(name for name in odd if name in given or not name.endswith("num_batches_tracked")):
                 raise ValueError(
                     f"{odd[0][:200]} is {given.get(odd[0], 'missing')} and should be {wanted.get(odd[0], 'missing')}, "
@@ -122,10 +123,10 @@ def plan_resnet(shapes: Mapping[str, Sequence[int]], side: int = 224) -> ResNet:
 
 
 def load_resnet(weights: Mapping[str, Tensor]) -> ResNet:
-    """The network of a state dict, ready to be asked.
+    """The network with the weights of a state dict, in float32 on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the weights are not those of one.
+        ValueError: the weights are not those of a ResNet.
     """
     network = plan_resnet({name: weight.shape for name, weight in weights.items()}).to_empty(device="cpu")
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})

@@ -1,1 +1,1 @@
-"""Guidance: how several predictions at one (x, sigma) become one."""
+"""Guidance: rules that combine several predictions at one (x, sigma)."""

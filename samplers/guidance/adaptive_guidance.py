@@ -9,6 +9,6 @@ from ..reductions import cosine, wide_dtype
 def agreement(cond: Tensor, uncond: Tensor) -> Tensor:
     """gamma = <c, u> / (|c| |u|) per sample, [B].
 
-    Shapes [B, ...]; the paper's space is that of the network's output, and thresholds belong to their space: in x0
-    space, or for eps at high noise, the same pair has another cosine."""
+    Shapes [B, ...], in the space of the network's output as in the paper. Thresholds depend on the space: the cosine of
+    the same two predictions is different in x0 space."""
     return cosine(cond, uncond, wide_dtype(cond.device)).flatten()

@@ -17,16 +17,16 @@ def apg(
     momentum: float = 0.0,
     running: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Guided prediction and the momentum buffer after this step.
+    """The guided prediction and the momentum buffer after this step.
 
-    The part of the update parallel to `cond` is only a gain on it, and so saturation; it is multiplied by `eta`.
+    The part of the update that is parallel to `cond` only amplifies it, which saturates; it is multiplied by `eta`.
 
     Args:
-        cond, uncond: denoised predictions [B, ...] of any rank, x0 space. The rule is not the same in other spaces.
+        cond, uncond: denoised predictions [B, ...] of any rank, x0 space. The rule differs in other spaces.
         scale: CFG scale; 1 returns `cond`.
         eta: weight of the parallel part; 1 with no threshold and no momentum is plain CFG.
         norm_threshold: largest L2 norm, per sample, of the update before the scale; 0 means no limit.
-        momentum: weight of the previous buffer; negative values damp what is steady ("reverse momentum").
+        momentum: weight of the previous buffer; negative values damp steady components ("reverse momentum").
         running: the buffer of the previous step, None at the start of a run.
 
     Returns:

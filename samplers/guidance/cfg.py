@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), the reference every other rule is compared with."""
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), with which every other rule is compared."""
 
 from torch import Tensor
 
@@ -11,8 +11,8 @@ def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
 
 
 def along_guidance(denoised: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
-    """<D - D_u, D_c - D_u> and |D_c - D_u|^2 per sample, [B, 1, ..., 1]: sums of them over steps and samples give the
-    effective scale of a run."""
+    """<D - D_u, D_c - D_u> and |D_c - D_u|^2 per sample, [B, 1, ..., 1], of predictions [B, ...] in x0 space: the ratio
+    of their sums over steps and samples is the effective scale of a run."""
     delta = cond - uncond
     return dot(denoised - uncond, delta), dot(delta, delta)
 
@@ -20,7 +20,7 @@ def along_guidance(denoised: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tens
 def effective_scale(denoised: Tensor, cond: Tensor, uncond: Tensor) -> Tensor:
     """omega_e = <D - D_u, D_c - D_u> / |D_c - D_u|^2 per sample, [B]: the CFG scale nearest to a guided prediction.
 
-    The rest, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction (arXiv 2602.22570).
-    NaN for a sample whose two predictions are equal: any scale gives it."""
+    Shapes [B, ...], x0 space. The remainder, D - (D_u + omega_e (D_c - D_u)), is orthogonal to the guidance direction
+    (arXiv 2602.22570). NaN for a sample whose two predictions are equal, since any scale gives the same result."""
     along, square = along_guidance(denoised, cond, uncond)
     return (along / square).flatten()

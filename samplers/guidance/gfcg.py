@@ -1,16 +1,16 @@
 """Gradient-Free Classifier Guidance (Shenoy, Pan, Balakrishnan et al., WACV 2026, arXiv 2411.15393).
 
-The paper's, from its abstract: a classifier that is used in inference only looks at every step; from what it says come
-a reference class, adapted to the step, that takes the place of the unconditional prediction, and a guidance scale that
-grows with the confusion. Its closed formula for the scale, and which class exactly is the reference, could not be
-read. What follows is a construction of this pack with those parts:
+From the paper's abstract: a classifier, used for inference only, is evaluated at every step; from its output come a
+reference class for the step, which replaces the unconditional prediction, and a guidance scale that grows with the
+confusion. The paper's formula for the scale and its choice of the reference class were not accessible to us. The
+following is a construction of this pack with those parts:
 
     p = softmax(logits / temperature)       over the target, at index 0, and N - 1 other candidates
-    k = argmax_{j >= 1} logit_j             the most confusing wrong one
+    k = argmax_{j >= 1} logit_j             the most confusing wrong candidate
     strength = scale * confusion(p)         miss: 1 - p_0, margin: p_k / (p_0 + p_k), max: p_k, const: 1
     D = D_cfg + strength (D_c - D_k)
 
-All is per sample. `p` is [B, N] in float32 or wider.
+Everything is per sample. `p` is [B, N] in float32 or wider; predictions D are [B, ...] in x0 space.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from ..sending import sent
 
 
 def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """[B, N], the target first. A sample with NaN or infinity among its logits (a picture of NaN) counts as its target:
-    a classifier that cannot see it says nothing about it. Minus infinity is a probability of 0."""
+    """The probabilities [B, N], the target first, of logits [B, N]. A sample with NaN or infinity among its logits (an
+    image of NaN) gets probability 1 for its target, so that it is not guided. Minus infinity gives probability 0."""
     logits = logits.float()
     seen = logits.amax(1, keepdim=True).isfinite()  # NaN is the largest
     target = torch.zeros_like(logits)
@@ -32,8 +32,8 @@ def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def most_confusing(logits: Tensor) -> Tensor:
-    """[B] of indices from 1 on; among equals the first. Of logits, because the probabilities of all wrong candidates
-    may be too small for their format."""
+    """The index k >= 1 of the largest wrong logit, [B]; the first of equal ones. Uses logits [B, N], because the
+    probabilities of all wrong candidates may underflow."""
     return logits[:, 1:].nan_to_num(-torch.inf).argmax(1) + 1
 
 
@@ -56,10 +56,10 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def confusion(p: Tensor, k: Tensor, measure: str = "miss") -> Tensor:
-    """[B] in 0..1: how far the classifier is from the target, with `k` as the wrong candidate."""
+    """The confusion of each sample, [B] in 0..1, by one of `MEASURES`; `k` [B]: the wrong candidate."""
     return MEASURES[measure](p, k).clamp(0, 1)
 
 
 def guidance_update(cond: Tensor, reference: Tensor, strength: Tensor) -> Tensor:
-    """strength (D_c - D_k): what is added to the guided prediction; `strength` is [B]."""
+    """strength (D_c - D_k), the term to add to the guided prediction: [B, ...], x0 space; `strength` is [B]."""
     return sent(strength, cond.device, cond.dtype).reshape(-1, *[1] * (cond.ndim - 1)) * (cond - reference)

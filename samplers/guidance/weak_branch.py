@@ -1,5 +1,5 @@
-"""Guidance away from a weakened prediction of the same condition: PAG, SEG, SLG and autoguidance differ in how it
-is weakened, not in what is done with it."""
+"""Guidance away from a weakened prediction for the same condition. PAG, SEG, SLG and autoguidance differ only in how
+it is weakened."""
 
 from torch import Tensor
 
@@ -9,11 +9,11 @@ RESCALE = ("off", "partial", "full")
 
 
 def weak_branch(cond: Tensor, weak: Tensor, scale: float, guided: Tensor, rescale: str = "off") -> Tensor:
-    """What to add to `guided`, the CFG result: D - D_cfg(w), with D = D_cfg(w) + s (D_c - weak).
+    """The term to add to `guided`, the CFG result: D - D_cfg(w), with D = D_cfg(w) + g, g = s (D_c - weak).
 
-    `rescale` brings the spread of a sample back to that of its `cond` (after CFG-rescale, Lin et al. 2024, arXiv
-    2305.08891): "full" that of the whole result, D = r (D_cfg + g) with r = std(D_c) / std(D_cfg + g); "partial" that
-    of this guidance alone, g r with r = std(D_c) / std(D_c + g).
+    `rescale` restores the standard deviation of each sample's `cond` (after CFG-rescale, Lin et al. 2024, arXiv
+    2305.08891): "full" for the whole result, D = r (D_cfg + g) with r = std(D_c) / std(D_cfg + g); "partial" for this
+    guidance alone, r g with r = std(D_c) / std(D_c + g); "off" for neither.
 
     Shapes [B, ...], x0 space. Source of the formula: arXiv 2403.17377, equation 14.
     """

@@ -1,1 +1,1 @@
-"""Exact inversion: from a picture to noise and back without an error beyond rounding."""
+"""Exact inversion: from an image to noise and back, with no error except rounding."""

@@ -1,5 +1,5 @@
 """BDIA (Zhang, Lewis, Kleijn: "Exact Diffusion Inversion via Bi-directional Integration Approximation", ECCV 2024,
-arXiv 2307.10829): the step over two levels of multistep.py with
+arXiv 2307.10829): the two-level step of multistep.py with
 
     k = gamma scale(sigma_p) / scale(sigma_s),   c = (sigma_s - sigma_t) - k (sigma_p - sigma_t)
 """
@@ -12,7 +12,11 @@ from .reversible import Levels
 
 @dataclass(frozen=True)
 class Bdia(TwoLevels):
-    """`gamma` in (0, 1]; an inversion enlarges what does not fit the trajectory by 1 / gamma in every step."""
+    """BDIA with `gamma` in (0, 1]; an inversion amplifies errors by 1 / gamma in every step.
+
+    Raises:
+        ValueError: `gamma` is out of range.
+    """
 
     gamma: float = 0.96
 

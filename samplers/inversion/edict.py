@@ -1,14 +1,14 @@
 """EDICT (Wallace, Gokul, Naik: "EDICT: Exact Diffusion Inversion via Coupled Transformations", CVPR 2023, arXiv
-2211.12446): two latents at one noise level, each stepped by the drift at the other, and mixed.
+2211.12446): two latents at one noise level; each is stepped by the drift at the other, then both are mixed.
 
 Step i, with (a, b) = (0, 1) for even i and (1, 0) for odd i:
 
     u_a += (sigma' - sigma) phi1(u_b),  u_b += (sigma' - sigma) phi2(u_a)
     u_0 = p u_0 + (1 - p) u_1,          u_1 = p u_1 + (1 - p) u_0
 
-The paper is written for variance-preserving latents and evaluates both at timestep i. In the coordinates used here,
-phi1(v) = f(v, sigma), and phi2(v) = f(rho v, sigma) with rho = scale(sigma') / scale(sigma): u_a is at sigma' already,
-and it is its variance-preserving form that the network is given.
+The paper uses variance-preserving latents and evaluates both at timestep i. In the coordinates of reversible.py,
+phi1(v) = f(v, sigma) and phi2(v) = f(rho v, sigma) with rho = scale(sigma') / scale(sigma): u_a is already at sigma',
+and the network gets its variance-preserving form at timestep i.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,23 @@ from torch import Tensor
 
 from .reversible import Drift, Levels, Pair
 
-LARGEST_GROWTH = 1e3  # of the difference of the two latents in an inversion, for `mixing`
+LARGEST_GROWTH = 1e3  # growth of the difference between the two latents in an inversion, for `mixing`
 
 
 def mixing(steps: int) -> float:
-    """The p with which an inversion of this many steps lets the difference of the two latents grow a thousandfold: it
-    grows by 1 / p^2 in every step."""
+    """The p for which the difference between the two latents grows by a factor of 1000 in an inversion of `steps`
+    steps; it grows by 1 / p^2 in every step."""
     return LARGEST_GROWTH ** (-1 / (2 * steps))
 
 
 @dataclass(frozen=True)
 class Edict:
-    """`p` in (0, 1]: how little the two are mixed. `own_level`: phi2 is evaluated at the level at which u_a is; as
-    exact, more accurate, and not in the paper."""
+    """EDICT with mixing weight `p` in (0, 1]; 1 is no mixing. `own_level`: evaluate phi2 at the level sigma' that u_a
+    is at, which is equally exact and more accurate, but not in the paper.
+
+    Raises:
+        ValueError: `p` is out of range.
+    """
 
     p: float = 0.93
     own_level: bool = False
@@ -47,10 +51,10 @@ class Edict:
     def sample_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]
         u = list(pair)
-        a, b = i % 2, 1 - i % 2  # counted from the noisy end in both directions, or odd numbers of steps do not invert
+        a, b = i % 2, 1 - i % 2  # i counts from the noisy end in both directions, so that any number of steps inverts
         u[a] = u[a] + levels.quantize(h * f(u[b], levels.sigmas[i]))
         u[b] = u[b] + levels.quantize(h * self._second(f, u[a], levels, i))
-        return self._mixed(*u, levels.quantize)
+        return self._mixed(u[0], u[1], levels.quantize)
 
     def invert_step(self, f: Drift, pair: Pair, levels: Levels, i: int) -> Pair:
         h = levels.sigmas[i + 1] - levels.sigmas[i]

@@ -1,9 +1,9 @@
-"""Exact inverters that step over two levels: x_s from x_t and x_p, the one before, with one evaluation at x_t.
+"""Exact inverters with two-level steps: x_s from x_t and the previous x_p, with one evaluation at x_t.
 
     x_s = k x_p + (1 - k) x_t + c f(x_t, sigma_t),   x_p = (x_s - (1 - k) x_t - c f(x_t, sigma_t)) / k
 
-A state is (x_t, x_p). The image's neighbour comes from an Euler step back, with the drift at the neighbour's level.
-BDIA (bdia.py) and O-BELM (o_belm.py) differ in k and c.
+A state is (x_t, x_p), [B, ...] each, in the coordinates of reversible.py. At the image, x_p comes from an Euler step
+back, with the drift at the level of x_p. BDIA (bdia.py) and O-BELM (o_belm.py) differ in k and c.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from .reversible import Drift, Levels, Pair
 
 
 class TwoLevels:
+    """A `Method` with two-level steps, given by its `coefficients`."""
+
     evaluations, first, to_zero = 1, 1, True
 
     def coefficients(self, levels: Levels, i: int) -> tuple[float, float]:
@@ -37,6 +39,7 @@ class TwoLevels:
         return Pair(pair.y, quantize((pair.x - quantize((1 - k) * pair.y + c * f(pair.y, levels.sigmas[i]))) / k))
 
     def _quantize(self, levels: Levels) -> Callable[[Tensor], Tensor]:
-        """Multiples of the quantum come back where no step makes latents longer."""
+        """`levels.quantize`, or the identity where a step has k > 1: multiples of the quantum are recovered exactly
+        only if no step expands latents."""
         shortens = all(self.coefficients(levels, i)[0] <= 1 for i in range(1, levels.steps))
         return levels.quantize if shortens else lambda x: x

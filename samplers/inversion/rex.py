@@ -1,11 +1,11 @@
 """Rex (Blasingame and Liu: "Reversible Solvers for Diffusion Models", ICML 2026, arXiv 2502.08834) with Euler steps:
-the coupling of McCallum and Foster, in terms of the denoiser.
+the coupling of McCallum and Foster, written with the denoiser.
 
 With D(x, sigma) = x - sigma f(x, sigma) and w = 1 - sigma' / sigma:
 
     x' = (1 - w) (zeta x + (1 - zeta) y) + w D(y, sigma),   y' = (1 - w) y + w D(x', sigma')
 
-Both ends of a step are evaluated, so that the last level lies above 0.
+The model is evaluated at both ends of a step, so the last level has to be above 0.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,11 @@ from .reversible import Drift, Levels, Pair
 
 @dataclass(frozen=True)
 class Rex:
-    """`zeta` in (0, 1]: how little the second latent is mixed into the first."""
+    """Rex with coupling weight `zeta` in (0, 1]: the second latent is mixed into the first with weight 1 - zeta.
+
+    Raises:
+        ValueError: `zeta` is out of range.
+    """
 
     zeta: float = 0.999
 

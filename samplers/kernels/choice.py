@@ -1,4 +1,4 @@
-"""Which version of an operation runs: the fused kernel, where there is one for the device, or the one in torch."""
+"""Chooses between the fused kernel of an operation and its version in torch."""
 
 import logging
 from collections.abc import Callable
@@ -12,15 +12,15 @@ log = logging.getLogger(__name__)
 
 
 class KernelError(RuntimeError):
-    """The kernel cannot be compiled or started on this machine: no C compiler, a device that Triton does not know..."""
+    """The kernel cannot be compiled or started on this machine: no C compiler, a device unknown to Triton, ..."""
 
 
-_in_torch: dict[tuple[str, torch.device, torch.dtype], str] = {}  # where a kernel cannot run, and why
+_in_torch: dict[tuple[str, torch.device, torch.dtype], str] = {}  # where a kernel cannot run: the reason
 
 
 def fastest(what: str, kernels: Callable[[], ModuleType], name: str, in_torch: Callable, tensor: Tensor, *rest: Any):
-    """`name(tensor, *rest)` of the module that `kernels` imports, or `in_torch` of the same if that cannot be. It is
-    tried once for a device and a type; why not is logged once."""
+    """The result of the function `name` in the module that `kernels` imports, or of `in_torch` with the same arguments
+    where that is not possible. A failure is remembered for the device and dtype, and logged once for `what`."""
     place = what, tensor.device, tensor.dtype
     if place not in _in_torch:
         try:

@@ -1,9 +1,9 @@
 """The kernels of matching.py. The first multiplies tiles of tokens with tiles of reference tokens over all channels, in
-float32, brings the products to the reference's lengths and keeps the best of each row: its score and its index in one
-whole number, of which the greatest of all tiles stays, whichever comes first. The similarity matrix is never written.
-The second divides by the tokens' own lengths, which do not move the maximum, and steps away from the match.
+float32, divides by the reference's lengths and keeps the best of each row: score and index in one integer, of which an
+atomic maximum over all tiles is taken, so that their order does not matter. The similarity matrix is never written. The
+second divides by the tokens' own lengths, which do not change the maximum, and steps away from the match.
 
-The tiles are spread over both tokens and reference tokens, so that one image is work enough for the whole device.
+The tiles divide both tokens and reference tokens, so that even one image occupies the whole device.
 """
 
 from subprocess import SubprocessError
@@ -23,17 +23,17 @@ try:
 except ImportError:  # Triton before 3.4
     TensorDescriptor = None
 
-# Tokens, reference tokens and channels of a tile, by the bits of a number.
+# Tokens, reference tokens and channels of a tile, by the bits of the dtype.
 TILES = {
     16: {"BLOCK_N": 128, "BLOCK_M": 128, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3},
     32: {"BLOCK_N": 64, "BLOCK_M": 64, "BLOCK_C": 32, "num_warps": 4, "num_stages": 3},
 }
-# Where a program may have the shared memory of an A100 or H100.
+# For devices with as much shared memory per program as an A100 or H100.
 LARGE_TILES = TILES | {16: {"BLOCK_N": 128, "BLOCK_M": 256, "BLOCK_C": 64, "num_warps": 8, "num_stages": 3}}
 LARGE = 160 << 10  # bytes of shared memory
 
 _PUSH = {"ROWS": 4, "BLOCK_C": 1024, "num_warps": 4}
-_ALIGNED = 16  # bytes, as the hardware that copies tiles by itself wants rows to begin
+_ALIGNED = 16  # bytes; alignment of rows that the hardware's tile copies need
 
 
 @triton.jit
@@ -60,11 +60,11 @@ def _match_kernel(
     BLOCK_C: tl.constexpr,
     GROUP: tl.constexpr = 8,
 ):
-    """`keys`: score and index of the best so far. `inverse`: 1 / length of the reference tokens. `EVEN`: the channels
-    are whole tiles. `DESCRIPTORS`: `tokens` and `reference` are those of matrices, of which the samples are rows;
-    `tokens_batch` and `reference_batch` are then rows too."""
+    """`keys`: score and index of the best match so far. `inverse`: 1 / length of the reference tokens. `EVEN`: the
+    channels are whole tiles. `DESCRIPTORS`: `tokens` and `reference` are tensor descriptors of matrices with all
+    samples as rows; `tokens_batch` and `reference_batch` are then numbers of rows."""
     sample = tl.program_id(1)
-    # Neighbours share rows and columns, which so stay in the cache.
+    # Neighbouring programs share rows and columns, which stay in the cache.
     across = tl.cdiv(m, BLOCK_M)
     group = tl.program_id(0) // (GROUP * across)
     height = tl.minimum(tl.cdiv(n, BLOCK_N) - group * GROUP, GROUP)
@@ -84,7 +84,7 @@ def _match_kernel(
             r = reference.load([first_column, first])
             products = tl.dot(h, r.T, products)
     else:
-        # What lies outside is read from the last row instead, and not used.
+        # Rows outside are replaced by the last row, and their results not used.
         own = tokens + sample.to(tl.int64) * tokens_batch + tl.minimum(rows, n - 1).to(tl.int64)[:, None] * tokens_row
         theirs = reference + sample.to(tl.int64) * reference_batch
         theirs += tl.minimum(columns, m - 1).to(tl.int64)[None, :] * reference_row
@@ -96,7 +96,7 @@ def _match_kernel(
             else:
                 h = tl.load(own + channels[None, :], (channels < c)[None, :], 0.0)
                 r = tl.load(theirs + channels[:, None], (channels < c)[:, None], 0.0)
-            products = tl.dot(h, r, products, input_precision="ieee")  # not tf32, which float32 would get
+            products = tl.dot(h, r, products, input_precision="ieee")  # the default for float32 is tf32
 
     if MASKED:
         usable = usable & (tl.load(allowed + sample.to(tl.int64) * allowed_batch + columns, columns < m, 0) != 0)
@@ -108,7 +108,7 @@ def _match_kernel(
 
 @triton.jit
 def _key(score, index):
-    """One whole number, by which scores are in order, and of equal ones the lower index is the greater."""
+    """An integer that is greater for a greater score, and among equal scores for a lower index."""
     bits = tl.where(score == 0, 0.0, score).to(tl.int32, bitcast=True)  # no -0
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
@@ -168,18 +168,26 @@ def _push_kernel(
 
 
 def match_fused(tokens: Tensor, reference: Tensor, mask: Tensor | None = None) -> Match:
-    """`match_dense` without its matrix; float64 is not for it."""
+    """`match_dense` without the similarity matrix; not for float64.
+
+    Raises:
+        KernelError: the kernel cannot run here.
+    """
     _, score, index = _launch(tokens, reference, 0.0, 0.0, mask, push=False)
     return Match(score, index)
 
 
 def push_fused(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None = None) -> Pushed:
-    """`push_dense` without its matrix; float64 is not for it."""
+    """`push_dense` without the similarity matrix; not for float64.
+
+    Raises:
+        KernelError: the kernel cannot run here.
+    """
     return Pushed(*_launch(tokens, reference, alpha, threshold, mask, push=True))
 
 
 def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, mask: Tensor | None, *, push: bool):
-    # Rows may lie apart (heads merged out of a larger tensor), channels may not.
+    # Rows may have any stride (heads merged in a larger tensor), channels have to be contiguous.
     tokens, reference = (t if t.stride(-1) == 1 else t.contiguous() for t in (tokens, reference))
     batch, n, c = tokens.shape
     try:
@@ -214,7 +222,7 @@ def _launch(tokens: Tensor, reference: Tensor, alpha: float, threshold: float, m
 
 
 class MatchCall(NamedTuple):
-    """What the first kernel is started with; `keys` [B, N] is what it leaves."""
+    """The launch of the first kernel; `keys` [B, N] is its result."""
 
     grid: tuple[int, int]
     arguments: tuple
@@ -229,7 +237,7 @@ def match_call(
     tiles: dict[str, int] | None = None,
     descriptors: bool | None = None,
 ) -> MatchCall:
-    """`tiles`, `descriptors`: those for the device, if they are not given."""
+    """The launch of the first kernel. `tiles`, `descriptors`: by default those for the device."""
     (batch, n, c), m, shared = tokens.shape, reference.shape[1], len(reference) == 1
     inverse = lengths_of(reference).reciprocal_().contiguous()
     allowed = inverse if mask is None else mask.to(tokens.device, torch.uint8).contiguous()
@@ -260,7 +268,7 @@ def match_call(
 
 
 def tiles_for(tokens: Tensor) -> dict:
-    """For these numbers on their device."""
+    """The tiles for the dtype and device of `tokens`."""
     shared = 0
     if tokens.is_cuda:
         shared = getattr(torch.cuda.get_device_properties(tokens.device), "shared_memory_per_block_optin", 0)
@@ -268,13 +276,13 @@ def tiles_for(tokens: Tensor) -> dict:
 
 
 def _copies_tiles(tokens: Tensor) -> bool:
-    """NVIDIA from Hopper on."""
+    """Whether the hardware copies tiles by descriptors: NVIDIA from Hopper on."""
     if TensorDescriptor is None or not tokens.is_cuda or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(tokens.device) >= (9, 0)
 
 
 def _is_matrix(t: Tensor) -> bool:
-    """Whether all samples are rows of one matrix, with or without others between them, as descriptors want it."""
+    """Whether all samples are rows of one matrix, as descriptors need; other rows may lie between them."""
     even = t.data_ptr() % _ALIGNED == 0 and t.stride(1) * t.element_size() % _ALIGNED == 0
     return even and (len(t) == 1 or t.stride(0) % t.stride(1) == 0)

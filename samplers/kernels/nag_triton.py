@@ -1,5 +1,5 @@
-"""The bounded extrapolation of NAG (attention/nasa.py) in one kernel, which reads both attention outputs once: in torch
-it is a dozen operations, each of which reads and writes all of them in float32."""
+"""The bounded extrapolation of NAG (attention/nasa.py) in one kernel that reads both attention outputs once; in torch
+it is a dozen operations, each of which reads and writes whole tensors in float32."""
 
 from subprocess import SubprocessError
 
@@ -11,7 +11,7 @@ from triton.errors import TritonError
 
 from .choice import KernelError
 
-LARGEST = 1 << 14  # channels that a program keeps
+LARGEST = 1 << 14  # channels that a program can hold
 
 
 @triton.jit
@@ -45,9 +45,13 @@ def _nag_kernel(
 
 
 def nag_fused(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float) -> Tensor:
-    """`nag` of [rows, tokens, channels]; float64 is not for it."""
+    """`nag` of [rows, tokens, channels]; not for float64.
+
+    Raises:
+        KernelError: there are too many channels, or the kernel cannot run here.
+    """
     batch, n, c = positive.shape
-    # Rows may lie apart (heads merged out of a larger tensor), channels may not.
+    # Rows may have any stride (heads merged in a larger tensor), channels have to be contiguous.
     positive, negative = (t if t.stride(-1) == 1 else t.contiguous() for t in (positive, negative))
     if c > LARGEST:
         raise KernelError(f"{c} channels are more than {LARGEST}")

@@ -1,1 +1,1 @@
-"""Weights that were tuned to preferences."""
+"""LoRA and related adapters: names, layouts, shapes and formulas."""

@@ -1,4 +1,4 @@
-"""What diffusers calls the modules of networks whose names ComfyUI's list has in their authors' spelling only.
+"""Module names in diffusers for networks of which ComfyUI's list has only the authors' names.
 
 Source: scripts/convert_wan_to_diffusers.py, scripts/convert_hunyuan_video_to_diffusers.py and
 loaders/lora_conversion_utils.py of diffusers.
@@ -32,7 +32,7 @@ WAN = {
     r"img_emb\.proj\.3": "condition_embedder.image_embedder.ff.net.2",
     r"head\.head": "proj_out",
 }
-# Of HunyuanVideo, beside the blocks, which are called as in Flux. {} is one of a fused weight's three parts.
+# Without the blocks, which have the same names as in Flux. {} stands for one of the three parts of a fused weight.
 _REFINER = r"txt_in\.individual_token_refiner\.blocks\.(\d+)"
 _REFINED = r"context_embedder.token_refiner.refiner_blocks.\1"
 HUNYUAN_VIDEO = {
@@ -52,14 +52,15 @@ HUNYUAN_VIDEO = {
 
 @dataclass(frozen=True)
 class Alias:
-    """`third`: which of three equal parts of the weight's rows it is; None for all of it."""
+    """The path of a module in diffusers. `third`: which of three equal parts of the weight's rows it is, from 0; None
+    for the whole weight."""
 
     path: str
     third: int | None = None
 
 
 def aliases(path: str, table: Mapping[str, str]) -> list[Alias]:
-    """How diffusers calls the module `path` of a network with one of the tables above."""
+    """The paths in diffusers of the module `path`; `table`: one of the tables above."""
     for pattern, name in table.items():
         if match := re.fullmatch(pattern, path):
             name = match.expand(name)

@@ -9,8 +9,7 @@ def decomposed(merged: Tensor, magnitude: Tensor) -> Tensor:
 
     Args:
         merged: W + dW, [out, in, ...].
-        magnitude: m, [out, 1, ...], a norm for each output as PEFT has it, or [1, in, 1, ...], for each input as kohya
-            has it.
+        magnitude: m, [out, 1, ...], a norm for each output as in PEFT, or [1, in, 1, ...], for each input as in kohya.
     """
     over_inputs = len(magnitude) == len(merged)
     dims = [d for d in range(merged.ndim) if d != (0 if over_inputs else 1)]

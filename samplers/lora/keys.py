@@ -1,9 +1,9 @@
-"""Names of adapter weights, whatever wrote them.
+"""Names of adapter weights, from any program.
 
-A name is the path of a module and a part: `unet.down_blocks.0.attentions.0...to_q` and `lora_A.weight`, say. Programs
-differ in both. A path begins with what its program calls the network, and has dots or underscores between its words;
-without the one and whatever the other, it is the same path. Parts have a few spellings each; PEFT puts the name that
-the user gave the adapter in the middle of them.
+A name is the path of a module and a part, such as `unet.down_blocks.0.attentions.0...to_q` and `lora_A.weight`.
+Programs differ in both. A path begins with the program's name for the network, and has dots or underscores between its
+words; without the prefix and this difference, paths of all programs agree. Parts have a few spellings each; PEFT puts
+the user's name for the adapter in the middle of them.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 DOWN, UP, MID, ALPHA, SCALE = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"
 BIAS = "lora_up.bias"  # PEFT's, of the second factor
-# Endings of names, the longer first, and the part that each is.
+# Endings of names, the longer first, with the part that they mean.
 _PARTS = {
     ".lora_linear_layer.down.weight": DOWN,
     ".lora_linear_layer.up.weight": UP,
@@ -32,7 +32,7 @@ _OF_PEFT = re.compile(
     r"(?:\.(?!(?:weight|bias)$)([^.]+))?(?:\.(weight|bias))?$"
 )
 _PARTS_OF_PEFT = {"lora_A": DOWN, "lora_B": UP, "lora_magnitude_vector": SCALE}
-# Of adapters of other kinds and of differences, which have one spelling.
+# Parts of other kinds of adapters and of differences, which have one spelling.
 _OTHER = re.compile(
     r"\.(oft_blocks|oft_diag|rescale|a[12]\.weight|b[12]\.weight|diff|diff_b|set_weight|w_norm|b_norm|reshape_weight)$"
 )
@@ -45,7 +45,7 @@ _TEXT = re.compile(r"lora_te\d?_|text_encoder|.*text_model[._]encoder[._]")
 
 @dataclass(frozen=True)
 class Name:
-    """`part` as ComfyUI spells it; `adapter`: what PEFT calls it, if that is in the name."""
+    """A name in a file. `part`: in ComfyUI's spelling; `adapter`: PEFT's name of the adapter, "" if there is none."""
 
     module: str
     part: str
@@ -54,9 +54,9 @@ class Name:
 
 @dataclass
 class Renamed:
-    """`parts`: names of the file by the model's module, as ComfyUI's list has it, and part; `nowhere`: modules of the
-    file that the model does not have; `repeated`: modules whose parts are named more than once, of which the first is
-    taken; `unknown`: names that are no adapter's."""
+    """The names of a file, assigned to a model. `parts`: {path in ComfyUI's list: {part: name in the file}}; `nowhere`:
+    modules that the model does not have; `repeated`: modules with a part that is named more than once, of which the
+    first is used; `unknown`: names that are not of an adapter."""
 
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
     nowhere: dict[str, None] = field(default_factory=dict)
@@ -65,12 +65,12 @@ class Renamed:
 
     @property
     def names(self) -> dict[str, str]:
-        """For each name as ComfyUI loads it, the one in the file."""
+        """{name as ComfyUI loads it: name in the file}"""
         return {f"{path}.{part}": name for path, parts in self.parts.items() for part, name in parts.items()}
 
 
 def split(name: str) -> Name | None:
-    """None for what is no adapter's."""
+    """A name divided into path and part; None if it is not of an adapter."""
     for ending, part in _PARTS.items():
         if name.endswith(ending):
             return Name(name.removesuffix(ending), part)
@@ -86,20 +86,21 @@ def split(name: str) -> Name | None:
 
 
 def bare(path: str) -> str:
-    """A path without what comes before it, and without the difference between dots and underscores."""
+    """A path without prefixes, and with underscores instead of dots."""
     while match := _PREFIX.match(path):
         path = path[match.end() :]
-    # diffusers before 0.22 put the projections of attention into a processor.
+    # diffusers before 0.22 had the projections of attention in a processor.
     return path.replace(".", "_").replace("_processor_", "_").strip("_")
 
 
 def is_of_text(module: str) -> bool:
-    """Whether a module of a file is one of a text encoder."""
+    """Whether a module of a file belongs to a text encoder."""
     return _TEXT.match(module) is not None
 
 
 def rename(names: Collection[str], known: Mapping[str, Any]) -> Renamed:
-    """`known`: what each path of the model's modules stands for, in all spellings that ComfyUI has for them."""
+    """Assigns the names of a file to the modules of a model. `known`: {path: module}, with all spellings of the paths
+    in ComfyUI's list."""
     found, by_bare = Renamed(), _by_bare(known)
     for name in names:
         split_name = split(name)
@@ -120,8 +121,9 @@ def rename(names: Collection[str], known: Mapping[str, Any]) -> Renamed:
 
 
 def _by_bare(known: Mapping[str, Any]) -> dict[str, str]:
-    """Paths by what they are called without prefixes; none that would stand for two modules."""
-    found, twice = {}, set()
+    """{bare path: path}, without bare paths that would stand for two modules."""
+    found: dict[str, str] = {}
+    twice: set[str] = set()
     for path, module in known.items():
         first = found.setdefault(bare(path), path)
         if known[first] != module:

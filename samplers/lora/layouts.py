@@ -1,9 +1,9 @@
-"""What a file holds, told by the names in it."""
+"""The contents of a file in words, from the names in it."""
 
 import re
 from collections.abc import Iterable
 
-# By the first that fits most names, in this order.
+# The pattern that matches most names decides; of equal ones the first.
 _LAYOUTS = {
     "PEFT's OFT or BOFT (....oft_R, ....boft_R)": r".*\.(oft_[Rrs]|boft_[Rs])(\.|$)",
     "XLabs (double_blocks....processor.qkv_lora1)": r".*blocks\.\d+\.processor\.(qkv|proj)_lora",
@@ -35,10 +35,10 @@ ACCEPTED = (
 
 
 def layout_of(names: Iterable[str]) -> str:
-    """In words, with an example for what is unknown."""
-    names = [name[:300] for name in names]  # the patterns look at all of it
+    """The layout of a file with these names, in words; for an unknown one with an example."""
+    names = [name[:300] for name in names]  # limits the time that the patterns need
     counts = {title: sum(1 for name in names if re.match(pattern, name)) for title, pattern in _LAYOUTS.items()}
-    title = max(counts, key=counts.get)
+    title = max(counts, key=counts.__getitem__)
     if counts[title]:
         return title
     return f"unknown ({names[0]}, ...)" if names else "an empty file"

@@ -1,4 +1,4 @@
-"""The nearest weight change of a low rank (Eckart and Young, 1936)."""
+"""The nearest weight change of low rank (Eckart and Young, 1936)."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 
 class LowRank(NamedTuple):
+    """Two factors of a weight change dW, and the squared norms of the error and of dW."""
+
     up: Tensor  # [out, rank]
     down: Tensor  # [rank, in, ...]
     missing: float  # |dW - up down|^2
@@ -14,11 +16,12 @@ class LowRank(NamedTuple):
 
 
 def low_rank(change: Tensor, rank: int) -> LowRank:
-    """`change` [out, in, ...] in two factors, of full rank if that is smaller.
+    """The best approximation of `change` [out, in, ...] by two factors of `rank`, or of full rank if that is smaller;
+    in float32.
 
-    By the eigenvectors of the smaller Gram matrix, in float64: the projection on the first `rank` is the truncated SVD.
+    The projection onto the first `rank` eigenvectors of the smaller Gram matrix, in float64, is the truncated SVD.
     """
-    where = "cpu" if change.device.type == "mps" else change.device  # which has no float64
+    where = "cpu" if change.device.type == "mps" else change.device  # MPS has no float64
     matrix = change.flatten(1).to(where).double()
     tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.T if tall else matrix

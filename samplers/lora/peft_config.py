@@ -1,33 +1,36 @@
-"""What PEFT writes beside the weights of an adapter: which share of its product is added.
+"""The configuration that PEFT saves beside the weights of an adapter, which gives the scale of its product.
 
-The configuration (adapter_config.json, or the same under `lora_adapter_metadata` in a file of diffusers, where each
-name begins with that of the network) has the rank r and lora_alpha, which is called alpha for LoHa and LoKr; a module's
-product is multiplied by alpha / r, also where the factors of LoKr have no rank, with rsLoRA (Kalajdzievski 2023, arXiv
-2312.03732) by alpha / sqrt(r). Without it nothing in the file says alpha.
+It is in adapter_config.json, or under `lora_adapter_metadata` in a file of diffusers, where each name has the network's
+as a prefix. It has the rank r and lora_alpha (alpha for LoHa and LoKr). A module's product is multiplied by alpha / r,
+also where the factors of LoKr have no rank, or with rsLoRA (Kalajdzievski 2023, arXiv 2312.03732) by alpha / sqrt(r).
+PEFT's weights themselves do not contain alpha.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as shown
-from typing import Any
+from typing import Any, TypeVar
 
 from ..strict_json import is_number, read_json
 
-LARGEST = 1e6  # alpha; files have up to a few hundred, and 1e39 is infinite in float32
+LARGEST = 1e6  # the largest alpha that is read; files have up to a few hundred, and 1e39 is infinite in float32
 _NETWORKS = ("unet.", "transformer.")
+_Otherwise = TypeVar("_Otherwise")
 
 
 @dataclass(frozen=True)
 class PeftConfig:
+    """alpha and r of an adapter, with exceptions for modules by the end of their path."""
+
     alpha: float
     rank: float | None = None
     rank_stabilised: bool = False
-    alphas: Mapping[str, float] = field(default_factory=dict)  # of modules by the end of their path
+    alphas: Mapping[str, float] = field(default_factory=dict)  # by the end of the module's path
     ranks: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, module: str, rank: float | None) -> float:
-        """What a module's product is multiplied by. `rank`: of its factors, None if they have none.
+        """The factor of a module's product. `rank`: that of its factors, None if they have none.
 
         Raises:
             ValueError: neither the factors nor the configuration have a rank.
@@ -39,17 +42,17 @@ class PeftConfig:
 
 
 def read_config(text: str) -> PeftConfig | None:
-    """None where it says nothing of alpha.
+    """The configuration in a JSON text; None if it has no alpha.
 
     Raises:
-        ValueError: a sentence about what is wrong with it.
+        ValueError: it cannot be read, or has a value that is not accepted.
     """
     try:
         found = read_json(text)
     except ValueError as error:
         raise ValueError(f"the configuration of the adapter cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError("the configuration of the adapter is no dict")
+        raise ValueError("the configuration of the adapter is not a dict")
     for network in _NETWORKS:
         found |= {name.removeprefix(network): value for name, value in found.items() if name.startswith(network)}
     alpha, rank = found.get("lora_alpha", found.get("alpha")), found.get("r")
@@ -65,7 +68,7 @@ def read_config(text: str) -> PeftConfig | None:
     return PeftConfig(float(alpha), rank, found.get("use_rslora") is True, alphas, ranks)
 
 
-def _of(module: str, by_end: Mapping[str, float], otherwise: float | None) -> float | None:
+def _of(module: str, by_end: Mapping[str, float], otherwise: _Otherwise) -> float | _Otherwise:
     return next((n for end, n in by_end.items() if module == end or module.endswith(f".{end}")), otherwise)
 
 
@@ -73,5 +76,5 @@ def _by_end(found: dict, name: str) -> dict[str, Any]:
     patterns = found.get(name) or {}
     if not isinstance(patterns, dict):
         raise ValueError(f"the configuration of the adapter has {name} {shown(patterns)}")
-    # They are regular expressions; all that are in use are ends of paths.
+    # PEFT allows regular expressions; those in use are ends of paths.
     return {pattern.lstrip("^").rstrip("$").replace("\\.", "."): value for pattern, value in patterns.items()}

@@ -1,4 +1,4 @@
-"""Whether the parts of an adapter make a change of a weight's shape; from shapes alone."""
+"""Checks from shapes alone that the parts of an adapter make a change of the weight's shape."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,21 +7,21 @@ Shape = tuple[int, ...]
 
 
 def rank_of(parts: Mapping[str, Shape]) -> int | None:
-    """The rank of a low-rank adapter; None for other kinds."""
+    """The rank of a low-rank adapter; None for other kinds. `parts`: shapes by the names in `keys.py`."""
     factors = (parts.get(name) for name in ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b"))
     return next((factor[0] for factor in factors if factor), None)
 
 
 def kind_of(parts: Iterable[str]) -> str:
-    """LoRA, LoHa, LoKr, OFT or GLoRA, by what its first part is called; else it is a difference."""
+    """The kind of an adapter by the names of its parts: LoRA, LoHa, LoKr, OFT or GLoRA, else "differences"."""
     kinds = (kind for part in parts for first, kind in _KINDS.items() if part.startswith(first))
     return next(kinds, "differences")
 
 
 def problem(parts: Mapping[str, Shape], weight: Shape, bias: Shape | None = None) -> str | None:
-    """What is wrong with the adapter of a weight, in words that follow its name; None for nothing.
+    """What is wrong with the adapter of a weight, in words that follow its name in a sentence; None if nothing is.
 
-    `parts`: shapes by the names of `lora_keys`. `bias`: that of the model beside the weight, None if it has none.
+    `parts`: shapes by the names in `keys.py`. `weight`, `bias`: the model's shapes; None if there is no bias.
     """
     try:
         return _problem(parts, weight) or _problem_of_bias(parts, bias)
@@ -50,7 +50,7 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
         if up[1] != down[0] or mid is not None and mid[:2] != (down[0], down[0]):
             return f"has a rank of {down[0]} and of {up[1]}"
         made = up[0], math.prod(down[1:]) * (math.prod(mid[2:]) if mid else 1)
-        if "reshape_weight" in parts:  # a wider layer, whose new inputs the product alone sees
+        if "reshape_weight" in parts:  # a wider layer, where only the product uses the new inputs
             wider = up[0], *down[1:]
             if len(wider) != len(weight) or any(new < old for new, old in zip(wider, weight)):
                 return f"is for a weight of {list(wider)}, into which {list(weight)} does not fit"
@@ -70,7 +70,7 @@ def _problem(parts: Mapping[str, Shape], weight: Shape) -> str | None:
         if made is None:
             return "has factors of different shapes"
     elif "OFT" in kinds:
-        *_, blocks, size, width = parts["oft_blocks"]  # BOFT has a dimension more, of passes
+        *_, blocks, size, width = parts["oft_blocks"]  # BOFT has one more dimension, over its passes
         if blocks * size != weight[0] or size != width:
             return f"has {blocks} blocks of {size} x {width}, where the weight has {weight[0]} rows"
         if math.prod(parts.get("rescale", weight[:1])) != weight[0]:
@@ -115,13 +115,14 @@ _KINDS = {
 def _hada(parts: Mapping[str, Shape], i: str) -> Shape | None:
     a, b = parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"]
     core = parts.get(f"hada_t{i}")
-    if core is not None:  # of a convolution: [rank, rank, height, width], a [rank, out], b [rank, in]
+    if core is not None:  # a convolution: [rank, rank, height, width], with a [rank, out], b [rank, in]
         return (a[1], b[1] * math.prod(core[2:])) if core[:2] == (a[0], b[0]) else None
     return (a[0], math.prod(b[1:])) if a[1] == b[0] else None
 
 
 def _glora(parts: Mapping[str, Shape], weight: Shape) -> Shape | None:
-    """W + W a1 a2 + b1 b2, or, as it first was, W + W a2 a1 + b2 b1."""
+    """The (rows, columns) of GLoRA: W + W a1 a2 + b1 b2, or in its first version W + W a2 a1 + b2 b1; None if they do
+    not fit."""
     a1, a2, b1, b2 = ((s[0], math.prod(s[1:])) for s in (parts[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2")))
     new = a1[1] == a2[0] == b1[1] == b2[0] and a1[0] == a2[1] == weight[1]
     first = a2[1] == a1[0] == b2[1] == b1[0] and a2[0] == a1[1] == math.prod(weight[1:])

@@ -1,8 +1,8 @@
-"""Adapters of convolutions in Tucker's form, in two factors.
+"""Converts adapters of convolutions from Tucker form to two factors.
 
-LoCon, LoHa and LoKr (Yeh et al., ICLR 2024, arXiv 2309.14859) keep a change of a convolution in a core t of
-[rank, rank, height, width] between factors of outputs and inputs: sum_ij a_i t_ij b_j. The sum over j comes to the
-usual second factor, [rank, inputs height width].
+LoCon, LoHa and LoKr (Yeh et al., ICLR 2024, arXiv 2309.14859) can have a change of a convolution as a core t [rank,
+rank, height, width] between factors of outputs and inputs: sum_ij a_i t_ij b_j. The sum over j is the usual second
+factor, [rank, inputs x height x width].
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# The core, the factor of the inputs, and that of the outputs where it has the rank first beside a core.
+# The core, the factor of the inputs, and that of the outputs if it is transposed (rank first) where there is a core.
 _CORES = (
     ("lora_mid.weight", "lora_down.weight", None),
     ("hada_t1", "hada_w1_b", "hada_w1_a"),
@@ -20,7 +20,7 @@ _CORES = (
 
 
 def without_cores(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same adapter without cores; in float32 what was made anew."""
+    """The parts of the same adapter without cores; factors that were computed are in float32."""
     found = dict(parts)
     for core, inputs, outputs in _CORES:
         if core in found:

@@ -13,6 +13,8 @@ READY = "!!(window.app?.isGraphReady && app.extensionManager?.workflow?.activeWo
 # Files that a new user's server does not have, models that the frontend's own workflow asks a hub for, its own start.
 USUAL = ("404 (Not Found)", "Content Security Policy", "graph accessed before initialization")
 
+HELP = ".node-help-content"
+
 # How the prompts that this page has queued have ended.
 COUNTED = """(() => {
   window.ended = []
@@ -154,7 +156,28 @@ class Frontend:
         [found] = self.page.run(f"app.graph.nodes.filter((each) => each.type === '{node_type}').map((each) => each.id)")
         return str(found)
 
+    def help(self, node_type: str, title: str) -> None:
+        """Opens the page of a node, by the info button above it; a page that is open shows that of the node."""
+        self.page.run(
+            f"""(() => {{
+              app.graph.clear()
+              const node = LiteGraph.createNode("{node_type}")
+              app.graph.add(node)
+              const {{ width, height }} = app.canvas.canvas.getBoundingClientRect()
+              app.canvas.ds.scale = 1
+              app.canvas.ds.offset = [width / 3 - node.pos[0], height / 3 - node.pos[1]]
+              app.canvas.selectItems([node])
+              app.canvas.setDirty(true, true)
+            }})()"""
+        )
+        if not self.page.run(f"!!document.querySelector('{HELP}')"):
+            self.page.until("document.querySelector('[data-testid=info-button]')?.click() === undefined")
+        self.page.until(f"document.querySelector('{HELP} h1')?.textContent === {json.dumps(title)}")
+
+    def shoot(self, name: str) -> None:
+        self.page.screenshot(self._screenshots / f"{name}.png")
+
     @property
     def errors(self) -> list[str]:
-        """Of the page, but for those that it has without this pack."""
+        """Errors of the page, except those that it has without this pack."""
         return [error for error in self.page.errors if "guidekit" in error or not any(map(error.__contains__, USUAL))]

@@ -231,6 +231,23 @@ def test_unknown_benchmark_is_refused() -> None:
         dev.benchmarks(["nothing"])
 
 
+def test_lint_runs_all_three_and_returns_the_worst_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def run(command: list, **options: object) -> int:
+        ran.append(command[2:4])
+        return {"check": 1, "format": 2}.get(command[3], 0)
+
+    monkeypatch.setattr(dev, "run", run)
+    assert dev.lint(Path(sys.executable), [], {}) == 2
+    assert ran == [["ruff", "check"], ["ruff", "format"], ["mypy", "--config-file"]]
+
+
+def test_coverage_by_itself_is_that_of_the_pack() -> None:
+    assert dev.with_coverage(["--cov", "tests/maths", "-q"]) == ["--cov=samplers", "--cov=nodes", "tests/maths", "-q"]
+    assert dev.with_coverage(["--cov=sweep", "--cov-report=html"]) == ["--cov=sweep", "--cov-report=html"]
+
+
 def test_python_passes_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +255,7 @@ def test_python_passes_through(
     (host / "comfy").mkdir(parents=True)
     (host / "comfy" / "cli_args.py").touch()
     (host / "nodes.py").touch()
+    (host / "requirements.txt").touch()
     monkeypatch.setenv("GUIDEKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(dev, "environment", lambda fresh: Path(sys.executable))
     # From here, where there is a nodes/; but Python 3.10 always looks in the current folder first.

@@ -19,12 +19,13 @@ BELOW = {
     "weights": {"files"},
     "votes": {"files", "run"},
     "training": {"files", "models", "network", "predictions", "run", "votes", "weights"},
+    "concepts": {"network", "run", "weights"},
     "inputs": {"classifiers", "network", "run", "votes"},
 }
 
 
 def room_of(parts: tuple[str, ...]) -> str:
-    """Of a path below nodes/host."""
+    """The room of a path below nodes/host."""
     return "/".join(parts[:2]) if parts[:2] == ("attention", "second_prompt") else parts[0]
 
 

@@ -72,7 +72,7 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @cache
 def with_lora(family: str, kind: tiny.Kind) -> torch.Tensor:
-    """Of the network with the LoRA that products put on some rows."""
+    """The result of the network with the LoRA that products put on some rows."""
     return sample(adapters.lora(tiny.model(sized(family), kind=kind)), family)
 
 

@@ -63,7 +63,7 @@ def test_right_in_half_precision(product, family, dtype, monkeypatch):
     assert off < limit, f"off by {off:.1e} from float32, allowed {limit:.1e}"
     again = sample(model, family)
     if GPU and product.node is EluCD:
-        # CUDA adds up the gradient of resized pictures in whatever order its threads come: in float32, but the network
+        # CUDA adds up the gradient of resized images in whatever order its threads come: in float32, but the network
         # then rounds other numbers to the type.
         assert error(again, found) < limit, f"off by {error(again, found):.1e} the second time, allowed {limit:.1e}"
     else:

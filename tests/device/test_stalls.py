@@ -19,7 +19,7 @@ from guidekit.tests.host.products import PRODUCTS
 
 STEPS = 5
 # In a step. Adaptive guidance has to know whether the two predictions agreed before it can leave out the negative; what
-# the classifier sees decides what prompt GFCG evaluates: the logits, and the class of each picture.
+# the classifier sees decides what prompt GFCG evaluates: the logits, and the class of each image.
 NEEDED = {"adaptive": 1, "gfcg": 1, "gfcg_lag": 1, "gfcg_swap": 1, "gfcg_model": 1}
 CASES = [
     pytest.param(product, family, id=f"{product.name}-{family}")
@@ -59,7 +59,7 @@ def check(found: Waits, usual: Waits, allowed: int) -> None:
 
 
 def test_waits_are_seen():
-    """Of the test itself: a reading in every step is found, and where."""
+    """A check of the test itself: a reading in every step is found, and where."""
     model = new("flux")
     observe(model, lambda run, args: args["denoised"].sum().item())
     model = run_node(PAG, model=model)

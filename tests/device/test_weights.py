@@ -51,7 +51,7 @@ def whole(case: str, family: str, kind: tiny.Kind) -> torch.Tensor:
 
 @cache
 def with_loras(family: str, kind: tiny.Kind, count: int) -> torch.Tensor:
-    """Of the network with one LoRA, or two, and no node."""
+    """The result of the network with one LoRA, or two, and no node."""
     model = tiny.model(sized(family), kind=kind)
     for seed in (0, 500)[:count]:
         model = adapters.lora(model, seed=seed)
@@ -110,5 +110,5 @@ def test_inversion_is_exact(weights, way, family, monkeypatch):
 
 
 def test_half_precision_is_told_from_less():
-    """Of the bounds: fewer bits are worse."""
+    """A check of the bounds: fewer bits are worse."""
     assert own_error("flux", half(BF16)) < own_error("flux", WEIGHTS["fp8"]) / 1.4

@@ -12,7 +12,7 @@ import json, os, sys, time
 import comfy.cli_args
 import torch
 comfy.cli_args.args.cpu = not torch.cuda.is_available()
-import comfy.samplers, comfy.sd, comfy_api.latest, execution, nodes
+import comfy.samplers, comfy.sd, comfy_api.latest, execution, nodes, server
 
 before = set(sys.modules)
 wall, cpu = time.perf_counter(), time.process_time()

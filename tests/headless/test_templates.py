@@ -83,6 +83,9 @@ def small(name: str) -> dict[str, dict]:
             middle = SMALL["steps"] // 2
             first = node["inputs"]["start_at_step"] == 0
             node["inputs"] |= {"start_at_step": 0 if first else middle, "end_at_step": middle if first else 10000}
+        if node["class_type"] == "GuidekitFreCaSPlan":
+            sizes = [int(size) // 16 for size in node["inputs"]["sizes"].split(",")]
+            node["inputs"] |= {"sizes": ", ".join(map(str, sizes)), "steps": ", ".join(["2"] * len(sizes))}
         if node["inputs"].get("blocks", "").startswith("7"):  # of SD3.5 medium's 24
             node["inputs"]["blocks"] = "1"
         family = next((FAMILIES[v] for v in node["inputs"].values() if isinstance(v, str) and v in FAMILIES), None)
@@ -94,7 +97,7 @@ def small(name: str) -> dict[str, dict]:
             node |= {"class_type": "TestTextEncoder", "inputs": {}}
         elif kind == "CLIPVisionLoader":
             node |= {"class_type": "TestVision", "inputs": {}}
-        elif kind == "VAEDecode":
+        elif kind in ("VAEDecode", "VAEDecodeTiled"):
             prompt[f"numbers {node_id}"] = {
                 "class_type": "TestNumbers",
                 "inputs": {"samples": node["inputs"]["samples"]},
@@ -109,6 +112,7 @@ def bypassed(prompt: dict[str, dict]) -> dict[str, dict]:
         node_id: node["inputs"]["model"]
         for node_id, node in prompt.items()
         if node["class_type"].startswith("Guidekit") and "model" in node["inputs"]
+        if not node["class_type"].startswith("GuidekitFreCaS")  # which give none
     }
     for node in prompt.values():
         for key, value in node["inputs"].items():
@@ -147,6 +151,26 @@ def test_runs_and_acts(server, name):
     plain = bypassed(prompt)
     if plain != prompt:
         assert numbers(server.run(plain)) != found
+
+
+def test_negtome_keeps_away_from_an_image_of_an_earlier_run(server):
+    """One image at a time: what the run before has saved, encoded, is the reference of the next one."""
+    prompt = small("negtome_reference_z_image_turbo")
+    kinds = {node["class_type"]: node_id for node_id, node in prompt.items()}
+    prompt[kinds["EmptySD3LatentImage"]]["inputs"]["batch_size"] = 1
+    saved = [image for output in server.run(prompt).values() for image in output.get("images", ())]
+    assert len(saved) == 2
+    found = [numbers(server.run(bypassed(prompt)))]
+    vae = prompt[kinds["VAEDecode"]]["inputs"]["vae"]
+    for image in saved:
+        later = copy.deepcopy(prompt)
+        name = f"{image['subfolder']}/{image['filename']} [output]"
+        later["earlier"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        later["encoded"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["earlier", 0], "vae": vae}}
+        later[kinds["GuidekitNegToMe"]]["inputs"]["latent"] = ["encoded", 0]
+        found.append(numbers(server.run(later)))
+    first, second = zip(*found)
+    assert (len(set(first)), len(set(second))) in ((1, 3), (3, 1)), "it changes the image that it is put before, alone"
 
 
 def test_the_log_is_clean(server):

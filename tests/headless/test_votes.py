@@ -164,7 +164,7 @@ def test_pages_of_this_server_and_other_programs_may_vote(server):
         (f"image={UNKNOWN}", 404, "of no image that was shown here"),
         ("votes=best", 400, "votes is 'best'"),
         ("since=now", 400, "since is 'now'"),
-        ("after=1", 404, "An id is none"),
+        ("after=1", 400, "after is not the `next` of an answer"),
     ],
 )
 def test_refused_questions(server, query, status, sentence):
@@ -213,7 +213,7 @@ def test_by_rule_exported_imported(server):
     assert found["10"]["text"] == ["3 likes, 2 dislikes and 2 pairs are in output/guidekit/mine."]
     before = server.get("/guidekit/votes?votes=decided")["images"]
 
-    folder = Path(server.models.parent, "output", "guidekit", "mine")
+    folder = server.process.output / "guidekit" / "mine"
     assert len([*(folder / "liked").glob("*.png")]) == 3
     [text] = {path.read_text() for path in folder.rglob("*.txt")}
     assert text == TEXT
@@ -221,6 +221,7 @@ def test_by_rule_exported_imported(server):
     assert rows[0] == ["prompt", "chosen", "rejected"]
     assert len(rows) == 3
     assert all((folder / path).is_file() for row in rows[1:] for path in row[1:])
+    assert [[path.split("/")[0] for path in row[1:]] for row in rows[1:]] == [["liked", "disliked"]] * 2
     lines = [json.loads(line) for line in (folder / "votes.jsonl").read_text().splitlines()]
     assert sorted(line["label"] for line in lines) == [-1, -1, 1, 1, 1]
     assert all(line["noise"]["seed"] == line["seed"] == 7 and line["cfg"] == 3.0 for line in lines)
@@ -237,7 +238,7 @@ def test_by_rule_exported_imported(server):
 
     # Their latents and prompts are encoded again.
     with pytest.raises(PromptError, match=r"5 votes are left out: they came without a latent \(connect the VAE\)"):
-        server.run(one("GuidekitVotes", **CHOICE))
+        server.run(one("GuidekitVotes", **CHOICE) | {"2": shown("1", 1)})
     demo = {"0": {"class_type": "GuidekitDemoModel", "inputs": {"family": "unet"}}}
     loader = one("GuidekitVotes", **CHOICE, vae=["0", 2], clip=["0", 1])
     report = server.run(demo | loader | {"2": shown("1", 1)})["2"]["text"][0]

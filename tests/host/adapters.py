@@ -60,7 +60,7 @@ def flat(path: str) -> str:
 
 
 def processor(path: str) -> str:
-    """Of diffusers before 0.22."""
+    """The name in diffusers before 0.22."""
     head, _, tail = path.partition(".to_")
     return f"{head}.processor.to_{tail.removesuffix('.0')}"
 

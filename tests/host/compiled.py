@@ -16,7 +16,7 @@ def compiled(model, backend="eager"):
 
 @dataclass
 class Graphs:
-    """Of each network call of a MODEL its rows, and how many graphs were compiled in it; `first`: the calls of the
+    """For each network call of a MODEL its rows and how many graphs were compiled in it; `first`: the calls of the
     first step; `breaks`: between graphs."""
 
     calls: list[tuple[int, int]] = field(default_factory=list)

@@ -45,7 +45,7 @@ def classifier(size: int = 32, device: torch.device = torch.device("cpu")) -> Im
 
 @dataclass(eq=False)
 class Says:
-    """A classifier that says what the test wants: `say(call, pictures)` are the logits [B, labels]."""
+    """A classifier that says what the test wants: `say(call, images)` are the logits [B, labels]."""
 
     say: Callable[[int, torch.Tensor], torch.Tensor]
     calls: int = 0
@@ -55,22 +55,22 @@ class Says:
         self.labels = wanted
         return self
 
-    def __call__(self, pictures):
+    def __call__(self, images):
         self.calls += 1
-        return self.say(self.calls - 1, pictures)
+        return self.say(self.calls - 1, images)
 
 
 def always(*probabilities: float) -> Says:
-    """The same for every picture."""
+    """The same for every image."""
     logits = torch.tensor([probabilities]).log()
-    return Says(lambda call, pictures: logits.expand(len(pictures), -1))
+    return Says(lambda call, images: logits.expand(len(images), -1))
 
 
 def each(*rows: tuple[float, ...]) -> Says:
-    """Of picture b, the probabilities `rows[b]`."""
-    return Says(lambda call, pictures: torch.tensor(rows).log())
+    """A classifier that gives image b the probabilities `rows[b]`."""
+    return Says(lambda call, images: torch.tensor(rows).log())
 
 
 def by_step(*rows: tuple[float, ...]) -> Says:
-    """In step i, the probabilities `rows[i]` for all pictures."""
-    return Says(lambda call, pictures: torch.tensor([rows[call]]).log().expand(len(pictures), -1))
+    """In step i, the probabilities `rows[i]` for all images."""
+    return Says(lambda call, images: torch.tensor([rows[call]]).log().expand(len(images), -1))

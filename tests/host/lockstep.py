@@ -66,7 +66,7 @@ class Lockstep:
         with ThreadPoolExecutor(2) as pool:
             calls = [pool.submit(call, 0, c_crossattn, kwargs), pool.submit(call, 1, conds["c_crossattn"], mine)]
             out, other = (each.result() for each in calls)
-        assert torch.allclose(out, other, atol=1e-5)  # one picture
+        assert torch.allclose(out, other, atol=1e-5)  # one image
         return out
 
     def _attention(self, backend, q, k, v, heads, mask=None, **kwargs):

@@ -20,7 +20,9 @@ def attached(model: ModelPatcher) -> set[str]:
     seen = {
         "observer": any(isinstance(function, _Observe) for function in after_cfg),
         "models": bool(seconds),
-        "references": any(isinstance(value, References) for t in techniques for value in vars(t).values()),
+        "references": any(
+            isinstance(value, References) and value.conditionings for t in techniques for value in vars(t).values()
+        ),
         "loaded beside": bool(loaded_beside(model)),
     }
     return found | {name for name, there in seen.items() if there}
@@ -33,6 +35,7 @@ REPRESENTATIVES = {
     "observer": "adaptive",
     "memory": "apg",
     "corrections": "apg",
+    "results": "zero_init",
     "resumed branches": "pag",
     "attention": "pag",
     "skips": "slg",
@@ -41,6 +44,7 @@ REPRESENTATIVES = {
     "references": "gfcg",
     "loaded beside": "gfcg",
     "negative": "gfcg_swap",
+    "branch cache": "cache",
     "models": "autoguidance_model",
     "riders": "negtome",
     "attention output": "negtome",

@@ -10,8 +10,11 @@ from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.adaptive_guidance import AdaptiveGuidance
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
+from guidekit.nodes.cfg_cache import CFGCache
+from guidekit.nodes.cfg_zero_star import CFGZeroStar
 from guidekit.nodes.cfgpp import CFGPP
 from guidekit.nodes.elucd import EluCD
+from guidekit.nodes.frequency_guidance import RESIZE, FrequencyGuidance
 from guidekit.nodes.gfcg import AUTOGUIDANCE, GFCG, SWAP
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.network.blocks import reaches_unet_layers
@@ -21,6 +24,7 @@ from guidekit.nodes.pag import PAG
 from guidekit.nodes.preference_cfg import MIXTURE, PreferenceCFG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
+from guidekit.nodes.style_aligned import StyleAligned
 from guidekit.tests.host import adapters, guides, tiny
 
 
@@ -74,6 +78,9 @@ class Product:
 
 SKIPPABLE = tuple(f for f in tiny.FAMILIES if f != "unet" or reaches_unet_layers())
 PICTURES = tuple(f for f, t in tiny.FAMILIES.items() if len(t.latent) == 3 or t.latent[1] == 1)  # not videos
+FLOWS = tuple(f for f in tiny.FAMILIES if f != "unet")
+# In the tiny Qwen-Image the best scale of the negative goes through 1, which is no change.
+WITHOUT_QWEN = tuple(f for f in tiny.FAMILIES if f != "qwen_image")
 NEUTRAL_APG = {"eta": 1.0, "momentum": 0.0, "norm_threshold": 0.0}
 WEAKENED = {"corrections", "resumed branches"}
 # One token of the reference may be matched: no choice that rounding could make.
@@ -89,6 +96,27 @@ PRODUCTS = [
         {"corrections", "memory"},
         ordered=True,
     ),
+    Product(
+        "zero_star",
+        CFGZeroStar,
+        {"zero_init": 0.0},
+        {"optimized_scale": False, "zero_init": 0.0},
+        {"corrections"},
+        families=WITHOUT_QWEN,
+    ),
+    Product(
+        "zero_init",
+        CFGZeroStar,
+        {"optimized_scale": False, "zero_init": 0.25},
+        {"optimized_scale": False, "zero_init": 0.0},
+        {"results"},
+        leaves_the_rest=False,  # the first step is in no range that begins later
+        families=FLOWS,
+        guides_at_cfg_1=True,
+        corrects=False,
+    ),
+    Product("frequency", FrequencyGuidance, {}, {"high": 1.0}, {"corrections"}),
+    Product("frequency_resized", FrequencyGuidance, {"split": RESIZE}, {"high": 1.0}, {"corrections"}),
     Product("pag", PAG, {}, {"scale": 0.0}, WEAKENED | {"attention"}, extra_evaluations=1, guides_at_cfg_1=True),
     Product(
         "seg",
@@ -163,6 +191,19 @@ PRODUCTS = [
         {"reference": "reference latent", "steps": "start to end", "threshold": -1.0, "mask": ONE_TOKEN},
         {"alpha": 0.0},
         {"attention", "attention output", "riders"},
+        evaluations=16,
+        evaluations_at_cfg_1=8,
+        rides=True,
+        guides_at_cfg_1=True,
+        needs_latent=True,
+        corrects=False,
+    ),
+    Product(
+        "style_aligned",
+        StyleAligned,
+        {"reference": "reference latent", "share": 0.5},
+        {"strength": 0.0},
+        {"attention", "riders"},
         evaluations=16,
         evaluations_at_cfg_1=8,
         rides=True,
@@ -296,5 +337,15 @@ PRODUCTS = [
         {"limit scale", "observer", "memory"},
         evaluations=5,
         leaves_the_rest=False,
+    ),
+    Product(
+        "cache",
+        CFGCache,
+        {"every": 3, "warm_up": 0.0, "limit": 100.0},
+        {"every": 1},
+        {"negative", "branch cache", "memory"},
+        evaluations=6,
+        leaves_the_rest=False,  # its first step is evaluated
+        corrects=False,
     ),
 ]

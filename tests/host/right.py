@@ -8,10 +8,11 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from guidekit.benchmarks._nodes import run_node
+from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.demo.world.models import load
 from guidekit.nodes.candidates import Candidates
 from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.frecas_plan import FreCaSPlan
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.nodes.save_inversion import SaveInversion
@@ -55,6 +56,11 @@ def _inverted() -> dict:
     return run_node(ExactInvert, **right(ExactInvert), keep_trajectory=True)
 
 
+def _plan() -> Any:
+    """Whose first stage has made the right latent."""
+    return run_node_all(FreCaSPlan, model=_model(), sizes="32, 64")[2]
+
+
 _BY_TYPE: dict[str, Callable[[], Any]] = {
     "MODEL": _model,
     "COMFY_MATCHTYPE_V3": _model,  # anything
@@ -68,6 +74,7 @@ _BY_TYPE: dict[str, Callable[[], Any]] = {
     "MASK": lambda: torch.ones(1, 8, 8),
     "CURVE": lambda: [[0.0, 1.0], [1.0, 0.0]],
     "CLIP_VISION": lambda: vision(24),
+    "GUIDEKIT_FRECAS_PLAN": _plan,
     "GUIDEKIT_CLASSIFIER": lambda: run_node(ImageClassifier, file="demo"),
     "GUIDEKIT_CANDIDATES": lambda: run_node(Candidates, clip=demo()[1], words="red\nblue"),
 }
@@ -76,6 +83,7 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitCandidate": {"label": lambda: "green"},
     "GuidekitCandidates": {"words": lambda: "red\nblue"},
     "GuidekitCLIPClassifier": {"clip": clip_of_sdxl},
+    "GuidekitConceptEdit": {"edits": lambda: "a ball -> a blue ball"},
     "GuidekitEluCD": {"target": lambda: "red"},
     "GuidekitExactSample": {"inverted": _inverted},
     "GuidekitGFCG": {"weak_model": _worse},
@@ -87,5 +95,6 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitPreferenceCFG": {"mode": lambda: "mixture (SINE)", "other_model": _worse},
     "GuidekitPreferenceLoraLoader": {"file": lambda: "demo: liked"},
     "GuidekitSaveInversion": {"inverted": _inverted},
+    "GuidekitStyleAligned": {"reference": lambda: "reference latent"},
     "GuidekitTrajectoryReplay": {"trajectory": lambda: run_node(TrajectoryRecord, **right(TrajectoryRecord))},
 }

@@ -233,7 +233,7 @@ def test_after_a_restart_it_is_guided_again():
 
 
 def test_the_default_is_right_for_every_parameterisation():
-    """Raw outputs of an eps model are mostly noise at first, and nearly parallel; pictures of 0.5 and -0.3 are not."""
+    """Raw outputs of an eps model are mostly noise at first, and nearly parallel; images of 0.5 and -0.3 are not."""
     by_space = {}
     for space in ("x0", "raw"):
         model = run_node(AdaptiveGuidance, model=toy.fixed(4, "eps"), space=space)

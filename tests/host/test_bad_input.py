@@ -3,6 +3,7 @@
 import signal
 import traceback
 import tracemalloc
+from inspect import signature
 from pathlib import Path
 
 import comfy.sample
@@ -12,6 +13,7 @@ import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_api.internal import first_real_override
 from comfy_api.latest import io
 from safetensors.torch import save_file
 
@@ -28,6 +30,7 @@ from guidekit.nodes.exact_sample import ExactSample
 from guidekit.nodes.gfcg import GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.inputs import CHECKS, check_prompt_for
+from guidekit.nodes.host.inputs.shared import RangedNode
 from guidekit.nodes.host.inversion.latent_state import KEY as INVERSION
 from guidekit.nodes.host.network.blocks import reaches_unet_layers
 from guidekit.nodes.image_classifier import ImageClassifier
@@ -202,7 +205,7 @@ def test_masks_of_other_ranks(shape):
     given = right(ExactSample) | {"guider": right(ExactInvert)["guider"], "mask": torch.ones(shape).bool()}
     given["guider"].set_conds(encode("a small green ball"), encode(""))
     given["mask"][..., 4:] = False
-    found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].picture
+    found, before = run_node(ExactSample, **given)["samples"], given["inverted"][INVERSION].image
     assert torch.allclose(found[..., 4:], before[..., 4:], atol=1e-5)
     assert not torch.allclose(found[..., :4], before[..., :4], atol=1e-3)
     model = tiny.model("unet")
@@ -316,6 +319,16 @@ def test_nan_in_a_prediction(product, family):
 def test_a_range_that_holds_nothing(start, end, message):
     answer = APG.validate_inputs(start_percent=start, end_percent=end)
     assert answer is True if message is None else message in answer
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_every_range_is_looked_at_before_the_prompt_runs(node):
+    if "start_percent" not in {given.id for given in node.define_schema().inputs}:
+        assert not issubclass(node, RangedNode)
+        return
+    validate = first_real_override(node, "validate_inputs")  # as the host asks for it (execution.py:885)
+    limits = {"start_percent": 0.8, "end_percent": 0.2}
+    assert "nothing lies between them" in validate(**{**dict.fromkeys(signature(validate).parameters), **limits})
 
 
 def test_a_linked_range_that_holds_nothing():

@@ -107,7 +107,7 @@ def test_a_split_batch_gives_the_same(family, monkeypatch):
 
 
 def test_areas_and_several_entries_are_kept():
-    """Conditioning Combine and areas: several entries per cond, each on its own part of the picture."""
+    """Conditioning Combine and areas: several entries per cond, each on its own part of the image."""
     left = [[tiny.conditioning("flux", 1)[0][0], {**tiny.conditioning("flux", 1)[0][1], "area": (8, 4, 0, 0)}]]
     positive = left + tiny.conditioning("flux", 2)
     plain = tiny.sample(tiny.model("flux"), "flux", positive=positive)

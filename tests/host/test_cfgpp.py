@@ -171,7 +171,7 @@ def toy_run(parameterisation, sampler, batch=1, positive=2.0, model=None, **opti
 @pytest.mark.parametrize("parameterisation", ["eps", "v", "edm", "flow"])
 @pytest.mark.parametrize("batch", [1, 3])
 class TestIdentities:
-    """Of the paper, on a network with exact arithmetic."""
+    """The paper's identities, on a network with exact arithmetic."""
 
     def test_euler_is_the_scale_schedule(self, parameterisation, batch):
         model = run_node(CFGPP, model=toy.model(4, parameterisation))
@@ -246,8 +246,8 @@ def test_every_family_and_again(family, name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_from_a_picture_with_a_mask(family, name):
-    """img2img from the middle of the schedule; outside the mask the picture comes back as it was."""
+def test_from_an_image_with_a_mask(family, name):
+    """img2img from the middle of the schedule; outside the mask the image comes back as it was."""
     model, latent = tiny.model(family), tiny.noise(family, seed=9)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :5] = 1
@@ -311,7 +311,7 @@ def test_flows_with_noise_of_another_size():
         model = toy.model(4, "flow")
         if scale:
             model.get_model_object("model_sampling").noise_scale = scale
-        # From a picture, so that the first noise, which the host scales itself, plays no part.
+        # From an image, so that the first noise, which the host scales itself, plays no part.
         sigmas = torch.tensor([0.5, 0.3, 0.1, 0.0])
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(toy.conditioning(2.0), toy.conditioning(-1.5))
@@ -432,7 +432,7 @@ def there_and_back(model, steps, guidance_lambda=None, cfg=1.0):
 
 
 @pytest.mark.parametrize("parameterisation", ["eps", "v", "flow"])
-def test_inversion_and_sampling_give_the_picture_back(parameterisation):
+def test_inversion_and_sampling_give_the_image_back(parameterisation):
     """At lambda 0, plain DDIM, up to the discretisation. Above, CFG++ pushes by lambda in every step however short, so
     that more steps do not help; but it comes back nearer than DDIM with the CFG scale of the paper's pair does."""
     model = toy.model(4, parameterisation)
@@ -476,7 +476,7 @@ def test_inversion_schedules():
 
 @pytest.mark.parametrize("sigmas", [[0.0, 0.5, 1.0], [1.0], [], [1.0, 1.0, 0.0]])
 def test_inversion_wants_a_falling_schedule(sigmas):
-    with pytest.raises(ValueError, match="Give those with which the picture is to be sampled"):
+    with pytest.raises(ValueError, match="Give those with which the image is to be sampled"):
         run_node_all(CFGPPInversion, model=tiny.model("flux"), sigmas=torch.tensor(sigmas), guidance_lambda=0.6)
 
 

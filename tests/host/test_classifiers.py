@@ -55,7 +55,7 @@ def images(n=2, height=40, width=56):
 
 
 def test_a_file_of_torchvision(folder):
-    """As torchvision prepares pictures: the middle square, resized, normalised; and only the classes asked for."""
+    """As torchvision prepares images: the middle square, resized, normalised; and only the classes asked for."""
     name = put(folder)
     (folder / "zoo.txt").write_text("\n".join(NAMES) + "\n")
     classifier = run_node(ImageClassifier, file=name)
@@ -88,7 +88,7 @@ def test_names_of_classes(folder, where):
     assert classifier.labels == NAMES
 
 
-def test_how_pictures_are_prepared_may_be_said(folder):
+def test_how_images_are_prepared_may_be_said(folder):
     name = put(folder, {"labels": "\n".join(NAMES), "size": "64", "mean": "0.5 0.4 0.3", "std": "0.1 0.2 0.3"})
     classifier = run_node(ImageClassifier, file=name)
     assert (classifier.size, classifier.mean, classifier.std) == (64, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3))
@@ -101,7 +101,7 @@ def not_a_number(state):
 @pytest.mark.parametrize(
     ("about", "sentence"),
     [
-        ({}, "says no names of its classes. Put zoo.txt beside it"),
+        ({}, "does not name its classes. Put zoo.txt beside it"),
         ({"metadata": {"labels": "ant\nbee"}}, "has 7 classes, and there are 2 labels"),
         *(
             ({"metadata": LABELS | {"size": size}}, "its size is .*; the side")
@@ -285,7 +285,7 @@ def vision(width):
 
 @pytest.mark.parametrize("encoder", ["l", "g"])
 def test_clip(encoder):
-    """100 times the cosine of the picture's features and the text's, projected."""
+    """100 times the cosine of the image's features and the text's, projected."""
     clip, see = clip_of_sdxl(), vision(WIDTHS[encoder])
     logits = run_node(CLIPClassifier, clip_vision=see, clip=clip).among(guides.labels("cat", "dog", "fox"))
     found = logits(images())
@@ -321,7 +321,7 @@ def test_reading_leaves_the_encoder_as_it_was():
 
 
 def test_encoders_that_share_no_space():
-    with pytest.raises(ValueError, match="None of the text encoders in this CLIP leads into the 48 numbers"):
+    with pytest.raises(ValueError, match="None of the text encoders in this CLIP projects to the 48 dimensions"):
         run_node(CLIPClassifier, clip_vision=vision(48), clip=clip_of_sdxl()).among(guides.labels("cat", "dog"))
     _, words, _ = load("unet")  # a text encoder of its own kind
     with pytest.raises(ValueError, match="None of the text encoders"):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import comfy.samplers
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_extras import nodes_easycache, nodes_hypertile, nodes_sag, nodes_tomesd
 
 from guidekit.benchmarks._nodes import run_node
@@ -17,7 +18,7 @@ from guidekit.nodes.pag import PAG
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
 from guidekit.tests.host import probes, tiny
-from guidekit.tests.host.products import SKIPPABLE
+from guidekit.tests.host.products import ONE_TOKEN, SKIPPABLE
 
 MERGED = "input 1, output 2-3"  # the tiny UNet's layers of 8 x 8 tokens, which ToMe merges and HyperTile cuts
 
@@ -86,6 +87,76 @@ def test_the_order_does_not_matter(ours, core):
     assert probes.distance(sample(one, batch=2), sample(other, batch=2)) < 1e-5
 
 
+# Beside a node that puts its attention on top before every evaluation
+
+
+@dataclass(eq=False)
+class Kernel:
+    """Attention of its own where there is no mask, without a question to what is below."""
+
+    below: object
+
+    def __call__(self, backend, q, k, v, heads, mask=None, **kwargs):
+        if mask is not None:
+            below = backend if self.below is None else self.below
+            arguments = (q, k, v, heads) if self.below is None else (backend, q, k, v, heads)
+            return below(*arguments, mask=mask, **kwargs)
+        kwargs.pop("transformer_options")
+        return attention_pytorch(q, k, v, heads, **kwargs)
+
+
+@dataclass(eq=False)
+class OnTop:
+    """As core's Model Sparse Attention, from 0.38 on."""
+
+    installed: set = field(default_factory=set)
+
+    def __call__(self, patcher, timestep, *model_options):  # older hosts give none
+        for options in model_options:
+            self.install(options["transformer_options"])
+
+    def install(self, options):
+        if options.get("optimized_attention_override") not in self.installed:
+            kernel = Kernel(options.get("optimized_attention_override"))
+            self.installed.add(kernel)
+            options["optimized_attention_override"] = kernel
+
+
+def on_top(model):
+    model, node = model.clone(), OnTop()
+    node.install(model.model_options["transformer_options"])
+    model.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "on top", node)
+    return model
+
+
+def texts(family):
+    return {"negative": tiny.conditioning(family, 33, 5)}
+
+
+ATTENTION = {
+    "pag": lambda m, family: run_node(PAG, model=m),
+    "seg": lambda m, family: run_node(SEG, model=m, blur=1.0),
+    "autoguidance": lambda m, family: run_node(Autoguidance, model=m, weakness="token noise", scale=20.0),
+    "negtome": lambda m, family: riding(m, mask=ONE_TOKEN),
+    "nasa": lambda m, family: run_node(NASA, model=m, method="NASA", **texts(family)),
+    "nag": lambda m, family: run_node(NASA, model=m, method="NAG", **texts(family)),
+}
+
+
+@pytest.mark.parametrize("order", ["ours first", "theirs first"])
+@pytest.mark.parametrize("family", ["unet", "flux", "wan", "lumina2"])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_acts_below_an_attention_that_is_put_on_top(name, family, order, caplog):
+    """The kernel gives what the host's attention does, so that the result is that of our node alone."""
+    model, ours = tiny.model(family), ATTENTION[name]
+    model = on_top(ours(model, family)) if order == "ours first" else ours(on_top(model), family)
+    found, alone = sample(model, family), sample(ours(tiny.model(family), family), family)
+    effect = probes.distance(alone, sample(tiny.model(family), family))
+    assert effect > 1e-4
+    assert probes.distance(found, alone) < 0.05 * effect
+    assert "had no effect" not in caplog.text
+
+
 # What they do where another node merges tokens, cuts them or replaces their attention
 
 
@@ -107,7 +178,7 @@ def test_pag_needs_no_queries(core):
 
 
 def test_seg_without_end_is_the_same_with_merged_queries():
-    """All queries of a picture are then one, whoever merges some of them."""
+    """All queries of an image are then one, whoever merges some of them."""
     found = weak_prediction(run_node(SEG, model=tome(tiny.model("unet")), scale=1.0, blur=-1.0, blocks=MERGED))
     wanted = weak_prediction(run_node(SEG, model=tiny.model("unet"), scale=1.0, blur=-1.0, blocks=MERGED))
     assert probes.distance(found, wanted) < 1e-5
@@ -255,8 +326,8 @@ def test_a_cache_goes_on_when_it_gets_off(family):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
-def test_the_reference_has_the_prompt_of_the_picture_that_looks_at_it(family):
-    """A batch of prompts: the second picture is what it is alone, whatever the first one's prompt."""
+def test_the_reference_has_the_prompt_of_the_image_that_looks_at_it(family):
+    """A batch of prompts: the second image is what it is alone, whatever the first one's prompt."""
     prompts = [tiny.conditioning(family, seed)[0] for seed in (1, 2)]
     extra = {key: torch.cat([p[1][key] for p in prompts]) for key in prompts[0][1]}
     model = riding(tiny.model(family), alpha=0.3)

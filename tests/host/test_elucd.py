@@ -1,4 +1,4 @@
-"""EluCD in the host: the gradient is that of the picture, in and out of inference mode."""
+"""EluCD in the host: the gradient is that of the image, in and out of inference mode."""
 
 from types import SimpleNamespace
 
@@ -30,8 +30,8 @@ def test_the_direction_is_the_gradient(family, tau_1, tau_2, softplus):
     model = on(tiny.model(family), scale=0.1, **settings)
     change = first(model, family, cfg=1.0) - cond
     x = cond.clone().requires_grad_()
-    pictures = by_colour(x, model.get_model_object("latent_format"))
-    f = classifier.network(classifier.prepared(pictures), softplus or None)
+    images = by_colour(x, model.get_model_object("latent_format"))
+    f = classifier.network(classifier.prepared(images), softplus or None)
     [g] = torch.autograd.grad(tau_1 * f[0, 1] - torch.log(torch.exp(tau_2 * f[0]).sum()), x)
     assert probes.distance(change, strength(0.1, 0.0) * rms(cond) * g / rms(g)) < 1e-3
 
@@ -74,8 +74,8 @@ class _Vae:
     def decode(self, latent):
         return self.process_output(self.first_stage_model.decode(latent)).movedim(1, -1)
 
-    def process_output(self, picture):
-        return picture.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+    def process_output(self, image):
+        return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
 
 @pytest.mark.parametrize("each_channel", [False, True])
@@ -88,8 +88,8 @@ def test_through_a_vae(each_channel, monkeypatch):
     cond = predicted("unet", 11)
     change = first(on(model, classifier=classifier, scale=0.1, vae=vae), "unet", cfg=1.0) - cond
     x = cond.clone().requires_grad_()
-    picture = vae.process_output(vae.first_stage_model.decode(model.model.process_latent_out(x)).clone())
-    f = classifier.network(classifier.prepared(picture), 3.0)
+    image = vae.process_output(vae.first_stage_model.decode(model.model.process_latent_out(x)).clone())
+    f = classifier.network(classifier.prepared(image), 3.0)
     [g] = torch.autograd.grad((f[:, 1] - torch.logsumexp(0.5 * f, 1)).sum(), x)
     assert probes.distance(change, 0.1 * rms(cond) * g / rms(g)) < 1e-3
 
@@ -144,8 +144,8 @@ def test_two_samplers_give_what_one_gives():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"target": "owls"}, "knows no 'owls'"),
-        ({"target": ""}, "knows no ''"),
+        ({"target": "owls"}, "has no class 'owls'"),
+        ({"target": ""}, "has no class ''"),
         ({"tau_1": 0.5, "tau_2": 1.0}, "tau_2 is 1 and tau_1 0.5"),
         ({"classifier": ClipClassifier(SimpleNamespace(patcher=None), None)}, "connect Image Classifier"),
     ],

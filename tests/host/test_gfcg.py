@@ -1,4 +1,4 @@
-"""GFCG in the host: the right prompt for each picture, at the stated cost."""
+"""GFCG in the host: the right prompt for each image, at the stated cost."""
 
 import comfy.model_management
 import comfy.samplers
@@ -68,15 +68,15 @@ def test_temperature():
 @pytest.mark.parametrize("family", ["unet", "sd3", "flux", "wan", "lumina2"])
 @pytest.mark.parametrize("tokens", [(7, 7, 7, 7), (7, 7, 7, 5)])
 @pytest.mark.parametrize("combination", [ADD, SWAP])
-def test_every_picture_has_its_own_reference(family, tokens, combination):
-    """A batch is what its pictures are by themselves; prompts of one length take one evaluation, others one each."""
+def test_every_image_has_its_own_reference(family, tokens, combination):
+    """A batch is what its images are by themselves; prompts of one length take one evaluation, others one each."""
     rows = (DOG, SURE, OWL)
     settings = {"tokens": tokens, "combination": combination}
     model = on(tiny.model(family), family, guides.each(*rows), **settings)
     seen = probes.count_evaluations(model)
     together = first(model, family, batch=3)
     for b, row in enumerate(rows):
-        # The same noise, as the only picture.
+        # The same noise, as the only image.
         single = on(tiny.model(family), family, guides.always(*row), **settings)
         start = tiny.noise(family, 3)[b : b + 1]
         alone = _first_of(single, family, start)
@@ -86,8 +86,8 @@ def test_every_picture_has_its_own_reference(family, tokens, combination):
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
-def test_candidates_of_each_picture(family):
-    """Conditionings with a row for each picture of the batch."""
+def test_candidates_of_each_image(family):
+    """Conditionings with a row for each image of the batch."""
     rows = (DOG, OWL)
     many = guides.candidates(family)
     batched = [
@@ -136,7 +136,7 @@ def test_little_doubt_costs_nothing():
 
 
 def test_little_doubt_beside_much():
-    """A picture below the threshold is left alone, also where another one is not."""
+    """An image below the threshold is left alone, also where another one is not."""
     model = on(tiny.model("unet"), "unet", guides.each(DOG, (0.985, 0.015, 0.0, 0.0)), threshold=0.02)
     found, plain = first(model, "unet", batch=2), first(tiny.model("unet"), "unet", batch=2)
     assert torch.equal(found[1], plain[1])
@@ -253,7 +253,7 @@ def _at(family, step, prompt, model=None):
 
 @pytest.mark.parametrize("interval", [2, 3])
 def test_the_classifier_is_asked_every_n_steps(interval):
-    says = guides.Says(lambda call, pictures: torch.tensor([DOG if call == 0 else OWL]).log())
+    says = guides.Says(lambda call, images: torch.tensor([DOG if call == 0 else OWL]).log())
     model = on(tiny.model("unet"), "unet", says, classifier_interval=interval, scale=2.0)
     shown = probes.record_predictions(model)
     tiny.sample(model, "unet", steps=4, cfg=1.0)
@@ -293,7 +293,7 @@ def test_autoguidance_without_doubt_comes_back_to_the_positive():
     assert probes.distance(step["denoised"], step["cond_denoised"] + 1.5 * (step["cond_denoised"] - weak)) < 1e-4
 
 
-def test_autoguidance_of_each_picture():
+def test_autoguidance_of_each_image():
     settings = {"combination": AUTOGUIDANCE, "weak_model": tiny.worse(tiny.model("unet"))}
     together = first(on(tiny.model("unet"), "unet", guides.each(DOG, SURE, OWL), **settings), "unet", batch=3)
     for b, row in enumerate((DOG, SURE, OWL)):
@@ -341,7 +341,7 @@ def test_areas_of_the_positive():
 def test_caches_can_tell_joined_prompts_apart():
     """By uuid, as the host's EasyCache does: the same one for the same choice only."""
     choices = [(DOG, OWL), (OWL, DOG), (DOG, OWL), (DOG, DOG)]
-    says = guides.Says(lambda call, pictures: torch.tensor(choices[call]).log())
+    says = guides.Says(lambda call, images: torch.tensor(choices[call]).log())
     model, seen = on(tiny.model("unet"), "unet", says), []
 
     def look(executor, x, t, *args, **kwargs):
@@ -368,9 +368,9 @@ def test_control_of_the_positive_stays_with_it(family):
     assert probes.distance(found, controlled + 0.8 * (controlled - dog)) < 1e-4
 
 
-def test_pictures_that_cannot_be_seen():
-    """A picture of NaN is left alone, and says so to nobody but the classifier."""
-    says = guides.Says(lambda call, pictures: torch.full((len(pictures), 4), torch.nan))
+def test_images_that_cannot_be_seen():
+    """An image of NaN is left alone, and says so to nobody but the classifier."""
+    says = guides.Says(lambda call, images: torch.full((len(images), 4), torch.nan))
     model = on(tiny.model("unet"), "unet", says)
     assert torch.equal(tiny.sample(model, "unet"), tiny.sample(tiny.model("unet"), "unet"))
 
@@ -378,9 +378,7 @@ def test_pictures_that_cannot_be_seen():
 def test_what_is_said_of_a_run(caplog):
     caplog.set_level("INFO")
     tiny.sample(on(tiny.model("unet"), "unet", guides.by_step(DOG, SURE, DOG, OWL)), "unet")
-    assert (
-        "led away from dog 2, owl 1 (pictures and steps); 3 more evaluations, classifier asked 4 times" in caplog.text
-    )
+    assert "led away from dog 2, owl 1 (images and steps); 3 more evaluations, classifier asked 4 times" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -397,18 +395,18 @@ def test_evaluations_are_counted_as_they_are(combination, tokens, count, caplog)
     assert f"; {count} more evaluations" in caplog.text
 
 
-def test_the_classifier_is_given_pictures():
+def test_the_classifier_is_given_images():
     """What the decoder makes of the positive's prediction, RGB in 0..1."""
     shown = []
-    says = guides.Says(lambda call, pictures: shown.append(pictures) or torch.tensor([SURE]).log())
+    says = guides.Says(lambda call, images: shown.append(images) or torch.tensor([SURE]).log())
     model = on(tiny.model("flux"), "flux", says)
     tiny.sample(model, "flux", steps=1)
-    [picture] = shown
+    [image] = shown
     cond = predicted("flux", 11)
     latent_format = model.get_model_object("latent_format")
     rgb = torch.einsum("bchw,cr->brhw", cond, torch.tensor(latent_format.latent_rgb_factors))
     rgb = rgb + torch.tensor(latent_format.latent_rgb_factors_bias).reshape(1, 3, 1, 1)
-    assert torch.allclose(picture, ((rgb + 1) / 2).clamp(0, 1), atol=1e-4)
+    assert torch.allclose(image, ((rgb + 1) / 2).clamp(0, 1), atol=1e-4)
 
 
 class Vae:
@@ -430,7 +428,7 @@ class Vae:
 def test_a_vae_decodes(family):
     """In a VAE's units; of a video the middle frame."""
     shown = []
-    says = guides.Says(lambda call, pictures: shown.append(pictures) or torch.tensor([SURE]).log())
+    says = guides.Says(lambda call, images: shown.append(images) or torch.tensor([SURE]).log())
     vae, model = Vae(), tiny.model(family)
     tiny.sample(on(model, family, says, vae=vae), family, steps=1)
     latent = model.model.process_latent_out(predicted(family, 11))
@@ -482,7 +480,7 @@ def test_an_unknown_label():
     classifier = type(classifier)(
         "animals", classifier.patcher, ("cat", "dog", "fox", "hen"), 32, (0.5,) * 3, (0.5,) * 3
     )
-    with pytest.raises(ValueError, match="animals knows no 'owl'. It knows 4: cat, dog, fox, hen"):
+    with pytest.raises(ValueError, match="animals has no class 'owl'. It has 4: cat, dog, fox, hen"):
         on(tiny.model("unet"), "unet", classifier)
 
 
@@ -497,3 +495,16 @@ def test_no_way_to_see(monkeypatch):
     monkeypatch.setattr(model.get_model_object("latent_format"), "latent_rgb_factors", None, raising=False)
     with pytest.raises(ValueError, match="no VAE is connected, and ComfyUI has no colours"):
         tiny.sample(model, "unet")
+
+
+@pytest.mark.parametrize("combination", [ADD, SWAP, AUTOGUIDANCE])
+def test_candidates_of_another_models_text_encoder(combination):
+    """Told before the first step, and not by the network."""
+    model = tiny.model("unet")
+    given = {"weak_model": tiny.worse(model)} if combination == AUTOGUIDANCE else {}
+    of_another = guides.candidates("flux")
+    applied = run_node(
+        GFCG, model=model, classifier=guides.classifier(), candidates=of_another, combination=combination, **given
+    )
+    with pytest.raises(ValueError, match="has 12 channels per token, and the positive prompt 16"):
+        tiny.sample(applied, "unet")

@@ -86,7 +86,7 @@ def test_presets_are_ratios_of_noise_to_signal(preset, parameterisation):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_percent_is_the_hosts(family):
-    """Of a discrete schedule and of a shifted flow: as percent_to_sigma has it."""
+    """On a discrete schedule and on a shifted flow, the same as percent_to_sigma."""
     model = interval(tiny.model(family), limits="percent", start_percent=0.2, end_percent=0.6)
     to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     seen = probes.record_predictions(model)

@@ -68,16 +68,29 @@ OWN = "evaluates its prompts by itself, so that no node can take the negative's 
 THREE = "combines three predictions; this node needs a positive and a negative"
 NOTHING_BEFORE = {"apg_everything": "neither CFG nor another node"}
 UNGUIDED = NOTHING_BEFORE | dict.fromkeys(
-    ("apg", "gfcg_swap", "preference_cfg", "preference_cfg_model", "interval", "adaptive"), NO_NEGATIVE
+    (
+        "apg",
+        "zero_star",
+        "frequency",
+        "frequency_resized",
+        "cache",
+        "gfcg_swap",
+        "preference_cfg",
+        "preference_cfg_model",
+        "interval",
+        "adaptive",
+    ),
+    NO_NEGATIVE,
 )
-REPLACED = {"gfcg_swap": OWN, "preference_cfg_model": OWN}
+REPLACED = {"cache": OWN, "gfcg_swap": OWN, "preference_cfg_model": OWN}
+NOT_CFG = dict.fromkeys(("apg", "zero_star", "frequency", "frequency_resized"), "does not guide by CFG")
 GUIDERS = {
     "CFG": Guider(cfg_guider, 2, {}),
     "CFG 1": Guider(at_one, 1, UNGUIDED),
     "Basic": Guider(basic, 1, UNGUIDED | {"cfgpp": "no negative prompt (BasicGuider)"}),
     "Dual regular": Guider(dual("regular"), 3, REPLACED | {"cfgpp": THREE, "adaptive": THREE}),
     "Dual nested": Guider(dual("nested"), 3, REPLACED | {"cfgpp": THREE, "adaptive": THREE}),
-    "PerpNeg": Guider(perp_neg, 3, REPLACED | {"cfgpp": THREE, "adaptive": THREE, "apg": "does not guide by CFG"}),
+    "PerpNeg": Guider(perp_neg, 3, REPLACED | NOT_CFG | {"cfgpp": THREE, "adaptive": THREE}),
     "DualModel": Guider(dual_model, 2, REPLACED),
 }
 

@@ -14,7 +14,7 @@ from guidekit.nodes.host.files import folders as files
 from guidekit.nodes.load_inversion import LoadInversion
 from guidekit.nodes.save_inversion import SaveInversion
 from guidekit.tests.host import probes, tiny
-from guidekit.tests.host.test_exact import inverted, picture, sampled
+from guidekit.tests.host.test_exact import image, inverted, sampled
 from guidekit.tests.host.test_trajectory import recorded, replayed
 
 KEY = "guidekit_inversion"
@@ -49,7 +49,7 @@ def test_an_inversion_comes_back(family, settings):
     assert found.pair.x.dtype == torch.float64
     assert (found.method, found.p, found.gamma, found.model) == (wanted.method, wanted.p, wanted.gamma, wanted.model)
     assert torch.equal(sampled(model, family, again), sampled(model, family, state))
-    assert probes.distance(sampled(model, family, again), picture(family, 2)) <= 1e-9
+    assert probes.distance(sampled(model, family, again), image(family, 2)) <= 1e-9
     mask = torch.zeros(1, 64, 64)
     if "keep_trajectory" in settings:
         assert torch.equal(sampled(model, family, again, mask), sampled(model, family, state, mask))
@@ -107,7 +107,7 @@ def test_a_file_that_was_saved_anew_is_another_input(folder):
 
 def test_latents_that_carry_nothing():
     with pytest.raises(ValueError, match="Connect the output of Exact Inversion or Trajectory Record"):
-        saved({"samples": picture("unet")})
+        saved({"samples": image("unet")})
 
 
 def changed(folder, name, tensors=lambda t: t, words=lambda d: d):
@@ -131,7 +131,7 @@ def nested(depth):
 
 BAD = {
     "no y": ({"tensors": without("y")}, "it has no y"),
-    "no picture": ({"tensors": without("picture")}, "wanted is a file of this pack"),
+    "no image": ({"tensors": without("image")}, "wanted is a file of this pack"),
     "something else": ({"tensors": lambda t: {**t, "z": t["x"].clone()}}, "wanted is a file of this pack"),
     "latents of a trajectory": (
         {"words": lambda d: {**d, "made by": "Trajectory Record"}},
@@ -167,7 +167,7 @@ BAD = {
     "float8": ({"tensors": lambda t: {**t, "x": t["x"].to(torch.float8_e4m3fn)}}, "has x in F8_E4M3; wanted is one of"),
     "integers": ({"tensors": lambda t: {**t, "x": t["x"].int(), "y": t["y"].int()}}, "has . in I32; wanted is one of"),
     "integer sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.arange(4, -1, -1)}}, "has sigmas in I64"),
-    "truth": ({"tensors": lambda t: {**t, "picture": t["picture"] > 0}}, "has picture in BOOL"),
+    "truth": ({"tensors": lambda t: {**t, "image": t["image"] > 0}}, "has image in BOOL"),
     "sigmas of two dimensions": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"][:, None]}}, "sigmas has shape"),
     "one sigma": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"][0].clone()}}, "sigmas has shape"),
     "no sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.zeros(0)}}, "at least two, falling"),
@@ -179,18 +179,18 @@ BAD = {
     "very many sigmas": ({"tensors": lambda t: {**t, "sigmas": torch.ones(100_000)}}, "falling"),
     "infinity": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"] / 0}}, "holds NaN or infinity in sigmas"),
     "latents of two dimensions": (
-        {"tensors": lambda t: {**t, **{k: torch.zeros(4, 4) for k in ("shown", "picture", "x", "y")}}},
+        {"tensors": lambda t: {**t, **{k: torch.zeros(4, 4) for k in ("shown", "image", "x", "y")}}},
         "shown has shape",
     ),
     "no latents": (
-        {"tensors": lambda t: {**t, **{k: torch.zeros(0, 4, 8, 8) for k in ("shown", "picture", "x", "y")}}},
+        {"tensors": lambda t: {**t, **{k: torch.zeros(0, 4, 8, 8) for k in ("shown", "image", "x", "y")}}},
         "shown has shape",
     ),
     "no model": ({"words": without("model")}, "which model it was made with"),
     "half a model": ({"words": lambda d: {**d, "model": {"model": "x"}}}, "which model it was made with"),
     "rising sigmas": ({"tensors": lambda t: {**t, "sigmas": t["sigmas"].flip(0).clone()}}, "falling"),
     "x of another shape": ({"tensors": lambda t: {**t, "x": t["x"][..., :4].clone()}}, "x has shape"),
-    "picture of another shape": ({"tensors": lambda t: {**t, "picture": t["y"][..., :4].clone()}}, "picture has shape"),
+    "image of another shape": ({"tensors": lambda t: {**t, "image": t["y"][..., :4].clone()}}, "image has shape"),
     "trajectory of another length": (
         {"tensors": lambda t: {**t, "trajectory": t["x"][None].clone()}},
         "trajectory has shape",
@@ -265,7 +265,7 @@ def test_a_changed_byte_is_noticed_or_changes_nothing(folder):
         {
             "tensors": lambda t: {
                 **t,
-                **{k: t[k].transpose(-1, -2).contiguous() for k in ("shown", "picture", "x", "y")},
+                **{k: t[k].transpose(-1, -2).contiguous() for k in ("shown", "image", "x", "y")},
             }
         },
         {"words": lambda d: {**d, "p": 0.5}},

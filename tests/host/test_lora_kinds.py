@@ -122,7 +122,7 @@ def test_core_leaves_lokr_s_cores_out(folder, caplog):  # noqa: F811
 
 @pytest.mark.parametrize("family", ["unet", "wan"])
 def test_locon_with_a_core(folder, family):  # noqa: F811
-    """Of two and of three dimensions, of which core knows the first."""
+    """Convolutions in two and three dimensions; core knows the former only."""
     key = CONV.key if family == "unet" else "diffusion_model.patch_embedding.weight"
     model = tiny.model(family)
     rows, columns, *kernel = weights_of(model)[key].shape

@@ -135,7 +135,7 @@ def test_a_layer_whose_halves_diffusers_exchanges(folder, family):  # noqa: F811
 
 
 def test_musubi_s_names_of_hunyuan_video(folder):  # noqa: F811
-    """Of the authors, flat: ComfyUI's list has them with dots only."""
+    """The authors' names, flat: ComfyUI's list has them with dots only."""
     model = tiny.model("hunyuan_video")
     paths = {"img_attn_qkv": "img_attn.qkv", "img_mlp_fc1": "img_mlp.0", "img_mod_linear": "img_mod.lin"}
     targets = [whole(f"double_blocks.0.{own}", f"double_blocks.0.{theirs}") for theirs, own in paths.items()]
@@ -213,7 +213,7 @@ def test_flux_control_loras(folder):  # noqa: F811
 
 
 def test_a_wider_layer_samples(folder):  # noqa: F811
-    """With zeros for the new inputs, which the host gives where no control picture is."""
+    """With zeros for the new inputs, which the host gives where no control image is."""
     model = tiny.model("flux")
     tensors = control_lora(model)
     save_file(tensors, folder / "x.safetensors")

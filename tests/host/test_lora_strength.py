@@ -20,7 +20,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def merge():
-    """Of two networks, 0.7 of the first."""
+    """A merge of two networks, 0.7 of the first."""
     model = tiny.model("unet")
     return ModelMergeSimple().merge(model, tiny.worse(model), 0.7)[0]
 

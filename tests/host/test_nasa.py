@@ -25,7 +25,7 @@ FAMILIES = ("unet", "sd3", "flux", "chroma", "hunyuan_video", "wan", "qwen_image
 
 
 def to_text(queries, keys):
-    """Of Wan: not to the video itself, and not to the tokens of an image."""
+    """Whether Wan's attention is to the text: neither to the video itself nor to the tokens of an image."""
     return keys not in (queries, IMAGE_TOKENS)
 
 
@@ -65,7 +65,7 @@ def one_step(model, family, **options):
 
 @pytest.mark.parametrize("tokens", [4, 7, 12])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_is_two_texts_under_one_picture(family, tokens):
+def test_is_two_texts_under_one_image(family, tokens):
     """Whatever the length of the two prompts."""
     wanted = lockstep(family, tokens).on(tiny.model(family))
     found = one_step(steered(tiny.model(family), family, tokens), family, steps=2, batch=2)
@@ -75,7 +75,7 @@ def test_is_two_texts_under_one_picture(family, tokens):
 
 @pytest.mark.parametrize("tokens", [4, 12])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_is_two_texts_under_one_picture_in_relatives(name, tokens):
+def test_is_two_texts_under_one_image_in_relatives(name, tokens):
     family, settings, about = VARIANTS[name]
     model = tiny.build({**tiny.FAMILIES[family].network, **settings}, family)
     wanted = lockstep(family, tokens, **about).on(model)
@@ -118,7 +118,7 @@ def test_wan_s_blocks_of_a_control_video_have_it_too(tokens):
     assert probes.distance(found, one_step(model, "wan")) > 1e-4
 
 
-def test_wan_s_reference_picture_keeps_its_own_attention():
+def test_wan_s_reference_image_keeps_its_own_attention():
     model = wan(supported.WAN21_T2V, in_dim_ref_conv=16)
     positive = tiny.conditioning("wan", 11)
     positive[0][1]["reference_latents"] = [tiny.noise("wan", seed=70)[:, :, :1]]
@@ -151,7 +151,7 @@ class Flux2(supported.Flux2):
 @pytest.mark.parametrize("references", [0, 1])
 @pytest.mark.parametrize("tokens", [4, 600])
 def test_flux_2(tokens, references):
-    """Texts are padded in front; reference pictures stand behind the image."""
+    """Texts are padded in front; reference images stand behind the image."""
     model = tiny.build({**tiny.FAMILIES["flux"].network, **Flux2.network}, "flux", config=Flux2)
     positive = tiny.conditioning("flux", 11)
     positive[0][1]["reference_latents"] = [tiny.noise("flux", seed=70)] * references
@@ -239,7 +239,7 @@ def test_wan_with_a_text_that_another_node_makes_longer_inside():
 
     model = steered(tiny.model("wan"), "wan")
     model.set_model_patch_replace(longer, "dit", "double_block", 1)
-    with pytest.raises(ValueError, match="finds 16 text tokens .* where it has given it 14"):
+    with pytest.raises(ValueError, match="finds 16 text tokens .*, instead of 14"):
         one_step(model, "wan")
 
 
@@ -289,7 +289,7 @@ def test_the_negative_of_cfg_is_left_alone(family, batch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_positive_with_its_area(family):
-    """Several prompts, each for its part of the picture and of another length."""
+    """Several prompts, each for its part of the image and of another length."""
     left, right = ({"area": (8, 4, 0, x), "strength": 1.0} for x in (0, 4))
     prompts = [(tiny.conditioning(family, 11, 5)[0], left), (tiny.conditioning(family, 12, 9)[0], right)]
     model, plain = steered(tiny.model(family), family), tiny.model(family)
@@ -304,7 +304,7 @@ def test_every_positive_with_its_area(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_prompts(family):
-    """A negative for each picture, with another reference riding along."""
+    """A negative for each image, with another reference riding along."""
     (one, extra), (two, _) = (tiny.conditioning(family, seed, 5)[0] for seed in (41, 42))
     latent = {"samples": tiny.noise(family, seed=60)}
 
@@ -351,7 +351,7 @@ def test_masked_tokens_do_not_count(positive, negative):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_mask_for_the_attention_of_the_positive(batch):
-    """As a style model makes one, over text and picture: it says nothing of the second text."""
+    """As a style model makes one, over text and image: it says nothing of the second text."""
     positive, bias = tiny.conditioning("flux", 11), torch.zeros(7 + 16, 7 + 16)
     bias[7:, 3:7] = -2.0
     positive[0][1] |= {"attention_mask": bias[None], "attention_mask_img_shape": (4, 4)}
@@ -569,16 +569,16 @@ def test_wan_that_keeps_the_text_for_other_steps():
         steered(model, "wan")
 
 
-def test_reference_pictures_of_z_image():
+def test_reference_images_of_z_image():
     positive = tiny.conditioning("lumina2", 11)
     positive[0][1]["reference_latents"] = [tiny.noise("lumina2")]
-    with pytest.raises(ValueError, match="together with reference pictures"):
+    with pytest.raises(ValueError, match="together with reference images"):
         one_step(steered(tiny.model("lumina2"), "lumina2"), "lumina2", positive=positive)
 
 
 @pytest.mark.parametrize("family", ["flux", "qwen_image"])
-def test_reference_pictures_keep_their_own_attention(family):
-    """Behind the picture, in Flux and Qwen-Image: only the picture is steered."""
+def test_reference_images_keep_their_own_attention(family):
+    """Behind the image, in Flux and Qwen-Image: only the image is steered."""
     positive = tiny.conditioning(family, 11)
     positive[0][1]["reference_latents"] = [tiny.noise(family, seed=70)]
     found = one_step(steered(tiny.model(family), family, 5), family, positive=positive)

@@ -85,7 +85,7 @@ def leads(monkeypatch):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_is_the_rule_on_every_family(family, leads):
-    """Image tokens only, chunk by chunk, the first picture of the batch as the reference."""
+    """Image tokens only, chunk by chunk, the first image of the batch as the reference."""
     model = tiny.precise(family)
     found = tiny.sample(merged(model), family, batch=3, steps=2)
     wanted = tiny.sample(naively(model, family), family, batch=3, steps=2)
@@ -96,7 +96,7 @@ def test_is_the_rule_on_every_family(family, leads):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_which_pictures_move(family, reference):
+def test_which_images_move(family, reference):
     """The first one stays, unless all others are its reference; every chunk has its own."""
     model = merged(tiny.model(family), reference=reference)
     seen, plain = probes.record_predictions(model), tiny.model(family)
@@ -189,7 +189,7 @@ def once(model, family, x, sigma, cfg=4.0):
 
 @pytest.mark.parametrize("noise", ["clean", "clean, scaled down"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_riding_reference_is_a_first_picture_that_is_not_kept(family, noise):
+def test_a_riding_reference_is_a_first_image_that_is_not_kept(family, noise):
     model, latent, x = tiny.model(family), tiny.noise(family, seed=60), tiny.noise(family, 2)
     riding = merged(model, reference=GIVEN, latent={"samples": latent}, reference_noise=noise, **DECIDED)
     found = once(riding, family, x, 0.7)
@@ -228,7 +228,7 @@ def test_a_reference_of_another_size(family):
     assert probes.differ(result, tiny.sample(tiny.model(family), family))
 
 
-def test_a_picture_as_reference_of_a_video():
+def test_an_image_as_reference_of_a_video():
     model = merged(tiny.model("wan"), reference=GIVEN, latent={"samples": torch.randn(1, 16, 8, 8)})
     assert torch.isfinite(tiny.sample(model, "wan")).all()
 
@@ -246,7 +246,7 @@ def test_no_latent():
 
 
 @pytest.mark.parametrize("family", ["unet", "flux", "lumina2"])
-def test_every_picture_keeps_its_own_prompt_beside_the_rider(family):
+def test_every_image_keeps_its_own_prompt_beside_the_rider(family):
     """A batch of prompts: the rider takes a copy of the first, and nobody else's place."""
     prompts = [tiny.conditioning(family, seed)[0] for seed in (1, 2)]
     extra = {key: torch.cat([p[1][key] for p in prompts]) for key in prompts[0][1]}
@@ -260,7 +260,7 @@ def test_every_picture_keeps_its_own_prompt_beside_the_rider(family):
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
 def test_two_references_ride_side_by_side(family):
-    """Each node knows its own row; the pictures of the batch are those behind them."""
+    """Each node knows its own row; the images of the batch are those behind them."""
     model = tiny.model(family)
     for seed in (60, 61):
         latent = {"samples": tiny.noise(family, seed=seed)}
@@ -268,7 +268,7 @@ def test_two_references_ride_side_by_side(family):
     model = merged(model, alpha=0.3, **DECIDED)
     result = tiny.sample(model, family, batch=2)
     assert torch.isfinite(result).all()
-    # Samples see the riders and the first picture only.
+    # Samples see the riders and the first image only.
     assert not probes.differ(tiny.sample(model, family, batch=3)[:2], result)
 
 
@@ -287,7 +287,7 @@ def test_a_rider_of_another_node_is_not_taken_for_ones_own(family):
 
 @pytest.mark.parametrize("family", ["unet", "flux", "sd3"])
 def test_a_controlnet_and_the_rider(family):
-    """What a ControlNet adds has a row for every picture; the rider gets that of the first."""
+    """What a ControlNet adds has a row for every image; the rider gets that of the first."""
     positive = tiny.controlled(tiny.conditioning(family, 11), family)
 
     def sample(**settings):
@@ -333,7 +333,7 @@ def test_the_usual_steps(family, low):
 
 
 def test_the_usual_blocks_of_a_unet_are_the_fine_output_blocks():
-    """In small pictures of at least half the latent's size: here both levels of the tiny network."""
+    """In small images of at least half the latent's size: here both levels of the tiny network."""
     usual = run_node(NegToMe, model=tiny.model("unet"), steps="start to end", threshold=-1.0)
     fine = merged(tiny.model("unet"), blocks="output 2-3")
     coarse = merged(tiny.model("unet"), blocks="output 0-1")
@@ -367,17 +367,17 @@ def test_blocks_of_at_least_32_by_32_tokens(side, grid, counts):
 def test_a_batch_of_one_is_told_once_and_left_alone(family, caplog):
     caplog.set_level("INFO")
     assert torch.equal(tiny.sample(merged(tiny.model(family)), family), tiny.sample(tiny.model(family), family))
-    assert caplog.text.count("a batch of one picture has no other to keep away from") == 1
+    assert caplog.text.count("a batch of one image has no other to keep away from") == 1
     caplog.clear()
     tiny.sample(merged(tiny.model(family)), family, batch=2)
     assert "a batch of one" not in caplog.text
 
 
-def test_a_rider_is_no_second_picture(caplog):
+def test_a_rider_is_no_second_image(caplog):
     caplog.set_level("INFO")
     model = merged(tiny.model("flux"), reference=GIVEN, latent={"samples": tiny.noise("flux", seed=60)})
     tiny.sample(merged(model), "flux")
-    assert "a batch of one picture has no other to keep away from" in caplog.text
+    assert "a batch of one image has no other to keep away from" in caplog.text
 
 
 def test_a_model_that_it_cannot_reach():

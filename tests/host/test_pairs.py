@@ -55,9 +55,12 @@ IN_THEIR_ORDER = {("nag", "nasa")}
 
 
 # There is one negative to stand in for: the first node does, and the other one says so.
-ONE_PLACE = {("gfcg_swap", "gfcg_swap"), ("gfcg_swap", "preference_cfg_model")}
+ONE_PLACE = {("gfcg_swap", "gfcg_swap"), ("gfcg_swap", "preference_cfg_model"), ("cache", "cache")}
 # What is done cannot be done again; and a LoRA for the negative is on nothing where another model predicts it.
-ONLY_ONE = {(name, name): name for name in ("cfgpp", "interval", "adaptive")}
+ONLY_ONE = {(name, name): name for name in ("cfgpp", "interval", "adaptive", "zero_init")}
+# In four steps the one leaves out what the other would have estimated.
+LEFT_OUT = {("adaptive", "cache"), ("cache", "interval")}
+ONLY_ONE |= {pair: next(name for name in pair if name != "cache") for pair in LEFT_OUT}
 ONLY_ONE |= {("preference_cfg", "preference_cfg_model"): "preference_cfg_model"}
 
 
@@ -120,8 +123,12 @@ def test_two_of_ours_act_whatever_their_order(pair, family, caplog):
     if pair in ONLY_ONE:
         assert not probes.differ(one, alone(ONLY_ONE[pair], family))
         assert not probes.differ(other, alone(ONLY_ONE[pair], family))
-        if "interval" in pair or "adaptive" in pair:
+        if pair in LEFT_OUT:
+            assert "where the negative could have been reused, another node had brought the scale to 1." in caplog.text
+        elif "interval" in pair or "adaptive" in pair:
             assert "had no effect in this run: another node had brought the scale to 1 before it." in caplog.text
+        if "zero_init" in pair:
+            assert "had no effect in this run: another node had put a result in the place of its own." in caplog.text
         return
     for name, rest in (pair, pair[::-1]):
         for both in (one, other):

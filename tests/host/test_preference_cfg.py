@@ -109,7 +109,7 @@ def test_a_network_of_its_own(family):
     "key", ["diffusion_model.out.0.weight", "diffusion_model.input_blocks.1.1.transformer_blocks.0.norm2.bias"]
 )
 def test_one_network_with_changes_that_are_no_products(key):
-    """Of norms. The other one gets a copy of the weights, and neither changes the other."""
+    """Changes of norms: the other model gets a copy of the weights, and neither changes the other."""
     model = tiny.model("unet")
     change = adapters.normal(*adapters.weights_of(model)[key].shape)
     other = model.clone()

@@ -10,11 +10,12 @@ from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 
 from guidekit.benchmarks._nodes import run_node
-from guidekit.demo.models import DemoDiT, DemoUNet
+from guidekit.demo.world.models import DemoDiT, DemoUNet
 from guidekit.nodes import NODES
 from guidekit.nodes.apg import APG
 from guidekit.nodes.autoguidance import Autoguidance
 from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.frequency_guidance import RESIZE, FrequencyGuidance
 from guidekit.nodes.gfcg import AUTOGUIDANCE, GFCG
 from guidekit.nodes.guidance_interval import GuidanceInterval
 from guidekit.nodes.host.inputs import CHECKS
@@ -27,6 +28,7 @@ from guidekit.nodes.presets import ANY, AUTO, TABLE, TYPED, resolve
 from guidekit.nodes.sampler_cfgpp import SamplerCFGPP
 from guidekit.nodes.seg import SEG
 from guidekit.nodes.slg import SLG
+from guidekit.nodes.style_aligned import StyleAligned
 from guidekit.tests.host import guides, probes, tiny, toy
 
 # As the host's detection describes a checkpoint: its settings beside those by which the class is found.
@@ -277,12 +279,21 @@ def inversion():
 
 NAG = {"nag_scale": 7.0, "nag_tau": 2.0, "nag_alpha": 0.3}
 SECOND = {"weakness": "second model"}
+FREQUENCY = {"split": RESIZE}
 UNUSED = [
+    (FrequencyGuidance, plain, {"size_factor": 3.0}, "size_factor is not used with split 'pyramid (FDG)'."),
+    (
+        FrequencyGuidance,
+        plain,
+        {**FREQUENCY, "between": "1.5", "parallel": 0.5},
+        "between and parallel are not used with split 'resize (FreCaS)'.",
+    ),
     (NASA, with_negative, {"method": "NASA", "nag_scale": 7.0}, "nag_scale is not used with method NASA."),
     (NASA, with_negative, {"nasa_alpha": 0.7}, "nasa_alpha is not used with method NAG."),
     (NASA, with_negative, {"method": "NASA", **NAG}, "nag_scale, nag_tau and nag_alpha are not used with method NASA."),
     (GuidanceInterval, plain, {"sigma_high": 3.0}, "sigma_high is not used with limits SDXL."),
     (NegToMe, with_latent, {}, "latent is not used with reference 'first image'."),
+    (StyleAligned, with_latent, {}, "latent is not used with reference 'first image'."),
     (SLG, plain, {"random_seed": 3}, "random_seed is not used without random_blocks."),
     (APG, plain, {"norm_unit": "l2"}, "norm_unit is not used without a norm_threshold."),
     (ExactInvert, inversion, {"gamma": 0.9}, "gamma is not used with method edict."),
@@ -309,10 +320,13 @@ def test_inputs_without_effect_are_told(node, given, settings, sentence, caplog)
 
 
 USED = [
+    (FrequencyGuidance, plain, {**FREQUENCY, "size_factor": 3.0}),
+    (FrequencyGuidance, plain, {"between": "1.5", "parallel": 0.5}),
     (NASA, with_negative, NAG),
     (NASA, with_negative, {"method": "NASA", "nasa_alpha": 0.7}),
     (GuidanceInterval, plain, {"limits": "sigma", "sigma_high": 0.9, "sigma_low": 0.2}),
     (NegToMe, with_latent, {"reference": GIVEN}),
+    (StyleAligned, with_latent, {"reference": GIVEN}),
     (SLG, plain, {"random_blocks": 1, "random_seed": 3}),
     (APG, plain, {"norm_threshold": 0.1, "norm_unit": "l2"}),
     (ExactInvert, inversion, {"p": 0.9}),

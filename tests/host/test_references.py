@@ -1,4 +1,4 @@
-"""Prompts that are told apart by picture: which of them fit into one."""
+"""Prompts that are told apart by image: which of them fit into one."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ def row(*values: float, kind=comfy.conds.CONDRegular):
 
 
 def together(first: dict, second: dict) -> list[dict] | None:
-    """A prompt for two pictures, the first of which has the second one of two prompts."""
+    """A prompt for two images, the first of which has the second one of two prompts."""
     references = References(([], []))
     names = [references._name(i) for i in (1, 2)]
     parts = {}
@@ -33,7 +33,7 @@ def together(first: dict, second: dict) -> list[dict] | None:
 
 
 @pytest.mark.parametrize("shared", [{}, {"rate": 24}, {"rate": "slow"}, {"rate": (1, 2)}, {"rate": None}], ids=str)
-def test_every_picture_has_its_own(shared):
+def test_every_image_has_its_own(shared):
     """What is the same for both is left as it is."""
     first, second = (prepared(v, **{name: rate(value) for name, value in shared.items()}) for v in (1.0, 2.0))
     [joined] = together(first, second)

@@ -44,7 +44,7 @@ class Spy:
         self.log.append(("callback", step))
 
     def owners(self) -> list[int]:
-        """Of the evaluations, by hand from the log: the last evaluation before a callback is the first of its step; a
+        """The step of each evaluation, from the log: the last evaluation before a callback is the first of its step; a
         sampler whose first callback comes late calls back when a step is over."""
         calls = [i for i, entry in enumerate(self.log) if isinstance(entry, tuple)]
         if not calls:  # DPM-adaptive between two equal levels

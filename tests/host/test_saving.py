@@ -53,7 +53,7 @@ def names(folder):
 # Where it cannot be
 
 
-def refused(sentence, folder, end=".*as it was"):
+def refused(sentence, folder, end=".*An earlier file was kept"):
     """What a second, larger file is answered with, where it cannot be; the first one is still there."""
     with pytest.raises(
         ValueError, match=rf"^kept.safetensors cannot be saved in models/guidekit: (Error .*)?{sentence}{end}\.$"
@@ -287,7 +287,7 @@ def test_a_copy_is_made_only_of_what_shares_memory():
 
 
 def test_what_a_checksum_tells_apart():
-    """Of files with the same bytes in the same order."""
+    """Files with the same bytes in the same order."""
     zeros = torch.zeros(2, 3)
     same = [
         ("x", {"a": zeros}),

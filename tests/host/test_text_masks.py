@@ -57,7 +57,7 @@ def test_beside_a_text_that_has_a_mask_one_without_counts_whole(neutral):
     assert probes.distance(sample(with_mask), wanted) > 1e-4
 
 
-def test_a_network_that_places_pictures_by_the_length_of_the_text(monkeypatch):
+def test_a_network_that_places_images_by_the_length_of_the_text(monkeypatch):
     network = {**tiny.FAMILIES["flux"].network, "vec_in_dim": None, "guidance_embed": False, "txt_ids_dims": [1, 2]}
     longcat = tiny.Tiny(comfy.supported_models.LongCatImage, network, (16, 8, 8), 12)
     monkeypatch.setitem(tiny.FAMILIES, "longcat", longcat)

@@ -140,7 +140,7 @@ def test_a_run_that_fails_leaves_nothing_of_the_one_before(told):
 
 @pytest.mark.parametrize("node", [PAG, NegToMe, APG])
 def test_one_reason_and_no_other(node, told):
-    """Under a guider that evaluates its prompts by itself, with one picture, at cfg 1."""
+    """Under a guider that evaluates its prompts by itself, with one image, at cfg 1."""
     with CurrentNodeContext("p", "2"):
         model = run_node(node, model=tiny.model("unet"))
     with CurrentNodeContext("p", "9"):
@@ -289,7 +289,7 @@ def test_nobody_else_does(told, sent):
 
 
 def test_a_page_may_ask_what_holds(told, sent):
-    """Of all workflows; of a running prompt, whose nodes are cached, as well, though they have said nothing in it."""
+    """What holds for all workflows, and for a running prompt whose nodes are cached, though they said nothing in it."""
     told.behind(at("earlier", "7"), graph())
     told.add(at("earlier", "6"), [line("3", "said.")])
     assert [(e["workflow"], e["source"]) for e in told.newest()] == [(None, "6")]
@@ -322,7 +322,7 @@ def test_the_route_is_added_once(monkeypatch, sent):
 
 
 def report(prompt_id: str, nodes: dict) -> str:
-    """Of the node 7, as the host runs it: with hidden inputs on a copy of the class."""
+    """The report of node 7, as the host runs it: with hidden inputs on a copy of the class."""
 
     class InGraph(Report):
         hidden = SimpleNamespace(prompt=nodes)

@@ -12,12 +12,12 @@ from guidekit.nodes.negtome import NegToMe
 from guidekit.nodes.trajectory_record import TrajectoryRecord
 from guidekit.nodes.trajectory_replay import TrajectoryReplay
 from guidekit.tests.host import probes, tiny
-from guidekit.tests.host.test_exact import IMPURE, MODELS, guider, inverted, picture, sigmas
+from guidekit.tests.host.test_exact import IMPURE, MODELS, guider, image, inverted, sigmas
 
 
 def recorded(model, family, steps=6, start=0, **settings):
     given = {"guider": guider(model, family, cfg=1.0), "sigmas": sigmas(model, steps, start), **settings}
-    return run_node(TrajectoryRecord, **{"latent": {"samples": picture(family)}, **given})
+    return run_node(TrajectoryRecord, **{"latent": {"samples": image(family)}, **given})
 
 
 def replayed(model, family, state, source_prompt=None, **about):
@@ -44,7 +44,7 @@ def ddim(model, family, state, **about):
 
 
 def pulled(model):
-    """The second picture of a batch takes from the first."""
+    """The second image of a batch takes from the first."""
     return run_node(
         NegToMe, model=model, alpha=-0.6, threshold=-1.0, steps="start to end", end_percent=1.0, blocks="all"
     )
@@ -56,8 +56,8 @@ def test_the_source_stays_and_the_other_row_is_ddim(name):
     model = tiny.model(family, kind)
     state = recorded(model, family)
     edited, source = replayed(model, family, state, prompt=12, cfg=7.5)
-    assert probes.distance(source, picture(family)) < 1e-6  # to the host's units and back
-    assert torch.equal(state["guidekit_inversion"].latents[-1], model.model.process_latent_in(picture(family)))
+    assert probes.distance(source, image(family)) < 1e-6  # to the host's units and back
+    assert torch.equal(state["guidekit_inversion"].latents[-1], model.model.process_latent_in(image(family)))
     assert probes.distance(edited, ddim(model, family, state, prompt=12, cfg=7.5)) < 5e-4
     assert probes.distance(edited, source) > 1e-3
 
@@ -76,7 +76,7 @@ def test_recording_is_ddim_inversion(family):
                 x = x + (sigma - clean) * f
             return x
 
-    raw = model.model.process_latent_in(picture(family))
+    raw = model.model.process_latent_in(image(family))
     noise = guider(model, family, cfg=1.0).sample(
         raw, torch.zeros_like(raw), ScheduleSampler(), sigmas(model, 6), disable_pbar=True, seed=0
     )
@@ -192,18 +192,18 @@ def test_latents_of_other_nodes():
         replayed(tiny.model("flux"), "flux", state)
 
 
-def test_one_picture():
+def test_one_image():
     model = tiny.model("unet")
-    with pytest.raises(ValueError, match="has 2 pictures"):
-        recorded(model, "unet", latent={"samples": picture("unet", 2)})
+    with pytest.raises(ValueError, match="has 2 images"):
+        recorded(model, "unet", latent={"samples": image("unet", 2)})
     with pytest.raises(ValueError, match="has a mask"):
-        recorded(model, "unet", latent={"samples": picture("unet"), "noise_mask": torch.ones(1, 8, 8)})
+        recorded(model, "unet", latent={"samples": image("unet"), "noise_mask": torch.ones(1, 8, 8)})
     with pytest.raises(ValueError, match="falling"):
         recorded(model, "unet", sigmas=torch.tensor([0.0, 1.0]))
 
 
 def test_progress_and_previews(monkeypatch):
-    """The edited picture is what is shown."""
+    """The edited image is what is shown."""
     seen = []
 
     def callback(*args):

@@ -173,12 +173,13 @@ def test_what_is_shown_goes_with_its_latent():
     """Row by row; a prompt may have a row for each; a video is its frame in the middle."""
     prompt = [[torch.arange(2.0)[:, None, None].expand(2, 3, 5), {"pooled_output": torch.arange(2.0)[:, None]}]]
     latents = torch.randn(2, 4, 8, 8)
-    first, second = shown(latent={"samples": latents}, positive=prompt).offers()
+    graph = {**GRAPH, "6": {**GRAPH["6"], "is_changed": [float("nan")]}}  # as the host has it while it runs
+    first, second = shown(latent={"samples": latents}, positive=prompt, graph=graph).offers()
     assert torch.equal(first.latent, latents[:1])
     assert second.positive[0][0].unique().tolist() == [1.0]
     assert second.positive[0][1]["pooled_output"].tolist() == [[1.0]]
     assert (second.workflow_id, second.node, second.tag) == ("w", "8", "t")
-    assert json.loads(second.workflow).keys() == {"prompt", "workflow"}
+    assert json.loads(second.workflow) == {"prompt": GRAPH, "workflow": {"id": "w", "nodes": []}}
     [video] = shown(5, {"samples": torch.randn(1, 4, 2, 8, 8)}).offers()
     assert np.array_equal(video.pixels, pixels_of(images(5)[2]))
     with pytest.raises(ValueError, match="There are 3 images and 2 latents"):

@@ -213,6 +213,9 @@ def test_only_the_oldest_without_a_vote_are_forgotten(store, monkeypatch):
     later = [offered(store, [number])[0] for number in range(2, 7)]
     assert {vote.id for vote in store.find(Filter())} == {first[0], *later[-4:]}
     assert {path.stem for path in files(store) if path.suffix == ".png"} == {first[0], *later[-4:]}
+    store.vote(later[-1:], 1)
+    [newest] = offered(store, [7])
+    assert {vote.id for vote in store.find(Filter())} == {first[0], *later[-4:], newest}
     assert all(store.latent(vote) is not None and store.conditioning(vote.positive) for vote in store.find(Filter()))
 
 
@@ -233,6 +236,18 @@ def test_a_file_that_another_process_has_cleared_away(store, monkeypatch):
     [vote] = store.offer([offer(1)])
     assert store.latent(vote) is not None
     assert store.picture(vote.id).is_file()
+    other.close()
+
+
+def test_a_vote_that_comes_while_the_oldest_are_looked_for(store, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_UNDECIDED", 1)
+    ids = offered(store, [0]) + offered(store, [1])
+    monkeypatch.setattr(module, "_SLACK", 1)
+    other = Store(store._folder)
+    write = store._database.write
+    monkeypatch.setattr(store._database, "write", lambda: other.vote(ids[:1], 1) and write())
+    store._tidy()
+    assert {vote.id: vote.label for vote in store.find(Filter())} == {ids[0]: 1, ids[1]: 0}
     other.close()
 
 

@@ -81,6 +81,32 @@ def test_the_weak_prediction_is_that_of_dense_attention(family, block, node, tec
     assert (cond - weak).abs().max() > 1e-6 * cond.abs().max()
 
 
+def spread(latent):
+    return latent.std(dim=tuple(range(1, latent.ndim)), correction=0, keepdim=True)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("rescale", ["partial", "full"])
+def test_the_spread_is_that_of_the_positive_prediction(rescale, cfg):
+    """Beside CFG too: "full" looks at the whole result, whatever CFG has made of it."""
+
+    def first(rescale):
+        model = run_node(PAG, model=tiny.model("unet"), scale=30.0, rescale=rescale)
+        step = first_step(model, "unet", cfg=cfg, batch=2)
+        return {name: step[name].double() for name in ("denoised", "cond_denoised", "uncond_denoised")}
+
+    found, plain = first(rescale), first("off")
+    cond, uncond = plain["cond_denoised"], plain["uncond_denoised"]
+    guided = cond if cfg == 1 else uncond + cfg * (cond - uncond)
+    change = plain["denoised"] - guided
+    if rescale == "partial":
+        wanted = guided + change * spread(cond) / spread(cond + change)
+    else:
+        wanted = (guided + change) * spread(cond) / spread(guided + change)
+    assert probes.distance(found["denoised"], wanted) < 1e-5
+    assert probes.distance(wanted, plain["denoised"]) > 1e-3
+
+
 class Zero(torch.nn.Module):
     """A block that passes on what it is given."""
 
@@ -277,7 +303,7 @@ def test_unet_patches_of_others_keep_their_effect(name, monkeypatch):
 
 
 def evaluation_flops(model: ModelPatcher, latent: torch.Tensor, prompt: list) -> int:
-    """Of one step with CFG."""
+    """Floating-point operations of one step with CFG."""
     with FlopCounterMode(display=False) as counter:
         settings = (1, 4.0, "euler", "simple", prompt, prompt, torch.zeros_like(latent))
         comfy.sample.sample(model, torch.zeros_like(latent), *settings, seed=0, disable_pbar=True)

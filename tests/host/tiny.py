@@ -288,7 +288,7 @@ def _worse(made: Made) -> ModelPatcher:
 
 
 def family_of(patcher: ModelPatcher) -> str:
-    """Of a MODEL of `model`."""
+    """The family of a MODEL made by `model`."""
     return patcher.model.made.family
 
 

@@ -57,7 +57,7 @@ def test_the_reference_where_probabilities_underflow():
     assert most_confusing(logits).item() == 3
 
 
-def test_a_picture_of_nan_has_the_first_candidate():
+def test_an_image_of_nan_has_the_first_candidate():
     assert most_confusing(torch.tensor([[torch.nan] * 4, [0.0, torch.nan, 1.0, 2.0]])).tolist() == [1, 3]
 
 

@@ -90,7 +90,7 @@ def start():
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_there_and_back(name, model, steps, cfg, dtype):
-    """From a picture to noise and back, whatever the network's precision; and from noise, if both latents are kept."""
+    """From an image to noise and back, whatever the network's precision; and from noise, if both latents are kept."""
     method, f = methods(steps)[name], drift(model, cfg, dtype)
     levels, x = levels_for(method, model, steps), start()
     noise = invert(method, f, x, levels)
@@ -394,7 +394,7 @@ def test_rex_does_not_end_at_zero():
         invert(Rex(), drift("variance preserving"), start(), schedule("variance preserving", 5))
 
 
-def test_a_picture_does_not_depend_on_the_others():
+def test_an_image_does_not_depend_on_the_others():
     f = drift("variance preserving", 3.0)
     for name, method in methods(11).items():
         levels = levels_for(method, "variance preserving", 11)

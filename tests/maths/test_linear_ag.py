@@ -43,7 +43,7 @@ def rebuilt(coefficients, cond, uncond):
 
 
 def test_recovers_a_linear_process_to_rounding():
-    """Of the coefficients only what they predict is determined: past uncond outputs are combinations themselves."""
+    """Only what the coefficients predict is determined: past uncond outputs are combinations themselves."""
     cond, uncond, _ = process(1)
     coefficients = fit(gram(cond, uncond), ridge=0.0)
     for found, wanted in zip(rebuilt(coefficients, cond, uncond), uncond):

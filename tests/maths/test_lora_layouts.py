@@ -57,7 +57,7 @@ def test_what_fits(name):
 
 @pytest.mark.parametrize("name", [name for name in FIT if len(FIT[name]) > 1 and "diff" not in FIT[name]])
 def test_a_part_that_is_missing(name):
-    """Of what has to be there."""
+    """Parts that are required."""
     optional = {"alpha", "lora_mid.weight", "dora_scale", "hada_t1", "hada_t2", "lokr_t2", "lora_up.bias"}
     optional |= {"reshape_weight", "rescale"}
     for part in FIT[name].keys() - optional:

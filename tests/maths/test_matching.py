@@ -70,7 +70,7 @@ def test_the_definition(shape, masked):
         out, score, index = by_hand(h[i], r[i], 0.9, 0.3, mask)
         assert np.allclose(pushed.tokens[i].cpu(), out, rtol=1e-5, atol=1e-5)
         assert np.allclose(pushed.score[i].cpu(), score, atol=1e-6)
-        assert (pushed.index[i].cpu().numpy() == index).all()
+        assert (pushed.best[i].cpu().numpy() == index).all()
 
 
 @every_shape
@@ -85,7 +85,7 @@ def test_versions_agree(version, shape, masked, shared, dtype):
     mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
     wanted, found = push_dense(h, r, 0.9, 0.2, mask), version(h, r, 0.9, 0.2, mask)
     assert found.tokens.dtype == dtype
-    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.best, wanted.best)
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
     # Both step away in float32 and round once: sums in another order may fall on either side of the middle between two
     # numbers of the type, which are `eps` apart, or less, beside their own size.
@@ -104,7 +104,7 @@ def test_tiles_that_the_hardware_copies(shape, masked, shared, monkeypatch):
     r = r[:1] if shared else r
     mask = (torch.arange(m, device=DEVICE) % 3 != 1) if masked else None
     wanted, found = push_dense(h, r, 0.9, 0.2, mask), push_fused(h, r, 0.9, 0.2, mask)
-    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.best, wanted.best)
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
     assert torch.allclose(found.tokens.float(), wanted.tokens.float(), rtol=2e-3, atol=2e-3)
 
@@ -114,7 +114,7 @@ def test_the_hardware_copies_tiles_of_samples_that_lie_apart(monkeypatch):
     monkeypatch.setattr(matching_triton, "_copies_tiles", lambda tokens: True)
     h, r = (tokens(200, 24, seed, 3, torch.float16)[:, 7:147] for seed in (1, 2))
     wanted, found = push_dense(h, r, 0.9, 0.2), push_fused(h, r, 0.9, 0.2)
-    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.best, wanted.best)
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_a_best_score_may_be_negative(version):
     r = torch.tensor([[[1.0, 1e25], [0.0, 1.0]]], device=DEVICE).repeat_interleave(200, 1)
     found = version(h, r, 0.9, -1.0)
     assert (found.score == 0).all()
-    assert (found.index == 0).all()
+    assert (found.best == 0).all()
 
 
 @every_version
@@ -151,7 +151,7 @@ def test_each_sample_may_have_a_mask_of_its_own(version):
     found = version(h, r, 0.9, 0.1, masks)
     for i in range(3):
         one = push_dense(h[i : i + 1], r, 0.9, 0.1, masks[i])
-        assert torch.equal(found.index[i : i + 1], one.index)
+        assert torch.equal(found.best[i : i + 1], one.best)
         assert torch.allclose(found.tokens[i : i + 1], one.tokens, atol=1e-5)
 
 
@@ -162,8 +162,8 @@ def test_of_equal_scores_the_lowest_index_counts(match):
     r = torch.randint(-3, 4, (1, 40, 16), generator=generator).float().to(DEVICE).repeat(1, 5, 1)
     h = torch.randint(-3, 4, (1, 100, 16), generator=generator).float().to(DEVICE)
     wanted = match_dense(h, r[:, :40])
-    assert torch.equal(match(h, r).index, wanted.index)
-    assert torch.equal(match(h, r.flip(1)).index, match_dense(h, r[:, :40].flip(1)).index)
+    assert torch.equal(match(h, r).best, wanted.best)
+    assert torch.equal(match(h, r.flip(1)).best, match_dense(h, r[:, :40].flip(1)).best)
 
 
 @every_version
@@ -227,7 +227,7 @@ def test_a_row_that_is_longer_than_the_stripe(monkeypatch):
     monkeypatch.setattr(matching, "STRIPE", 50)
     h, r = tokens(7, 4, 1, 2), tokens(90, 4, 2, 2)
     found, wanted = match_chunked(h, r), match_dense(h, r)
-    assert torch.equal(found.index, wanted.index)
+    assert torch.equal(found.best, wanted.best)
     assert torch.allclose(found.score, wanted.score, atol=1e-6)
 
 

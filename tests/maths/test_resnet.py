@@ -43,10 +43,10 @@ def test_softplus_for_relu():
         assert (above >= 0).all()
         assert above.max().item() == pytest.approx(torch.log(torch.tensor(2.0)).item() / beta, rel=1e-3)
     state = weights(torchvision.models.resnet18(num_classes=7))
-    network, picture = load_resnet(state), torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(2))
+    network, image = load_resnet(state), torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        relu = network(picture)
-        errors = [(network(picture, beta) - relu).abs().max().item() for beta in (3.0, 30.0, 3000.0)]
+        relu = network(image)
+        errors = [(network(image, beta) - relu).abs().max().item() for beta in (3.0, 30.0, 3000.0)]
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-2 * relu.abs().max()
 

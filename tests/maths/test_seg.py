@@ -30,8 +30,8 @@ def along(side: int, sigma: float) -> torch.Tensor:
 
 
 def matrix_of(grid, sigma) -> torch.Tensor:
-    picture = torch.kron(along(grid[-2], sigma), along(grid[-1], sigma))
-    return torch.block_diag(*[picture] * math.prod(grid[:-2]))
+    image = torch.kron(along(grid[-2], sigma), along(grid[-1], sigma))
+    return torch.block_diag(*[image] * math.prod(grid[:-2]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

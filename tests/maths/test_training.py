@@ -24,7 +24,7 @@ class KilledError(Exception):
 
 
 class Loss:
-    """Of random regression; it kills the training at a step."""
+    """A random regression that kills the training at a given step."""
 
     def __init__(self, model: nn.Module, kill_at: int | None = None):
         self.model, self.kill_at, self.calls = model, kill_at, 0

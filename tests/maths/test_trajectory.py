@@ -1,4 +1,4 @@
-"""Direct Inversion: the recorded picture stays on its trajectory, and the other row is plain DDIM."""
+"""Direct Inversion: the recorded image stays on its trajectory, and the other row is plain DDIM."""
 
 import math
 
@@ -14,7 +14,7 @@ def silent(i):
     pass
 
 
-def picture():
+def image():
     return latents((3, 12), 5)[1:2]
 
 
@@ -32,9 +32,9 @@ def coupled(f):
 def test_recording_is_the_paper_s(steps):
     """z_t from z_{t-1} with the noise at t of z_{t-1}, DDIM backwards."""
     f, sigmas = drift("variance preserving"), schedule("variance preserving", steps).sigmas
-    kept = record(f, picture(), sigmas, silent)
+    kept = record(f, image(), sigmas, silent)
     assert len(kept) == steps + 1
-    assert torch.equal(kept[-1], picture())
+    assert torch.equal(kept[-1], image())
     for i in reversed(range(steps)):
         sigma, clean = sigmas[i], sigmas[i + 1]
         alpha, alpha_clean = (1 / math.sqrt(1 + s**2) for s in (sigma, clean))
@@ -46,17 +46,17 @@ def test_recording_is_the_paper_s(steps):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("cfg", [1.0, 7.5])
-def test_the_source_is_the_picture_in_the_end(model, cfg):
+def test_the_source_is_the_image_in_the_end(model, cfg):
     sigmas = schedule(model, 9).sigmas
-    kept = record(drift(model), picture(), sigmas, silent)
+    kept = record(drift(model), image(), sigmas, silent)
     found = replay(coupled(drift(model, cfg)), kept, sigmas, silent)
-    assert torch.equal(found[:1], picture())
+    assert torch.equal(found[:1], image())
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_alone_the_other_row_is_ddim(model):
     sigmas = schedule(model, 9).sigmas
-    kept, f = record(drift(model), picture(), sigmas, silent), drift(model, 3.0)
+    kept, f = record(drift(model), image(), sigmas, silent), drift(model, 3.0)
     x = kept[0]
     for sigma, target in zip(sigmas, sigmas[1:]):
         x = x + (target - sigma) * f(x, sigma)
@@ -68,7 +68,7 @@ def test_alone_the_other_row_is_ddim(model):
 def test_setting_is_adding_what_lacks(model):
     """The paper adds, after a step of both rows, the offset of the source to the source."""
     sigmas = schedule(model, 9).sigmas
-    kept, f = record(drift(model), picture(), sigmas, silent), coupled(drift(model, 7.5))
+    kept, f = record(drift(model), image(), sigmas, silent), coupled(drift(model, 7.5))
     x = torch.cat([kept[0], kept[0]])
     for i, (sigma, target) in enumerate(zip(sigmas, sigmas[1:])):
         offset = kept[i + 1] - (x[:1] + (target - sigma) * f(x, sigma)[:1])
@@ -80,7 +80,7 @@ def test_setting_is_adding_what_lacks(model):
 def test_the_other_row_sees_the_recorded_source():
     """At every level, the noisy end too: what the source would have become by itself is not seen."""
     sigmas, seen = schedule("flow", 5).sigmas, []
-    kept, f = record(drift("flow"), picture(), sigmas, silent), drift("flow", 7.5)
+    kept, f = record(drift("flow"), image(), sigmas, silent), drift("flow", 7.5)
 
     def heard(x, sigma):
         seen.append(x[:1])
@@ -93,6 +93,6 @@ def test_the_other_row_sees_the_recorded_source():
 
 def test_steps_are_told():
     sigmas, there, back = schedule("flow", 5).sigmas, [], []
-    kept = record(drift("flow"), picture(), sigmas, there.append)
+    kept = record(drift("flow"), image(), sigmas, there.append)
     replay(drift("flow"), kept, sigmas, back.append)
     assert (there, back) == ([4, 3, 2, 1, 0], [0, 1, 2, 3, 4])

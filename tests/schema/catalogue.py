@@ -6,6 +6,7 @@ finds them.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from guidekit.nodes.presets import ANY, TABLE, shown
 PACK = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("nodes.json")
 ENGLISH = PACK / "locales" / "en" / "nodeDefs.json"
+OTHERS = "others"  # of the families that a help page lists
 
 # python_module is the folder that the pack was cloned into. has_intermediate_output is served by newer hosts than the
 # oldest that the pack runs on; no node uses it.
@@ -62,13 +64,29 @@ def english() -> dict[str, dict]:
 
 
 def published(node_id: str) -> list[str]:
-    """What a node takes from the table of presets, as rows of its help page."""
-    values: dict[tuple[str, str], list[str]] = {}
+    """What a node takes from the table of presets, as rows of its help page: family, settings, where from. Families
+    with the same values share a row, all others are the last one; values from several sources are in the order of the
+    sources."""
+    taken: dict[str, dict[str, list[str]]] = {}
     for row in TABLE:
         if node_id == f"Guidekit{row.node}":
-            model = "others" if row.model == ANY else row.model
-            values.setdefault((model, row.source), []).append(shown(row.input, row.value))
-    return [f"| {model} | {', '.join(taken)} | {source} |" for (model, source), taken in values.items()]
+            # In two words, that the panel can break: HunyuanVideo.
+            family = OTHERS if row.model == ANY else re.sub("(?<=[a-z])(?=[A-Z])", " ", row.model)
+            taken.setdefault(family, {}).setdefault(row.source, []).append(shown(row.input, row.value))
+    families: dict[tuple[str, bool], dict[str, list[str]]] = {}
+    for family, by_source in taken.items():
+        settings, source = ("; ".join(parts) for parts in (map(", ".join, by_source.values()), by_source))
+        families.setdefault((settings, family == OTHERS), {}).setdefault(source, []).append(family)
+    return [
+        f"| {', '.join(sum(by_source.values(), []))} | {settings} | {_sources(by_source)} |"
+        for (settings, _), by_source in sorted(families.items(), key=lambda item: item[0][1])
+    ]
+
+
+def _sources(by_source: dict[str, list[str]]) -> str:
+    if len(by_source) == 1:
+        return next(iter(by_source))
+    return "; ".join(f"{source} ({', '.join(families)})" for source, families in by_source.items())
 
 
 def read(path: Path) -> dict:

@@ -48,7 +48,7 @@ def _word(word: str, text: str) -> float | None:
 
 
 def _errors(word: str, text: str) -> int:
-    """Of the word against a beginning of the text: letters to change, to add or to leave out."""
+    """Edit distance of the word to a beginning of the text: letters to change, to add or to leave out."""
     text = text[: 2 * len(word)]
     row = list(range(len(text) + 1))
     for i, letter in enumerate(word, 1):

@@ -1,21 +1,17 @@
 """What every node promises: a stable schema, and words for everything that a user sees."""
 
-import itertools
 import re
 
 import pytest
 
-from guidekit.benchmarks._table import unbroken
 from guidekit.tests.schema.catalogue import (
     ENGLISH,
     GOLDEN,
-    PACK,
     REGENERATE,
     differences,
     english,
     inputs,
     object_info,
-    published,
     read,
     schemas,
 )
@@ -126,45 +122,3 @@ def test_the_preset_comes_last_and_may_be_left_out(node_id):
     if "preset" in (names := [*inputs(INFO[node_id])]):
         assert names[-1] == "preset"
         assert "preset" in INFO[node_id]["input"]["optional"]
-
-
-@every_node
-def test_help_page(node_id):
-    """The frontend looks for it under this name. Its inputs table has a row for every input, and for nothing else."""
-    page = PACK / "js" / "docs" / f"{node_id}.md"
-    assert page.is_file(), f"{page.relative_to(PACK)} is missing"
-    named = [word for cell in first_column(page.read_text("utf-8"), "input") for word in re.findall(r"\w+", cell)]
-    assert sorted(named) == sorted(inputs(INFO[node_id]))
-
-
-@every_node
-def test_published_values_are_those_that_the_node_takes(node_id):
-    page = (PACK / "js" / "docs" / f"{node_id}.md").read_text("utf-8")
-    _, found, rest = page.partition("| model | auto takes | from |\n|---|---|---|\n")
-    rows = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines())
-    assert [*rows] == published(node_id), "\n".join(published(node_id))
-    assert bool(found) == bool(published(node_id))
-
-
-@every_node
-def test_measured_rows_are_as_the_benchmarks_print_them(node_id):
-    """Numbers together with their units: the panel is narrow."""
-    _, _, measured = (PACK / "js" / "docs" / f"{node_id}.md").read_text("utf-8").partition("## Measured")
-    rows = [line for line in measured.splitlines() if line.startswith("|") and "---" not in line]
-    assert rows == [unbroken(row) for row in rows]
-
-
-def first_column(markdown: str, head: str) -> list[str]:
-    """The cells under the first table head that begins with `head`."""
-    for is_table, lines in itertools.groupby(markdown.splitlines(), lambda line: line.startswith("|")):
-        if is_table:
-            cells = [line.split("|")[1].strip() for line in lines]
-            if cells[0].lower().startswith(head):
-                return cells[2:]
-    return []
-
-
-def test_first_column():
-    page = "|output|x|\n|--|--|\n|a|b|\n\n| Inputs | what |\n|---|:--|\n| `eta` | 1 |\n| x, y | 2 |\n\n|z|\n"
-    assert first_column(page, "input") == ["`eta`", "x, y"]
-    assert first_column(page, "name") == []

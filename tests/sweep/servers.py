@@ -20,7 +20,7 @@ def new_server(port: int | None = None) -> Server:
 
 
 def counted(folder: Path, **inputs: Any) -> dict[str, Any]:
-    """Makes one picture; what is made is logged in `folder`, where the gate is as well."""
+    """Makes one image; what is made is logged in `folder`, where the gate is as well."""
     given = {
         "value": 0,
         "free": 100_000,
@@ -56,10 +56,10 @@ def wait_for(condition: Callable[[], bool], limit: float = 300) -> None:
 
 
 def finished(out: Path) -> int:
-    """How many pictures have come in."""
+    """How many images have come in."""
     return len(list((out / "files").glob("*.png"))) if (out / "files").is_dir() else 0
 
 
 def shown(out: Path) -> dict[str, int]:
-    """The number in each picture, by file name."""
+    """The number in each image, by file name."""
     return {path.name: int(np.asarray(Image.open(path))[0, 0, 0]) for path in (out / "files").glob("*.png")}

@@ -34,7 +34,7 @@ def _nothing_is_left(tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Of COUNT jobs; the second half waits until the file `gate` is there."""
+    """A sweep of COUNT jobs; the second half waits until the file `gate` exists."""
 
     def make(*servers, out="out", **settings) -> Sweep:
         workflow = counted(tmp_path, free=COUNT // 2)
@@ -46,24 +46,24 @@ def sweep(tmp_path):
 
 
 def check(out: Path) -> None:
-    """Each job has one picture, its own; journal, table and folder agree."""
+    """Each job has one image, its own; journal, table and folder agree."""
     rows = list(Sweep({}, out).rows())
     assert [row.settings["TestCounted.value"] for row in rows] == list(VALUES)
     assert {row.state for row in rows} == {"done"}
-    pictures = {
+    images = {
         name: value
         for row in rows
         for (path, _) in row.files
         for name in [path.removeprefix("files/")]
         for value in [row.settings["TestCounted.value"]]
     }
-    assert shown(out) == pictures
-    assert len(pictures) == COUNT
+    assert shown(out) == images
+    assert len(images) == COUNT
     with (out / "results.csv").open(encoding="utf-8-sig", newline="") as file:
         table = list(csv.DictReader(file))
     assert [(int(line["TestCounted.value"]), line["state"]) for line in table] == [(value, "done") for value in VALUES]
     assert [line["files"] for line in table] == [path for row in rows for path, _ in row.files]
-    assert sorted(path.name for path in (out / "files").iterdir()) == sorted(pictures)
+    assert sorted(path.name for path in (out / "files").iterdir()) == sorted(images)
 
 
 def test_a_server_is_killed_and_started_again(server, sweep, tmp_path):

@@ -54,7 +54,7 @@ def test_the_same_prompt_is_one_job_and_a_folder_grows(server, tmp_path):
     assert sorted(shown(tmp_path / "out").values()) == [0, 1, 2, 3, 4]
 
 
-def test_a_grid_shows_each_picture_in_its_place(server, tmp_path):
+def test_a_grid_shows_each_image_in_its_place(server, tmp_path):
     grid = ["TestCounted.value=200,40,120", "1.loud=*"]
     out = tmp_path / "out"
     Sweep(counted(tmp_path), out, {"1.kind": ["plain", "3"]}, grid=grid, servers=[server.url]).run()
@@ -150,7 +150,7 @@ def test_prompts_and_titles_are_data(server, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["in"]
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["files", "grids"]
     files = list((out / "files").iterdir())
-    assert len(files) == 4 * len(EVIL)  # a picture and a text each
+    assert len(files) == 4 * len(EVIL)  # an image and a text each
     for path in files:
         assert re.fullmatch(r"\d{5}_[\w\-+=,.]+_\d+\.(png|txt)", path.name)
         assert len(path.name.encode()) < 200

@@ -51,15 +51,16 @@ def test_runs_with_two_seeds(name, server, tmp_path):
     assert sweep.run().done == 2, [row.error for row in sweep.rows()]
     first, second = sweep.rows()
     assert len(first.files) == len(second.files) > 0
-    assert all((tmp_path / path).read_bytes()[:4] == b"\x89PNG" for row in (first, second) for path, _ in row.files)
+    images = [path for row in (first, second) for path, _ in row.files if path.endswith(".png")]
+    assert len(images) >= 2
+    assert all((tmp_path / path).read_bytes()[:4] == b"\x89PNG" for path in images)
 
 
 def test_what_nodes_report_is_a_column(server, tmp_path):
     asked = {**settings("linear_ag"), "KSampler.steps": [12], "BasicScheduler.steps": [12]}
     sweep = Sweep(TEMPLATES["linear_ag"], tmp_path, asked, servers=[server.url])
     sweep.run()
-    assert all("estimated negative" in text for row in sweep.rows() for _, text in row.told)
-    assert all(row.told for row in sweep.rows())
+    assert all(any("estimated negative" in text for _, text in row.told) for row in sweep.rows())
     assert "steps with an estimated negative" in (tmp_path / "results.csv").read_text("utf-8-sig")
 
 

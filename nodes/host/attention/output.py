@@ -1,6 +1,6 @@
-"""What an attention layer gives, by role: "image tokens of block k, by chunk", on every family.
+"""The output of an attention layer by role, "image tokens of block k, by chunk", on every family.
 
-In UNets after the output projection of self- and cross-attention, elsewhere the self-attention's output before it.
+In UNets the outputs of self- and cross-attention after their projection; elsewhere that of self-attention before it.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from ..network.families import Block, family_of
 from ..network.forward import check_rows
 from ..run import Part, Run, attach
 from ..run.chunks import Chunk, chunks
-from .calls import SelfAttention
+from .calls import LAST, SelfAttention
 from .self_attention import check_blocks, reach_attention, replace_self_attention
 
 
 @dataclass(frozen=True)
 class AttentionOutput:
-    """`tokens`: [chunks, rows of a chunk, image tokens, channels]; `grid`: their arrangement, (h, w) or (t, h, w);
-    `chunks`: one for each of the tokens."""
+    """The output of one attention layer. `tokens`: [chunks, rows of a chunk, image tokens, channels]; `grid`: their
+    arrangement, (h, w) or (t, h, w), row-major; `chunks`: those along the first axis."""
 
     tokens: Tensor
     grid: tuple[int, ...]
@@ -29,12 +29,14 @@ class AttentionOutput:
     run: Run
     chunks: tuple[Chunk, ...]
 
-    def riding(self, rider: Any, chunk: Chunk) -> Tensor | None:
-        """The tokens of `rider` in its copy of `chunk`: [rows of a chunk, image tokens, channels]."""
-        for tokens, other in zip(self.tokens, self.chunks):
-            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number:
-                return tokens
-        return None
+    def riding(self, rider: Any, chunk: Chunk) -> Tensor:
+        """The tokens of the reference row `rider` in its copy of `chunk`, which has to exist: [rows of a chunk, image
+        tokens, channels]."""
+        return next(
+            tokens
+            for tokens, other in zip(self.tokens, self.chunks)
+            if other.copy is not None and other.copy.rider is rider and other.copy.of == chunk.number
+        )
 
 
 Change = Callable[[AttentionOutput], Tensor]
@@ -55,7 +57,7 @@ class _InAttention(Part):
         changed = _changed(self.technique, AttentionOutput(tokens, a.grid, a.block, a.run, a.chunks))
         if changed is tokens:
             return out
-        # As attention leaves it in memory, the heads of a token side by side, so that they are merged without a copy.
+        # The memory layout of attention, the heads of a token adjacent, so that they can be merged without a copy.
         whole = out.new_empty(len(out), out.shape[2], heads, out.shape[3]).transpose(1, 2)
         for place in (slice(0, a.image.start), slice(a.image.stop, None)):
             whole[:, :, place] = out[:, :, place]
@@ -94,15 +96,15 @@ def _changed(change: Change, a: AttentionOutput) -> Tensor:
 
 
 def change_attention_output(model: ModelPatcher, blocks: list[Block], change: Change) -> None:
-    """Calls `change` with the attention outputs of `blocks`; what it returns takes their place, `tokens` itself if
-    nothing is to change.
+    """Calls `change` with the attention outputs of `blocks` and replaces them by what it returns; it returns `tokens`
+    itself where nothing changes.
 
     Raises:
         ValueError: a model whose attention cannot be reached.
     """
     attach(model, "attention output", change)
     if family_of(model).name != "UNet":
-        replace_self_attention(model, blocks, _InAttention(change), last=True)
+        replace_self_attention(model, blocks, _InAttention(change), order=LAST)
         return
     check_blocks(model, blocks)
     reach_attention(model)

@@ -1,7 +1,7 @@
-"""The queries of self-attention, by role: "image tokens of block k", on every family.
+"""The queries of self-attention by role, "image tokens of block k", on every family.
 
-In UNets what the queries are made of, by a projection without a constant, so that what is linear over tokens is the
-same; elsewhere the queries, positions already encoded.
+In UNets the input of the query projection, which has no bias, so that a change that is linear over tokens has the same
+effect; elsewhere the queries, positions already encoded.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from .calls import SelfAttention
 from .self_attention import check_blocks, reach_attention, replace_self_attention
 
 Change = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""`change(queries, grid)`, linear over the tokens: [rows, heads, tokens, dim] of the tokens of `grid`, (h, w) or
-(t, h, w), row-major; heads may be 1."""
+"""`change(queries, grid)`, linear over the tokens. `queries`: [rows, heads, tokens, dim], where heads may be 1; `grid`:
+the arrangement of the tokens, (h, w) or (t, h, w), row-major."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class _BeforeProjection(Part):
 
 
 def change_queries(model: ModelPatcher, blocks: list[Block], change: Change, branch: Any) -> None:
-    """Puts `change(queries, grid)` in the place of the queries of `blocks`, for the rows of `branch`.
+    """Replaces the queries of `blocks` by `change(queries, grid)`, for the rows of `branch`.
 
     Raises:
         ValueError: a model whose attention cannot be reached, or blocks that it does not have.

@@ -1,12 +1,13 @@
-"""The attention layers of a UNet, from before the queries are made to behind the output's projection.
+"""The attention layers of a UNet, from the input of the query projection to the output of the output projection.
 
 Relies on: `attn1_patch`, `attn1_output_patch`, `attn2_patch`, `attn2_output_patch` and `patches_replace["attn1"]`
-(comfy/ldm/modules/attention.py:918-988): what is first of the one kind sees the tokens before any other node merges
-them or cuts them into tiles, and what is last of the other sees them after it has put them together again.
+(comfy/ldm/modules/attention.py:918-988): the first `attn1_patch` runs before another node merges tokens or cuts them
+into tiles, the last `attn1_output_patch` after that node has restored them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention
@@ -21,7 +22,7 @@ from .calls import Call, Heads, PlacedByBlock, Whole, through
 
 
 def hook_into_unet(transformer_options: dict, run: Run) -> None:
-    """Puts the hooks that this run needs into its options, around whatever other nodes have put there."""
+    """Puts the hooks that this run needs into its options, around those of other nodes."""
     patches = transformer_options.setdefault("patches", {})
     replaced = transformer_options.get("patches_replace", {}).get("attn1", {})
     others = any(patches.get(kind) for kind in ("attn1_patch", "attn1_output_patch"))  # that may merge tokens
@@ -48,11 +49,10 @@ def _queries(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[
 
 @torch.compiler.disable
 def _before_cross_attention(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple[Tensor, Tensor, Tensor]:
-    """The attention calls of a layer are counted, and another node may have replaced the first one, self-attention, by
-    something that the override never sees."""
-    forward = current_forward(options)
-    place = forward.family.current_block(options)
-    forward.attention_calls.setdefault(place, 1)
+    """Corrects the count of a layer's attention calls where another node has replaced the first one, self-attention, by
+    something that does not call the override."""
+    place = Block(*options["block"]), options["block_index"]
+    current_forward(options).attention_calls.setdefault(place, 1)
     return n, context, value
 
 
@@ -66,7 +66,7 @@ def _output(out: Tensor, options: dict) -> Tensor:
 
 @torch.compiler.disable
 def _put_in(out: Tensor, options: dict) -> Tensor:
-    """What techniques have left for tokens that another node had merged, or cut into tiles."""
+    """Inserts the outputs that techniques have left for tokens that another node had merged or cut into tiles."""
     forward = current_forward(options)
     left, forward.afterwards = forward.afterwards, []
     for whole in left:
@@ -84,7 +84,7 @@ def _with(out: Tensor, whole: Whole, options: dict) -> Tensor:
     return out
 
 
-def _attention_of(network: nn.Module, options: dict) -> nn.Module:
+def _attention_of(network: nn.Module, options: dict) -> Any:
     """The self-attention of the current layer."""
     kind, number = options["block"]
     transformer = next(layer for layer in unet_parts(network)[kind][number] if isinstance(layer, SpatialTransformer))
@@ -93,9 +93,9 @@ def _attention_of(network: nn.Module, options: dict) -> nn.Module:
 
 @dataclass(eq=False)
 class _Replaced:
-    """Where another node has replaced a self-attention: it sees all rows, as the options describe them, and the rows of
-    branches get what their techniques make of the network's own attention. Where these are all the rows there are, it
-    is not called."""
+    """Around the replacement `inner` of a self-attention by another node: it is called with all rows, as the options
+    describe them, and then the rows of branches are overwritten by their techniques over the network's own attention.
+    If all rows are of branches, it is not called."""
 
     inner: Callable
 
@@ -112,8 +112,8 @@ class _Replaced:
         apart = Heads(q, k, v, heads, {})
         layout = forward.layout(apart.qkv[0].shape[2], options, placed[0].label)
         call = Call(forward, run, options, block, apart.qkv[0].shape[-1] ** -0.5, layout, None, _Plain(heads, options))
-        own = (torch.cat([rows_of(t, i, count) for i in mine]) for t in apart.qkv)
-        found = apart.back(through(call, placed, *own, mine))
+        own_q, own_k, own_v = (torch.cat([rows_of(t, i, count) for i in mine]) for t in apart.qkv)
+        found = apart.back(through(call, placed, own_q, own_k, own_v, mine))
         if len(mine) == count:
             return found
         out = self.inner(q, k, v, options).clone()
@@ -124,12 +124,13 @@ class _Replaced:
 
 @dataclass(frozen=True)
 class _Plain:
-    """The host's attention."""
+    """The host's attention on [rows, heads, tokens, dim]."""
 
     heads: int
     options: dict
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         precision = self.options["attn_precision"]
-        layout = {"skip_reshape": True, "skip_output_reshape": True}
-        return optimized_attention(q, k, v, self.heads, mask=mask, attn_precision=precision, **layout)
+        return optimized_attention(
+            q, k, v, self.heads, mask=mask, attn_precision=precision, skip_reshape=True, skip_output_reshape=True
+        )

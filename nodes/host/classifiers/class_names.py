@@ -1,4 +1,4 @@
-"""The names of a classifier's classes: given, or in its file, or in a file beside it."""
+"""The names of a classifier's classes: given in the node, in its file, or in a file beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,12 @@ LONGEST = 1000  # characters of a name
 
 
 def class_names(path: Path, metadata: Mapping[str, str], given: str | None) -> tuple[str, ...]:
-    """`given`: a line each, as `labels` in the metadata; beside the file `path` either `.txt` with a line each, or
-    `.json` with a list or a dict from numbers to names. The first that is there counts.
+    """The names of the classes, in order, from the first of these that exists: `given`, one name per line; `labels` in
+    the metadata, likewise; beside the file `path`, a `.txt` with one name per line, or a `.json` with a list or a dict
+    from numbers to names.
 
     Raises:
-        ValueError: nothing is there, or it is not such a file.
+        ValueError: none exists, or the file is not of this form.
     """
     names = _found(path, metadata, given)
     if longest := next((name for name in names if len(name) > LONGEST), None):
@@ -34,8 +35,8 @@ def _found(path: Path, metadata: Mapping[str, str], given: str | None) -> tuple[
     if (beside := path.with_suffix(".json")).is_file():
         return _of_json(beside)
     raise ValueError(
-        f"{path.name} says no names of its classes. Put {path.stem}.txt beside it, with a line for each class in "
-        "order, or give them in the node."
+        f"{path.name} does not name its classes. Put {path.stem}.txt beside it, with a line for each class in order, "
+        "or give the names in the node."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a classifier says of denoised estimates in a run: which candidate each picture is mistaken for, and how much."""
+"""A classifier applied to the denoised estimates of a run: which wrong candidate each image resembles, and how much."""
 
 from dataclasses import dataclass
 
@@ -13,21 +13,23 @@ from .labels import Logits
 
 @dataclass(frozen=True)
 class Verdict:
-    """For each picture: `reference`, the number of the most confusing wrong candidate, and `confusion`, 0..1, both
-    [B] on the processor; `p`: [B, candidates], the target first."""
+    """The classification of a batch, on the CPU. `p`: probabilities [B, candidates], the target first; `reference` [B]:
+    the number of the most confusing wrong candidate; `confusion` [B]: 0..1."""
 
     p: Tensor
     reference: Tensor
     confusion: Tensor
 
     def chosen(self, threshold: float) -> list[int]:
-        """The reference of each picture, 0 where it is not confused."""
+        """The reference of each image, 0 where its confusion is at most `threshold`."""
         return [k if c > threshold else 0 for k, c in zip(self.reference.tolist(), self.confusion.tolist())]
 
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """`interval`: the classifier is asked every `interval` steps; in between, its last result is reused."""
+    """The verdict on denoised estimates [B, C, ...] in the sampler's scale. `measure`, `temperature`: see
+    samplers/guidance/gfcg.py; `interval`: the classifier runs every `interval` steps, its last result is reused in
+    between."""
 
     logits: Logits
     decoder: Decoder
@@ -39,11 +41,11 @@ class Confusion:
         if self.interval == 1:
             return self._ask(run, denoised)
         memory = run.memory(self)
-        step, said = memory.read() or (-self.interval, None)
-        if run.step - step >= self.interval:
-            step, said = run.step, self._ask(run, denoised)
-        memory.write((step, said))
-        return said
+        last: tuple[int, Verdict] | None = memory.read()  # the step in which the classifier ran, and its verdict
+        if last is None or run.step - last[0] >= self.interval:
+            last = run.step, self._ask(run, denoised)
+        memory.write(last)
+        return last[1]
 
     def _ask(self, run: Run, denoised: Tensor) -> Verdict:
         with torch.no_grad():
@@ -52,10 +54,10 @@ class Confusion:
         return verdict(probabilities(logits, self.temperature), self.measure, most_confusing(logits))
 
     def asked(self, run: Run) -> int:
-        """How many times so far."""
+        """How many times the classifier has run so far."""
         return run.notes.get(self, 0)
 
 
 def verdict(p: Tensor, measure: str, reference: Tensor) -> Verdict:
-    """Of probabilities, with `reference` as the wrong candidate of each picture."""
+    """The verdict for probabilities `p` [B, candidates], with `reference` [B] as the wrong candidate of each image."""
     return Verdict(p, reference, confusion(p, reference, measure))

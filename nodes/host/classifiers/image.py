@@ -1,7 +1,7 @@
 """Image classifiers from files: ResNets in torchvision's layout, with the names of their classes.
 
-Relies on: `folder_paths` keeping a folder `classifiers` (folder_paths.py:53); ModelPatcher moving any module
-(comfy/model_patcher.py).
+Relies on: the folder `classifiers` of `folder_paths` (folder_paths.py:53); ModelPatcher being able to move any module
+between devices (comfy/model_patcher.py).
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from .class_names import class_names
 from .labels import Label, Logits
 
 CLASSIFIERS = Folder("models/classifiers", lambda: folder_paths.get_folder_paths("classifiers"))
-# What torchvision's weights were trained with.
+# The preprocessing of torchvision's weights.
 _DEFAULTS = {"size": "224", "mean": "0.485 0.456 0.406", "std": "0.229 0.224 0.225"}
 _LARGEST = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class ImageClassifier:
-    """`labels`: of its classes; `size`: the side of the square that it is given, of which `mean` and `std` of each
-    channel are taken away."""
+    """A ResNet with its preprocessing. `labels`: the names of its classes; `size`: the side of its square input in
+    pixels; `mean`, `std`: those of R, G and B, by which images in 0..1 are normalised."""
 
     name: str
     patcher: ModelPatcher
@@ -50,26 +50,30 @@ class ImageClassifier:
         return self.patcher.model
 
     def index(self, word: str) -> int:
-        """Of a class. Raises ValueError for one that it does not know."""
+        """The number of the class `word`.
+
+        Raises:
+            ValueError: it has no such class.
+        """
         if word not in self.labels:
             known = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-            raise ValueError(f"The classifier {self.name} knows no {word!r}. It knows {len(self.labels)}: {known}.")
+            raise ValueError(f"The classifier {self.name} has no class {word!r}. It has {len(self.labels)}: {known}.")
         return self.labels.index(word)
 
     def among(self, labels: Sequence[Label]) -> Logits:
         return _Some(self, [self.index(label.word) for label in labels])
 
-    def logits(self, pictures: Tensor, beta: float | None = None) -> Tensor:
-        """[B, classes]; `beta`: see samplers/classifiers/resnet.py."""
+    def logits(self, images: Tensor, beta: float | None = None) -> Tensor:
+        """Logits [B, classes] of `images` [B, 3, H, W], RGB in 0..1; `beta`: see samplers/classifiers/resnet.py."""
         comfy.model_management.load_model_gpu(self.patcher)
-        return self.network(self.prepared(pictures), beta)
+        return self.network(self.prepared(images), beta)
 
-    def prepared(self, pictures: Tensor) -> Tensor:
-        """As the network takes them: the middle square, resized, normalised."""
-        pictures = pictures.to(self.patcher.load_device, torch.float32)
-        side = min(pictures.shape[-2:])
-        top, left = ((length - side) // 2 for length in pictures.shape[-2:])
-        square = pictures[..., top : top + side, left : left + side]
+    def prepared(self, images: Tensor) -> Tensor:
+        """`images` [B, 3, H, W] as the network's input: the middle square, resized and normalised."""
+        images = images.to(self.patcher.load_device, torch.float32)
+        side = min(images.shape[-2:])
+        top, left = ((length - side) // 2 for length in images.shape[-2:])
+        square = images[..., top : top + side, left : left + side]
         if side != self.size:
             square = torch.nn.functional.interpolate(square, (self.size, self.size), mode="bilinear", antialias=True)
         mean, std = (sent(torch.tensor(each), square.device).reshape(1, 3, 1, 1) for each in (self.mean, self.std))
@@ -78,27 +82,28 @@ class ImageClassifier:
 
 @dataclass(frozen=True)
 class _Some:
-    """The logits of some classes."""
+    """The logits of some of the classes: the `Logits` of an `ImageClassifier`."""
 
     classifier: ImageClassifier
     index: list[int]
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        logits = self.classifier.logits(pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = self.classifier.logits(images)
         return logits.index_select(1, sent(torch.tensor(self.index), logits.device))
 
 
 def load_classifier(path: Path, labels: str | None = None) -> ImageClassifier:
-    """From a safetensors file, with `class_names`. Its metadata may say `size`, `mean` and `std`.
+    """The classifier in a safetensors file, whose metadata may have `size`, `mean` and `std`. `labels`: the names of
+    its classes, one per line; None to find them as `class_names` does.
 
     Raises:
-        ValueError: it is not such a file.
+        ValueError: the file is not a ResNet in torchvision's layout, or its classes have no names.
     """
     name, header = path.name, read_header(path)
     said, tensors = header.metadata, header.tensors
     try:
         size, mean, std = _size(said), _three(said, "mean", -1e3), _three(said, "std", 1e-3)
-        # The shapes tell whether it is one, before any weight is read.
+        # The shapes show whether it is a ResNet, before any weights are read.
         plan_resnet({key: entry.shape for key, entry in tensors.items()}, size)
         for key, entry in tensors.items():
             if entry.dtype not in FLOATS and not key.endswith("num_batches_tracked"):

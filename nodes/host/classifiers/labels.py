@@ -1,4 +1,4 @@
-"""What a classifier chooses among, and classifiers as the nodes hand them on."""
+"""The candidates that a classifier chooses among, and the interface of classifiers."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,27 +16,39 @@ ClassifierType = io.Custom("GUIDEKIT_CLASSIFIER")
 CandidatesType = io.Custom("GUIDEKIT_CANDIDATES")
 
 _MOST = 1000  # candidates
-Logits = Callable[[Tensor], Tensor]  # of pictures [B, 3, H, W], RGB in 0..1: [B, labels]
+Logits = Callable[[Tensor], Tensor]  # images [B, 3, H, W], RGB in 0..1, to logits [B, labels]
 
 
 @dataclass(frozen=True)
 class Label:
-    """`word` names a class; `text` is the prompt, for classifiers that read."""
+    """A candidate. `word`: the name of its class; `text`: its prompt, for classifiers that compare with texts."""
 
     word: str
     text: str
 
 
 class Classifier(Protocol):
-    patchers: tuple[ModelPatcher, ...]  # of its networks, to be loaded beside the diffusion model
+    """A classifier of images, as nodes pass it on (GUIDEKIT_CLASSIFIER)."""
+
+    @property
+    def patchers(self) -> tuple[ModelPatcher, ...]:
+        """The patchers of its networks, to be loaded beside the diffusion model."""
 
     def among(self, labels: Sequence[Label]) -> Logits:
-        """Raises ValueError for labels that it does not know."""
+        """The logits of `labels`, in this order.
+
+        Raises:
+            ValueError: it has no class for a label.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What a picture could be: the target first. `conditionings` are the host's lists."""
+    """The candidates for an image, the target first. `conditionings`: their prompts, in the host's form.
+
+    Raises:
+        ValueError: see `check_labels`.
+    """
 
     labels: tuple[Label, ...]
     conditionings: tuple[list, ...]
@@ -45,16 +57,24 @@ class Candidates:
         check_labels(self.labels)
 
     def check(self) -> None:
-        """Raises ValueError where there is nothing to choose among."""
+        """Checks that there is something to choose.
+
+        Raises:
+            ValueError: there is one candidate alone.
+        """
         if len(self.labels) < 2:
             raise ValueError(
-                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the picture shall be, "
+                f"There is one candidate, {quoted(self.labels[0].word)}. Give at least two: what the image shall be, "
                 "and what it could be taken for."
             )
 
 
 def check_labels(labels: Sequence[Label]) -> None:
-    """Raises ValueError for what is no list of candidates; before prompts are encoded, which takes time."""
+    """Checks the labels of candidates; called before their prompts are encoded, which takes time.
+
+    Raises:
+        ValueError: there are too many, or one is empty or given twice.
+    """
     if len(labels) > _MOST:
         raise ValueError(f"There are {len(labels)} candidates. There may be up to {_MOST}, as ImageNet has classes.")
     if not all(label.word for label in labels):
@@ -65,5 +85,6 @@ def check_labels(labels: Sequence[Label]) -> None:
 
 
 def load_beside(model: ModelPatcher, classifier: Classifier, vae) -> None:
-    """Networks that are asked in every step are loaded with the model when its run starts."""
+    """Loads the networks of `classifier`, and `vae` if it is not None, together with a (cloned) model, since they are
+    used in every step."""
     beside.load_beside(model, [*classifier.patchers, *([vae.patcher] if vae is not None else [])])

@@ -1,4 +1,4 @@
-"""Files in the host's folders: found, read whole and checked, written whole.
+"""Files in the host's folders: finding, checking, reading and writing them.
 
-Nodes use `folders.Folder`; nothing below it.
+Nodes use `folders.Folder`. No other room is below it.
 """

@@ -1,4 +1,4 @@
-"""Whether tensors and their description are what they were."""
+"""A checksum of tensors and their description."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def checksum(description: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the text, and of name, dtype, shape and bytes of each tensor, in the order of the names. Nothing that
-    is in order in memory is copied."""
+    """SHA-256 of the name, dtype, shape and bytes of each tensor (on the CPU), sorted by name, and of `description`.
+    Contiguous tensors are not copied."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         content = tensor.contiguous().flatten().view(torch.uint8).numpy()
         digest.update(f"{name!r} {tensor.dtype} {list(tensor.shape)} {len(content)}\n".encode())
-        digest.update(content)
+        digest.update(content.data)
     digest.update(description.encode())
     return digest.hexdigest()

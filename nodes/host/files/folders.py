@@ -1,4 +1,4 @@
-"""Guidekit's own files: safetensors with a description, in two folders of the host's.
+"""Guidekit's own files: safetensors with a description, in folders of the host.
 
 Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory, get_input_directory and
 get_system_user_directory (folder_paths.py).
@@ -22,11 +22,11 @@ from .safetensors_header import read_header
 from .tensors import read_tensors
 from .whole_file import whole_file
 
-_NAME = "guidekit"  # of the folders, and of the description in a file
+_NAME = "guidekit"  # name of the folders, and of the description in a file
 _CHECKSUM = "guidekit sha256"
 _ENDING = ".safetensors"
-_DTYPES = ("F64", "F32", "F16", "BF16")  # that this pack computes in
-_MOST_BYTES = 255  # of a name on a disk
+_DTYPES = ("F64", "F32", "F16", "BF16")  # accepted in these files
+_MOST_BYTES = 255  # of a file name
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 _SHOWN = 20  # names in a sentence
 
@@ -35,26 +35,31 @@ folder_paths.add_model_folder_path(_NAME, os.path.join(folder_paths.models_dir, 
 
 @dataclass(frozen=True)
 class Folder:
-    """`shown`: what users know it by; `paths`: where it is; the first one is written to."""
+    """A folder of safetensors files. `shown`: its name for users; `paths()`: its places, of which the first is written
+    to."""
 
     shown: str
     paths: Callable[[], list[str]]
 
     def names(self) -> list[str]:
+        """The names of its files, with subfolders, sorted."""
         return sorted({name for path in self.paths() for name in _names(path)})
 
     def path_of(self, name: str) -> str | None:
-        """Of a file that `names` gives; None for anything else, such as a path that leads out of the folder."""
+        """The path of a file in `names`; None for any other name, such as a path that leads out of the folder."""
         return next((os.path.join(path, name) for path in self.paths() if name in _names(path)), None)
 
     def fingerprint(self, name: str | None) -> float | None:
-        """Another one for a file that was written anew; for `fingerprint_inputs`."""
+        """A number that changes when a file is written, for `fingerprint_inputs`; None if there is no such file."""
         path = name and self.path_of(name)
         return os.path.getmtime(path) if path else None
 
     def check(self, name: str) -> str:
-        """The name with which `save` will write it. Raises ValueError for what can be seen to fail before there is
-        anything to write."""
+        """The name under which `save` will write the file; finds failures before the data is computed.
+
+        Raises:
+            ValueError: the name is not allowed, or the folder cannot be written to.
+        """
         name = check_name(name)
         folder = Path(self.paths()[0])
         there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
@@ -70,32 +75,40 @@ class Folder:
         return name
 
     def save(
-        self, name: str, tensors: dict[str, Tensor], description: dict, more: Mapping[str, str] | None = None
+        self, name: str, tensors: dict[str, Tensor], description: dict, about: Mapping[str, str] | None = None
     ) -> str:
-        """Writes the whole file or nothing; returns its name. `more`: metadata for other programs. Raises ValueError
-        with the reason where it cannot."""
+        """Writes the whole file or nothing; returns its name. `description`: ready for JSON; `about`: metadata for
+        other programs.
+
+        Raises:
+            ValueError: it cannot be written, with the reason.
+        """
         name, text = self.check(name), json.dumps(description)
         tensors, folder = _apart(tensors), Path(self.paths()[0])
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with whole_file(folder / name) as path:
-                save_file(tensors, path, {**(more or {}), _NAME: text, _CHECKSUM: checksum(text, tensors)})
+                save_file(tensors, path, {**(about or {}), _NAME: text, _CHECKSUM: checksum(text, tensors)})
         except (OSError, SafetensorError) as error:
             why = getattr(error, "strerror", None) or str(error)[:200]
-            raise ValueError(f"{name} cannot be saved in {self.shown}: {why}. What was there is as it was.") from error
+            raise ValueError(f"{name} cannot be saved in {self.shown}: {why}. An earlier file was kept.") from error
         return name
 
     def load(
         self, name: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()
     ) -> tuple[dict[str, Tensor], dict]:
-        """(tensors, description). Raises ValueError with a sentence for a file that `save` has not written, or that is
-        not as it was; earlier versions wrote no checksum."""
-        path = self.path_of(name)
-        if path is None:
+        """(tensors by name, description) of a file that has all tensors in `wanted` and no others than those and
+        `optional`. A missing checksum is accepted, since earlier versions wrote none.
+
+        Raises:
+            ValueError: there is no such file, `save` has not written it, or it is damaged.
+        """
+        found = self.path_of(name)
+        if found is None:
             names = self.names()
             known = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
             raise ValueError(f"There is no file {name[:200]!r} in {self.shown}. It has: {known or 'nothing'}.")
-        path = Path(path)
+        path = Path(found)
         header = read_header(path)
         inside, text = header.tensors, header.metadata.get(_NAME, "null")
         try:
@@ -118,12 +131,20 @@ class Folder:
 
 
 def check_name(name: str) -> str:
-    """A file name without folders, with its ending; one that every system takes."""
+    """`name` with the ending .safetensors, if it is a file name without folders that all systems accept.
+
+    Raises:
+        ValueError: it is not.
+    """
     return check_stem(name.removesuffix(_ENDING), name) + _ENDING
 
 
 def check_stem(stem: str, name: str | None = None) -> str:
-    """Of a file, or a folder. `name`: what a sentence calls it."""
+    """`stem`, of a file or a folder, if all systems accept it. `name`: what the message calls it.
+
+    Raises:
+        ValueError: it is not.
+    """
     name = stem if name is None else name
     if not re.fullmatch(r"\w([\w .-]{0,98}[\w-])?", stem):
         raise ValueError(
@@ -140,7 +161,7 @@ def check_stem(stem: str, name: str | None = None) -> str:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In the processor's memory, in order, and none in the memory of another, as views of one tensor are."""
+    """Contiguous tensors on the CPU that share no memory (safetensors refuses views of one tensor)."""
     found, taken = {}, set()
     for key, tensor in tensors.items():
         tensor = tensor.cpu().contiguous()
@@ -164,7 +185,7 @@ def _inversions() -> list[str]:
 
 
 def _loras() -> list[str]:
-    return folder_paths.get_folder_paths("loras")
+    return [os.path.join(place, _NAME) for place in folder_paths.get_folder_paths("loras")]
 
 
 def _trainings() -> list[str]:
@@ -173,5 +194,5 @@ def _trainings() -> list[str]:
 
 MODELS = Folder("models/guidekit", _models)
 INVERSIONS = Folder("output/guidekit or input/guidekit", _inversions)
-LORAS = Folder("models/loras", _loras)
+LORAS = Folder("models/loras/guidekit", _loras)
 TRAININGS = Folder("user/__guidekit/training", _trainings)

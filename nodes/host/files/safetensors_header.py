@@ -1,5 +1,6 @@
-"""The header of a safetensors file, read before any weight: what a file holds is known in a moment, however large it
-is. The library reads and checks it; here are the sentences, and what it lets pass.
+"""The header of a safetensors file, read before any weights, so that the contents of a large file are known at once.
+
+The safetensors library reads and checks it; this adds error messages and the checks that the library does not make.
 """
 
 from dataclasses import dataclass
@@ -10,26 +11,30 @@ from safetensors import SafetensorError, safe_open
 from ....samplers.strict_json import read_json
 
 MOST = 100_000  # tensors
-_LARGEST = 100_000_000  # bytes of a header that the library reads
+_LARGEST = 100_000_000  # bytes; the library reads no larger header
 
 
 @dataclass(frozen=True)
 class Entry:
+    """A tensor in a header. `dtype`: in the library's spelling, such as BF16."""
+
     dtype: str
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Header:
+    """The tensors of a file by name, and its metadata."""
+
     tensors: dict[str, Entry]
     metadata: dict[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """In time and memory that do not depend on the size of the file.
+    """The tensors and metadata of a file, in time and memory that do not depend on its size.
 
     Raises:
-        ValueError: a sentence about what it is instead.
+        ValueError: it is not a whole safetensors file; the message says what it is.
     """
     name = path.name
     try:
@@ -52,8 +57,8 @@ def read_header(path: Path) -> Header:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from error
     except SafetensorError as error:
         raise ValueError(f"{name} is not a whole safetensors file: {str(error)[:300]}. Get it again.") from error
-    # Of two entries with one name the library takes the last. Only where there are more of them than names (or one has
-    # such a name) is the header parsed again.
+    # Of two entries with one name the library uses the last. The header is parsed again only where it seems to have
+    # more entries than names.
     if text.count(b'"data_offsets"') != len(tensors):
         try:
             read_json(text)

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files, once their header has said that they are wanted."""
+"""Reads tensors of safetensors files, which were chosen by the header."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +8,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-_PART = 2**22  # numbers that are looked at together
+_PART = 2**22  # numbers that are checked at a time
 
 
 def read_tensors(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
-    """By new names, `wanted` from these to the names in the file.
+    """Tensors by new names, on the CPU. `wanted`: {new name: name in the file}.
 
     Raises:
-        ValueError: numbers that are not finite, or a file that cannot be read.
+        ValueError: a tensor holds NaN or infinity, or the file cannot be read.
     """
     found = {}
     try:
@@ -33,5 +33,5 @@ def read_tensors(path: Path, wanted: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """In float32, as which everything is used; part by part, so that no copy of the whole is made."""
+    """Whether all numbers are finite in float32, in which they are used; checked in parts, without a copy of all."""
     return all(torch.isfinite(part.float()).all() for part in tensor.flatten().split(_PART))

@@ -1,4 +1,4 @@
-"""Where files of tuned weights are: LoRAs, and whole networks.
+"""Finds files of tuned weights: LoRAs, and whole networks.
 
 Relies on: folder_paths.get_filename_list, get_full_path_or_raise and its folders "loras" and "diffusion_models".
 """
@@ -11,12 +11,16 @@ _FOLDERS = {"loras": "", "diffusion_models": "diffusion_models/"}
 
 
 def names() -> list[str]:
-    """Of the files of all folders; those that are no LoRAs' with their folder."""
+    """The names of all files; those of whole networks begin with their folder."""
     return [prefix + name for folder, prefix in _FOLDERS.items() for name in folder_paths.get_filename_list(folder)]
 
 
 def path_of(name: str) -> Path:
-    """Raises ValueError for what `names` does not give."""
+    """The path of a file in `names`.
+
+    Raises:
+        ValueError: there is no such file.
+    """
     path = _find(name)
     if path is None:
         raise ValueError(
@@ -27,9 +31,9 @@ def path_of(name: str) -> Path:
 
 
 def modified(name: str) -> float | None:
-    """When; None for what is not there."""
+    """The time at which a file was last modified, in seconds; None if there is no such file."""
     path = _find(name)
-    return path and path.stat().st_mtime
+    return None if path is None else path.stat().st_mtime
 
 
 def _find(name: str) -> Path | None:

@@ -1,8 +1,8 @@
-"""Files that are written whole or not at all, whatever ends the writing.
+"""Files that are written whole or not at all, however the writing ends.
 
-They are written in a folder of their own beside their place, and then moved there: whatever the one who writes makes on
-the way lies in it too. Its name tells who that is, on a disk that several computers or containers share (where each of
-them may be process 1), so that what writers have left who were ended can be told from what is being written.
+A file is written in a temporary folder beside its destination, with any temporary files of the writer, and then moved.
+The folder's name has the host and process id of the writer, so that leftovers of writers that were killed can be told
+from files being written, also on a disk that several computers or containers share (each may be process 1).
 """
 
 import contextlib
@@ -19,15 +19,19 @@ import psutil  # the host's own
 
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:60] or "unknown"
 _PART = re.compile(r"\.guidekit\.([A-Za-z0-9-]+)\.(\d{1,9})\.[0-9a-f]{16}\.part")
-_LONG = 24 * 3600.0  # seconds after which a writer elsewhere is taken to be gone
+_LONG = 24 * 3600.0  # seconds after which a writer on another host is assumed to have ended
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write what will be at `path` once the block has ended, with the rights that the process gives to files.
-    What was there is as it was if the block, or this, raises; of its own it raises OSError."""
+    """A temporary path to write to; at the end of the block the file is moved to `path`, with the permissions of a new
+    file of this process. If an exception is raised, a file at `path` is left unchanged.
+
+    Raises:
+        OSError: the file cannot be created or moved.
+    """
     for old in path.parent.glob(".guidekit.*.part"):
-        with contextlib.suppress(OSError):  # another writer has taken it away
+        with contextlib.suppress(OSError):  # another writer has removed it
             if _is_left_over(old):
                 shutil.rmtree(old, ignore_errors=True)
     part = path.with_name(f".guidekit.{_HOST}.{os.getpid()}.{secrets.token_hex(8)}.part")
@@ -37,8 +41,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         whole.touch()
         mode = whole.stat().st_mode
         yield whole
-        with contextlib.suppress(OSError):  # disks without rights
-            whole.chmod(mode)  # the library gives none to others
+        with contextlib.suppress(OSError):  # file systems without permissions
+            whole.chmod(mode)  # the safetensors library gives none to other users
         whole.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -52,7 +56,7 @@ def _is_left_over(part: Path) -> bool:
     if match[1] == _HOST:
         try:
             if psutil.Process(int(match[2])).create_time() > changed:
-                return True  # a later process of the same number
+                return True  # a later process with the same id
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:

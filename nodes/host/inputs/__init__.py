@@ -1,10 +1,9 @@
-"""The entrance of every node: what comes in is what the schema says, whichever way it comes.
+"""Checks the inputs of every node against its schema, wherever they come from.
 
-The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check what
-comes through a link, or null and {} in place of one, and NaN passes its min and max. `checked` looks at every input of
-a node by its type. What is right for a type is said once: number.py (there NaN and infinity are stopped), text.py
-(STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK, IMAGE), conditioning.py, connected.py (MODEL, GUIDER and other
-objects, and what may be of any type).
+The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check linked
+values, or null and {} in place of a link, and NaN passes its min and max. `checked` checks every input of a node by its
+type: number.py (also NaN and infinity), text.py (STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK, IMAGE), conditioning.py,
+connected.py (MODEL, GUIDER and other objects, and inputs of any type).
 
 Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
 """
@@ -22,12 +21,13 @@ from ..votes.vote_set import VotesType
 from .conditioning import check_prompt_for, conditioning
 from .connected import OBJECTS, anything, candidates, connected, curve, votes
 from .number import number, switch, whole_number
+from .plan import PlanType, plan
 from .tensors import fit_latent, images, latent, mask, sigmas
 from .text import option, text
 
 __all__ = ["CHECKS", "check_prompt_for", "checked", "fit_latent"]
 
-# check(name, value, input of the schema): the value, made what nodes expect where that is possible.
+# check(name, value, input of the schema): the value, converted to what nodes expect where that is possible.
 # Raises ValueError with what was given and what is accepted.
 Check = Callable[[str, Any, io.Input], Any]
 
@@ -46,6 +46,7 @@ CHECKS: dict[str, Check] = {
     ClassifierType.io_type: connected,
     CandidatesType.io_type: candidates,
     VotesType.io_type: votes,
+    PlanType.io_type: plan,
     **dict.fromkeys(OBJECTS, connected),
     io.MatchType.io_type: anything,
     io.AnyType.io_type: anything,
@@ -55,10 +56,13 @@ _LONGEST = 2000  # characters of an error
 
 
 def checked(execute: Callable) -> Callable:
-    """For `execute` of a node, below `@classmethod`: it sees only inputs that are what its schema says.
+    """Decorates `execute` of a node, below `@classmethod`: it is called only with inputs that fit its schema.
 
-    Sockets that may stay open get None for null too; of nodes that take lists, every entry is looked at. What the node
-    raises is one plain line, whatever it quotes.
+    Optional sockets also accept null, as None; of nodes that take lists, every entry is checked. The message of a
+    ValueError is made one plain line.
+
+    Raises:
+        ValueError: an input does not fit the schema.
     """
     signature = inspect.signature(execute)
 

@@ -1,9 +1,10 @@
 """CONDITIONING: a list of [tokens, options], each of which is a prompt that can be evaluated.
 
-Relies on: convert_cond (comfy/sampler_helpers.py:59), to which tokens may be None; `encode_adm` of the model, which
-asks for the pooled output where its network takes one (comfy/model_base.py:469).
+Relies on: convert_cond (comfy/sampler_helpers.py:59), which accepts None for tokens; `encode_adm` of the model, which
+reads the pooled output where its network needs one (comfy/model_base.py:469).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from ..run.messages import quoted
 _RANKS = {"tokens": (3, "[batch, tokens, channels]"), "pooled output": (2, "[batch, channels]")}
 
 
-def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> list:
+def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> Sequence:
+    """A CONDITIONING of at least one prompt, with finite tensors. Raises ValueError for anything else."""
     if not isinstance(value, list | tuple) or not all(map(_is_prompt, value)):
         raise ValueError(f"{name} is {quoted(value)}. Connect a CONDITIONING, as CLIP Text Encode gives it.")
     if not value:
@@ -29,8 +31,12 @@ def conditioning(name: str, value: Any, wanted: io.Conditioning.Input) -> list:
 
 
 def check_prompt_for(model: ModelPatcher, value: list, name: str) -> None:
-    """Raises ValueError where the network takes a pooled output and a prompt has none: the host would say so in the
-    first step, by a KeyError."""
+    """Checks that the prompts have a pooled output if the network needs one; the host would raise a KeyError in the
+    first step.
+
+    Raises:
+        ValueError: a prompt has none.
+    """
     for _, options in value:
         if options.get("pooled_output") is not None or "unclip_conditioning" in options:
             continue
@@ -55,6 +61,6 @@ def _is_prompt(entry: Any) -> bool:
 
 def _check(what: str, tensor: Tensor, rank: int, shape: str) -> None:
     if tensor.ndim != rank or 0 in tensor.shape or not tensor.is_floating_point():
-        raise ValueError(f"{what} have shape {tuple(tensor.shape)}. Wanted are floats {shape}, none of them empty.")
+        raise ValueError(f"{what} have shape {tuple(tensor.shape)}. Accepted are floats {shape}, at least one of each.")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{what} hold NaN or infinity. Encode the prompt again.")

@@ -1,5 +1,5 @@
-"""Objects that come through links: MODEL and the like, by what nodes use of them, since packs bring classes of their
-own; candidates; votes; curves."""
+"""Objects that come through links: MODEL and the like, checked by the attributes that nodes use, since packs have their
+own classes; candidates; votes; curves."""
 
 import math
 from collections.abc import Callable
@@ -25,6 +25,7 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 
 
 def connected(name: str, value: Any, wanted: io.Input) -> Any:
+    """An object with the attributes in `OBJECTS`. Raises ValueError for anything else."""
     kind = wanted.get_io_type()
     if not all(hasattr(value, used) for used in OBJECTS[kind]):
         raise ValueError(f"{name} is {quoted(value)}. Connect a {kind}.")
@@ -32,11 +33,12 @@ def connected(name: str, value: Any, wanted: io.Input) -> Any:
 
 
 def anything(name: str, value: Any, wanted: io.Input) -> Any:
-    """What a node passes on without a look."""
+    """A value that a node passes on unchecked."""
     return value
 
 
 def candidates(name: str, value: Any, wanted: io.Input) -> Candidates:
+    """A `Candidates`. Raises ValueError for anything else."""
     if not isinstance(value, Candidates):
         raise ValueError(f"{name} is {quoted(value)}. Connect Candidates, or a row of Candidate nodes.")
     return value
@@ -49,7 +51,7 @@ def votes(name: str, value: Any, wanted: io.Input) -> VoteSet:
 
 
 def curve(name: str, value: Any, wanted: io.Input) -> Callable[[float], float]:
-    """As a function on 0..1: the host's curve, or, of older hosts, a list of points."""
+    """A curve as a function on 0..1, from the host's curve or, in older hosts, a list of points."""
     try:
         points = [(float(x), float(y)) for x, y in getattr(value, "points", () if hasattr(value, "interp") else value)]
         function = value.interp if hasattr(value, "interp") else partial(_along, sorted(points))
@@ -62,4 +64,5 @@ def curve(name: str, value: Any, wanted: io.Input) -> Callable[[float], float]:
 
 
 def _along(points: list[tuple[float, float]], position: float) -> float:
-    return float(np.interp(position, *zip(*points)))
+    positions, heights = zip(*points)
+    return float(np.interp(position, positions, heights))

@@ -1,4 +1,4 @@
-"""INT, FLOAT and BOOLEAN: finite, and within the bounds that the schema says."""
+"""INT, FLOAT and BOOLEAN: finite, and within the bounds of the schema."""
 
 import numbers
 from typing import Any
@@ -10,26 +10,29 @@ from ..run.messages import quoted
 
 
 def number(name: str, value: Any, wanted: io.Float.Input) -> float:
-    # NaN stops here: no comparison with it is true. Infinity too: every number of a schema has bounds.
+    """A FLOAT within the bounds of the schema. Raises ValueError for anything else."""
+    # Refuses NaN, for which every comparison is false, and infinity, since every number of a schema has bounds.
     if not _is_number(value) or not wanted.min <= value <= wanted.max:
         raise ValueError(f"{name} is {_shown(value)}. It is a number from {wanted.min:g} to {wanted.max:g}.")
     return float(value)
 
 
 def whole_number(name: str, value: Any, wanted: io.Int.Input) -> int:
+    """An INT within the bounds of the schema; 2.0 is accepted. Raises ValueError for anything else."""
     if not _is_number(value) or not wanted.min <= value <= wanted.max or value != int(value):
         raise ValueError(f"{name} is {_shown(value)}. It is a whole number from {wanted.min} to {wanted.max}.")
     return int(value)
 
 
 def switch(name: str, value: Any, wanted: io.Boolean.Input) -> bool:
+    """A BOOLEAN; 0 and 1 are accepted. Raises ValueError for anything else."""
     if not isinstance(value, bool | np.bool_ | int) or value not in (0, 1):
         raise ValueError(f"{name} is {_shown(value)}. It is true or false.")
     return bool(value)
 
 
 def _is_number(value: Any) -> bool:
-    """numpy's too, as nodes that calculate give them."""
+    """Whether `value` is a real number, numpy's included, which other nodes may output."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""What a user has set: the inputs of a node that are not what its schema proposes, and what is to be said of them."""
+"""The inputs of a node that a user has changed from the schema's defaults, and messages about them."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from ..run.messages import tell
 
 
 def typed(node: type[io.ComfyNode], values: dict[str, Any]) -> set[str]:
-    """The names of those of `values` that differ from the schema's defaults; of sockets, those that are connected."""
+    """The names of the `values` that differ from the schema's defaults; of sockets, those that are connected."""
     defaults = {wanted.id: getattr(wanted, "default", None) for wanted in node.define_schema().inputs}
     return {name for name, value in values.items() if value != defaults[name]}
 
 
 def unused(node: type[io.ComfyNode], why: str, **values: Any) -> str:
-    """A sentence about those of `values` that a user has set, and that have no effect, `why` being such as "with method
-    NASA"; "" if there are none."""
+    """A sentence saying which of `values`, none of which has an effect, a user has set; "" if none. `why`: the end of
+    the sentence, such as "with method NASA"."""
     names = [name for name in values if name in typed(node, values)]
     if not names:
         return ""
@@ -24,6 +24,6 @@ def unused(node: type[io.ComfyNode], why: str, **values: Any) -> str:
 
 
 def tell_settings(node: type[io.ComfyNode], *sentences: str) -> str:
-    """Under the node, as it runs in a graph; nothing if all sentences are empty. Returns what is told."""
+    """Shows the sentences under the node that is executing, unless all are empty. Returns the text that is shown."""
     text = " ".join(filter(None, sentences))
     return tell(node.define_schema().display_name, text) if text else ""

@@ -65,9 +65,17 @@ def range_inputs() -> list:
     ]
 
 
+class RangedNode(io.ComfyNode):
+    """A node with `range_inputs`, which are checked when a prompt is queued."""
+
+    @classmethod
+    def validate_inputs(cls, start_percent, end_percent) -> bool | str:
+        return validate_range(start_percent, end_percent)
+
+
 def validate_range(start_percent: float | None, end_percent: float | None) -> bool | str:
-    """For `validate_inputs`, which takes over the host's own bounds for what it names. A linked input arrives as None
-    and is checked when the node runs."""
+    """For `validate_inputs`, which replaces the host's check of bounds for the inputs it names: True, or what is wrong.
+    A linked input arrives as None and is checked when the node runs."""
     if start_percent is None or end_percent is None:
         return True
     try:

@@ -19,7 +19,7 @@ _AXES = {1: "length", 2: "height, width", 3: "frames, height, width"}
 
 
 def latent(name: str, value: Any, wanted: io.Latent.Input) -> dict:
-    """Of any rank, and of several streams; see `fit_latent`."""
+    """A LATENT of any rank, or of several streams; `fit_latent` checks that it fits a model."""
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {quoted(value)}. Connect a LATENT.")
     samples = value.get("samples")
@@ -32,10 +32,11 @@ def latent(name: str, value: Any, wanted: io.Latent.Input) -> dict:
 
 
 def fit_latent(model: ModelPatcher, samples: Tensor, name: str) -> Tensor:
-    """As the model takes it, made so as the host's samplers do: images for video models are videos of one frame.
+    """`samples` [B, C, ...] as the model accepts them, converted as in the host's samplers: an image for a video model
+    becomes a video of one frame.
 
     Raises:
-        ValueError: it has several streams, or other channels, or another rank, than the model's latents.
+        ValueError: they have several streams, or other channels or another rank than the model's latents.
     """
     if samples.is_nested:
         raise ValueError(f"{name} holds image and sound, each in a stream of its own. Give a latent of one kind.")
@@ -51,6 +52,7 @@ def fit_latent(model: ModelPatcher, samples: Tensor, name: str) -> Tensor:
 
 
 def sigmas(name: str, value: Any, wanted: io.Sigmas.Input) -> Tensor:
+    """SIGMAS [N], floats, finite and not negative. Raises ValueError for anything else."""
     if not isinstance(value, Tensor) or value.ndim != 1 or value.is_complex() or value.dtype == torch.bool:
         raise ValueError(f"{name} are {quoted(value)}. They are noise levels in a row, as BasicScheduler gives them.")
     value = value if value.is_floating_point() else value.float()
@@ -60,7 +62,7 @@ def sigmas(name: str, value: Any, wanted: io.Sigmas.Input) -> Tensor:
 
 
 def mask(name: str, value: Any, wanted: io.Mask.Input) -> Tensor:
-    """[B, H, W]"""
+    """A MASK as [B, H, W]."""
     if not isinstance(value, Tensor) or not 2 <= value.ndim <= 4 or value.is_complex():
         raise ValueError(f"{name} is {quoted(value)}. It is a MASK [batch, height, width].")
     check_tensor(f"The values of {name}", value)
@@ -77,7 +79,11 @@ def images(name: str, value: Any, wanted: io.Image.Input) -> Tensor:
 
 
 def check_tensor(name: str, value: Tensor) -> None:
-    """Raises ValueError where there is nothing in it, or NaN or infinity."""
+    """Checks a tensor.
+
+    Raises:
+        ValueError: it is empty, or holds NaN or infinity.
+    """
     if 0 in value.shape:
         raise ValueError(f"{name} have shape {tuple(value.shape)}: there is nothing in them. Give at least one.")
     if not torch.isfinite(value).all():

@@ -6,10 +6,11 @@ from comfy_api.latest import io
 
 from ..run.messages import quoted
 
-_LONGEST, _LONGEST_LINE = 1_000_000, 10_000  # characters: of a field of many lines, such as ImageNet-21k's labels
+_LONGEST, _LONGEST_LINE = 1_000_000, 10_000  # characters; a multiline text may be ImageNet-21k's labels
 
 
 def text(name: str, value: Any, wanted: io.String.Input) -> str:
+    """A STRING of limited length. Raises ValueError for anything else."""
     longest = _LONGEST if wanted.multiline else _LONGEST_LINE
     if not isinstance(value, str):
         raise ValueError(f"{name} is {quoted(value)}. It is a text.")
@@ -19,7 +20,8 @@ def text(name: str, value: Any, wanted: io.String.Input) -> str:
 
 
 def option(name: str, value: Any, wanted: io.Combo.Input) -> str:
-    if wanted.default is None:  # a list of files: its node finds the file, or says which are there by now
+    """A COMBO: one of the options, or any name of a file. Raises ValueError for anything else."""
+    if wanted.default is None:  # a list of files, which may have changed: the node itself checks the name
         if not isinstance(value, str):
             raise ValueError(f"{name} is {quoted(value)}. It is the name of a file.")
         return _whole(name, value)
@@ -29,7 +31,7 @@ def option(name: str, value: Any, wanted: io.Combo.Input) -> str:
 
 
 def _whole(name: str, value: str) -> str:
-    """JSON can spell halves of characters, which no file, log or tokenizer takes."""
+    """Refuses lone surrogates, which JSON can contain but files, logs and tokenizers cannot."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

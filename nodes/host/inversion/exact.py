@@ -1,4 +1,4 @@
-"""Runs of the exact inverters in the host, with latents in double precision."""
+"""The exact inverters as samplers of the host, with latents in double precision."""
 
 import logging
 from functools import partial
@@ -10,7 +10,7 @@ from ....samplers.inversion.reversible import After, Levels, Method, Pair, inver
 from .sampler import GuiderDrift, ScheduleSampler
 
 log = logging.getLogger(__name__)
-_QUANTUM = 2.0**-36  # of latents in double precision, which are below 2^12, so that their rounding is 2^-41 and less
+_QUANTUM = 2.0**-36  # of latents in double precision: they are below 2^12, so their rounding is at most 2^-41
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -24,8 +24,8 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 class _Exact(ScheduleSampler):
-    """Walks from `start`, and finds the pair that the run ends with: raw (as the sampler sees latents), on the
-    processor."""
+    """Runs `method` from `start`; `found` is the last `Pair`: in the sampler's scale, on the CPU. `after(i, pair)`: may
+    change the state at level i."""
 
     undoes = True
 
@@ -37,34 +37,40 @@ class _Exact(ScheduleSampler):
         quantum = _QUANTUM if dtype == torch.float64 else 0.0
         model_sampling = drift.guider.model_patcher.get_model_object("model_sampling")
         levels = Levels(tuple(sigmas), partial(_input_scale, model_sampling), quantum)
-        pair = self.go(drift, levels, *(part.to(dtype).to(device) for part in self.start))
+        pair = self.go(drift, levels, [part.to(dtype).to(device) for part in self.start])
         self.found = Pair(*(part.cpu() for part in pair))
         return pair.x
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
+        """The pair at the other end of the schedule. `start`: latents [B, ...] on the device."""
         raise NotImplementedError
 
 
 class ToNoise(_Exact):
-    """From a picture's latent, the only part of `start`, to the pair that it comes from."""
+    """Inversion from an image's latent, the only part of `start`, to the pair at the noisy end.
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
-        pair = invert(self.method, drift, *start, levels, self.after, drift.enter)
+    Raises:
+        ValueError: the model is not deterministic.
+    """
+
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
+        [image] = start
+        pair = invert(self.method, drift, image, levels, self.after, drift.enter)
         if not drift.is_pure():
             raise ValueError(
-                "The model gives two answers to one question, so that its steps cannot be undone. Take nodes off it "
-                "that cache, or draw random numbers, or remember earlier steps."
+                "The model is not deterministic: one input gave two predictions, so its steps cannot be undone. Take "
+                "nodes off it that cache, draw random numbers or remember earlier steps."
             )
         return pair
 
 
 class FromNoise(_Exact):
-    """From a pair, `start`, to the latent of a picture."""
+    """Sampling from a pair, `start`, to the latent of an image."""
 
     def steps(self, steps: int) -> int:
         return steps - self.method.first
 
-    def go(self, drift: GuiderDrift, levels: Levels, *start: Tensor) -> Pair:
+    def go(self, drift: GuiderDrift, levels: Levels, start: list[Tensor]) -> Pair:
         return sample(self.method, drift, Pair(*start), levels, self.after, drift.enter)
 
 

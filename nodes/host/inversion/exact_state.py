@@ -1,4 +1,4 @@
-"""What an exact inversion leaves: with it, sampling makes the same picture again."""
+"""The result of an exact inversion, from which sampling makes the same image again."""
 
 from dataclasses import dataclass
 from reprlib import repr as shown
@@ -17,16 +17,22 @@ METHODS = ["edict", "edict own level", "bdia", "o-belm", "rex"]
 
 
 def method_of(name: str, p: float, gamma: float, steps: int) -> Method:
-    """`p`: of EDICT, 0 for the one that suits the number of steps; `gamma`: of BDIA."""
+    """The method of this name (one of `METHODS`). `p`: EDICT's, 0 for `mixing(steps)`; `gamma`: BDIA's.
+
+    Raises:
+        ValueError: `p` or `gamma` is out of range.
+    """
     if name in ("edict", "edict own level"):
         return Edict(p or mixing(steps), own_level=name == "edict own level")
-    return {"bdia": Bdia(gamma), "o-belm": OBelm(), "rex": Rex()}[name]
+    others: dict[str, Method] = {"bdia": Bdia(gamma), "o-belm": OBelm(), "rex": Rex()}
+    return others[name]
 
 
 @dataclass(frozen=True, eq=False)
 class Inverted(InversionState):
-    """`pair`: raw, as the sampler sees latents; `method` by name, with `p` and `gamma`; `trajectory`: [levels, 2, B,
-    ...] if it was kept, from the noisy end, its first entry being `pair`."""
+    """The state after an exact inversion. `pair`: latents [B, ...] at the noisy end, in the sampler's scale; `method`:
+    its name, with `p` and `gamma`; `trajectory`: [levels, 2, B, ...] if it was recorded, from the noisy end, so that
+    its first entry is `pair`."""
 
     pair: Pair
     method: str

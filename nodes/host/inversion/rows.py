@@ -1,7 +1,7 @@
-"""A prompt of its own for the first row of a batch.
+"""A separate prompt for the first row of a batch.
 
 Relies on: `original_conds` of a guider (comfy/samplers.py:1189), whose tensors are repeated along the batch where they
-have fewer rows, and taken row by row where they have as many (comfy/conds.py, repeat_to_batch_size).
+have fewer rows, and belong to its rows one by one where they have as many (comfy/conds.py, repeat_to_batch_size).
 """
 
 import copy
@@ -13,8 +13,12 @@ _PROMPT = ("cross_attn", "pooled_output", "attention_mask", "t5xxl_ids", "t5xxl_
 
 
 def with_first_prompt(guider, conditioning: list):
-    """A guider whose positive prompts are `conditioning` for the first row of a batch of two; areas, control and what
-    else the guider has stay for both."""
+    """A copy of the guider whose positive prompts are `conditioning` for the first row of a batch of two; areas,
+    control and other options of the guider's prompts stay in both rows.
+
+    Raises:
+        ValueError: `conditioning` is not one prompt, or does not have the shapes of the guider's.
+    """
     if len(conditioning) != 1:
         raise ValueError(f"The source prompt has {len(conditioning)} parts (combined prompts). Give one.")
     tokens, options = conditioning[0]

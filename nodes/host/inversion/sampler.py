@@ -1,7 +1,7 @@
-"""Samplers that walk a schedule in either direction, and say which step of the generation they are in.
+"""Samplers that go through a schedule in either direction and tell the run which step of the generation they are in.
 
-Of their own, because the host's wrapper scales latents at both ends of a run (a flow's by 1 / (1 - sigma)), and in
-single precision.
+They derive from the host's Sampler, not KSAMPLER, because that scales latents at both ends of a run (a flow's by
+1 / (1 - sigma)), in single precision.
 
 Relies on: `guider.sample`, which calls `sampler.sample(guider, ...)` inside the run (comfy/samplers.py:1220, 1274);
 predictions in the precision of x (`calculate_denoised` of comfy/model_sampling.py promotes).
@@ -20,25 +20,30 @@ from tqdm.auto import tqdm
 
 from ..run import find_run
 
-_SAME = 1e-3  # relative; what rounding may do to two answers to one question
+_SAME = 1e-3  # relative; by how much rounding may make two predictions for one input differ
 
 
 @dataclass
 class GuiderDrift:
-    """f(x, sigma) = (x - D(x, sigma)) / sigma of a guider's D; it shows the first answer of every step, for the rows
-    from `first_shown` on, and keeps the last one."""
+    """The drift f(x, sigma) = (x - D(x, sigma)) / sigma of a guider's denoised prediction D, for x [B, ...].
+
+    Calls `shown` with the first prediction of every step, for the rows from `first_shown` on, and keeps the last one.
+
+    Raises:
+        ValueError: a prediction holds NaN or infinity.
+    """
 
     guider: comfy.samplers.CFGGuider
     extra_args: dict
     shown: Callable | None  # the host's callback
     bar: tqdm
     first_shown: int = 0
-    done: int = 0  # steps
+    done: int = 0  # steps so far
     new: bool = True
     last: tuple[Tensor, float, Tensor] | None = None
 
     def enter(self, i: int) -> None:
-        """What is asked from now on belongs to step i of the generation."""
+        """Evaluations from now on belong to step i of the generation."""
         self.new = True
         if (run := find_run(self.extra_args["model_options"])) is not None:
             run.enter_step(i)
@@ -68,13 +73,16 @@ class GuiderDrift:
         return denoised
 
     def is_pure(self) -> bool:
-        """Whether the last question gets the same answer again."""
+        """Whether the last input, evaluated once more, gives the same prediction."""
+        if self.last is None:  # nothing was evaluated
+            return True
         x, sigma, before = self.last
         return ((self._denoised(x, sigma) - before).norm() <= _SAME * before.norm()).item()
 
 
 class ScheduleSampler(comfy.samplers.Sampler):
-    """Leaves in `found` what it was sent for. `undoes`: guidance that remembers earlier steps is refused."""
+    """A sampler over a schedule that leaves its result in `found`. `undoes`: it inverts steps, or samples from an
+    inversion, so that guidance that remembers earlier steps is refused."""
 
     undoes = False
     found: Any = None
@@ -87,16 +95,21 @@ class ScheduleSampler(comfy.samplers.Sampler):
             return self.sample_levels(GuiderDrift(guider, extra_args, callback, bar), levels, noise.device)
 
     def steps(self, steps: int) -> int:
-        """How many of a schedule's steps are made, for the progress bar."""
+        """How many of the schedule's `steps` are taken, for the progress bar."""
         return steps
 
     def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
-        """Sets `found` and returns the latent that the run ends with."""
+        """Sets `found` and returns the last latent, [B, ...] on `device`, in the sampler's scale."""
         raise NotImplementedError
 
 
 def sample_schedule(guider, sampler: ScheduleSampler, sigmas: Tensor, latent: Tensor) -> Any:
-    """`sampler.found`. `latent`: a picture as a VAE gives it, which inpainting models look at."""
+    """Runs `sampler` and returns its `found`. `sigmas`: the levels of the generation, falling; `latent`: [B, C, ...] in
+    the scale of a VAE, which inpainting models use.
+
+    Raises:
+        ValueError: EasyCache or LazyCache is on the model of an inversion.
+    """
     if sampler.undoes and "easycache" in guider.model_options.get("transformer_options", {}):
         raise ValueError(
             "EasyCache and LazyCache remember earlier steps, and an inversion goes through them backwards."
@@ -108,9 +121,13 @@ def sample_schedule(guider, sampler: ScheduleSampler, sigmas: Tensor, latent: Te
 
 
 def check_unmasked(latent: dict) -> None:
-    """Raises ValueError for latents that cannot be inverted."""
+    """Checks that a LATENT can be inverted.
+
+    Raises:
+        ValueError: it has a noise mask.
+    """
     if latent.get("noise_mask") is not None:
         raise ValueError(
-            "The latent has a mask, and a picture cannot be inverted in part. Take the mask off; for edits in part "
+            "The latent has a mask, and an image cannot be inverted in part. Take the mask off; for edits in part "
             "give it to Exact Inversion Sampling."
         )

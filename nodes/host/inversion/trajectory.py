@@ -1,4 +1,4 @@
-"""Inversions that are kept step by step, and runs that go along them."""
+"""Inversions recorded step by step, and runs that replay them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from .sampler import GuiderDrift, ScheduleSampler
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(InversionState):
-    """`latents`: [levels, 1, ...], raw (as the sampler sees them), from the noisy end to the picture."""
+    """A recorded inversion. `latents`: [levels, 1, ...], in the sampler's scale, from the noisy end to the image."""
 
     latents: Tensor
 
@@ -32,27 +32,27 @@ class Trajectory(InversionState):
 
 
 class Recorder(ScheduleSampler):
-    """From `picture`, raw, to noise; finds what `Trajectory.latents` is."""
+    """Inverts `image`, [1, ...] in the sampler's scale; `found` is `Trajectory.latents`."""
 
     undoes = True
 
-    def __init__(self, picture: Tensor):
-        self.picture = picture
+    def __init__(self, image: Tensor):
+        self.image = image
 
     def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
-        latents = torch.stack(record(drift, self.picture.to(device), sigmas, drift.enter))
+        latents = torch.stack(record(drift, self.image.to(device), sigmas, drift.enter))
         self.found = latents.cpu()
         return latents[0]
 
 
 class Replayer(ScheduleSampler):
-    """Goes along `latents` with a batch [source, target], and finds that batch."""
+    """Samples a batch [source, target] along the recorded `latents`; `found` is the last batch, [2, ...]."""
 
     def __init__(self, latents: Tensor):
         self.latents = latents
 
     def sample_levels(self, drift: GuiderDrift, sigmas: list[float], device: torch.device) -> Tensor:
         drift.first_shown = 1
-        batch = replay(drift, self.latents.to(device), sigmas, drift.enter)
+        batch = replay(drift, self.latents.to(device).unbind(), sigmas, drift.enter)
         self.found = batch.cpu()
         return batch

@@ -1,7 +1,7 @@
-"""What lies between two patchers of one network, where that is nothing but LoRAs.
+"""The difference between two patchers of one network, where they differ in LoRAs only.
 
-Relies on: patches of a patcher as tuples (strength, what, strength of the weight, offset, function), which its clones
-share and which are applied in order (comfy/model_patcher.py:834, comfy/lora.py:429).
+Relies on: patches of a patcher being tuples (strength, what, strength of the weight, offset, function), shared with its
+clones and applied in order (comfy/model_patcher.py:834, comfy/lora.py:429).
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from torch import nn
 from .row_lora import KEY, Difference, Product, Unmerged, is_linear, unmerged
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NOT_ADDED = {LoRAAdapter: (4, 5), LoHaAdapter: (7,), LoKrAdapter: (8,)}  # parts: magnitudes, another shape
+_NOT_ADDED = {LoRAAdapter: (4, 5), LoHaAdapter: (7,), LoKrAdapter: (8,)}  # weights[i]: DoRA's magnitudes, a new shape
 
 
 def shared_difference(model: ModelPatcher, other: ModelPatcher) -> Difference | None:
-    """What `other` has and has not of the LoRAs of `model`, if the two are one network with different LoRAs, each a
-    product on one layer; else None."""
+    """The LoRAs that `other` has in addition to those of `model`, and those that it lacks, if both are one network and
+    differ only in LoRAs that are products on one layer; else None."""
     if other.model is not model.model or not _is_bare(other, model):
         return None
     mine, theirs = own_patches(model), own_patches(other)
@@ -28,8 +28,9 @@ def shared_difference(model: ModelPatcher, other: ModelPatcher) -> Difference | 
         lacked, added = _beyond(mine, theirs, key), _beyond(theirs, mine, key)
         if lacked is None or added is None:
             return None
-        products = [_product(model.model, key, patch) for patch in (*lacked, *added)]
-        if None in products:
+        patches = [*lacked, *added]
+        products = [found for patch in patches if (found := _product(model.model, key, patch)) is not None]
+        if len(products) < len(patches):
             return None
         for patch, product in zip(lacked, products):
             lacks.append(known.get(id(patch)) or Unmerged(key, patch, product, patch))
@@ -38,7 +39,7 @@ def shared_difference(model: ModelPatcher, other: ModelPatcher) -> Difference | 
 
 
 def own_patches(model: ModelPatcher) -> dict[str, list[tuple]]:
-    """All patches of a model, merged or not: those that are not come last."""
+    """All patches of a model by weight, first those that are merged, then those that are not."""
     found = {key: [*patches] for key, patches in model.patches.items()}
     for each in unmerged(model):
         found.setdefault(each.key, []).append(each.patch)
@@ -46,8 +47,8 @@ def own_patches(model: ModelPatcher) -> dict[str, list[tuple]]:
 
 
 def _beyond(some: dict[str, list], others: dict[str, list], key: str) -> list[tuple] | None:
-    """The patches of a weight that are not among the others. None if they act on what comes after them, so that they
-    cannot be added in the end."""
+    """The patches of a weight that are not among the others. None if a later patch depends on the weight, so that they
+    cannot be added at the end instead."""
     patches = some.get(key, [])
     found = [i for i, patch in enumerate(patches) if all(patch is not other for other in others.get(key, []))]
     if found and not all(map(_is_added, patches[found[0] + 1 :])):
@@ -56,7 +57,7 @@ def _beyond(some: dict[str, list], others: dict[str, list], key: str) -> list[tu
 
 
 def _is_added(patch: tuple) -> bool:
-    """Whether a patch adds the same, whatever the weight is."""
+    """Whether a patch adds the same change to any weight."""
     what = patch[1]
     if patch[2] != 1.0:
         return False
@@ -66,7 +67,7 @@ def _is_added(patch: tuple) -> bool:
 
 
 def _product(base: nn.Module, key: str, patch: tuple) -> Product | None:
-    """None for a patch that is no product of two matrices on a layer."""
+    """A patch as a product of two matrices on a layer, or a constant on a bias; None if it is neither."""
     strength, what, of_weight, offset, function = patch
     path, _, part = key.rpartition(".")
     module = base.get_submodule(path)
@@ -93,7 +94,7 @@ def _product(base: nn.Module, key: str, patch: tuple) -> Product | None:
 
 
 def _is_bare(other: ModelPatcher, model: ModelPatcher) -> bool:
-    """Whether `other` has nothing but weight patches that `model` has not."""
+    """Whether `other` has nothing except weight patches that `model` does not have."""
     names = ("model_options", "object_patches", "callbacks", "injections", "hook_patches")
     return (
         all(_within(getattr(other, name), getattr(model, name)) for name in names)
@@ -103,7 +104,7 @@ def _is_bare(other: ModelPatcher, model: ModelPatcher) -> bool:
 
 
 def _wrappers(model: ModelPatcher) -> dict:
-    """Without that of LoRAs, which are looked at one by one."""
+    """The wrappers of a model, without that of unmerged LoRAs, which are compared separately."""
     return {kind: {key: each for key, each in by_key.items() if key != KEY} for kind, by_key in model.wrappers.items()}
 
 
@@ -116,5 +117,5 @@ def _within(some: Any, all_: Any) -> bool:
 
 
 def _empty(value: Any) -> Any:
-    """What counts as the same as nothing at all."""
+    """The value that is equivalent to a missing one."""
     return type(value)() if isinstance(value, (dict, list)) else None

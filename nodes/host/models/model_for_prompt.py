@@ -1,7 +1,7 @@
-"""Another model that predicts the negative, or another prompt, in a run of the first.
+"""Another model that predicts the negative, or is mixed into the positive, in a run of the first.
 
-Where the two are one network with different LoRAs, its prediction comes from the same network call, with the difference
-on its rows only. Else it is a second model; one that shares the first one's weights gets a copy of them.
+Where the two are one network with different LoRAs, both predict in the same network call, with the difference on the
+rows of the other only. Else it is a second model; if it shares the first one's weights, it gets a copy of them.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class _OtherNegative(Negative):
     range: Range
     second: SecondModel
 
-    evaluates = True
+    turn = 2
     idle_reason = _IDLE
 
     def begin(self, run: Run, guider) -> None:
@@ -69,7 +69,7 @@ class _OtherNegative(Negative):
 
 
 def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, range: Range) -> str:
-    """Lets `other` predict the negative of a (cloned) model; returns how, SHARED or SEPARATE.
+    """Lets `other` predict the negative of a (cloned) model; returns in which way, SHARED or SEPARATE.
 
     Raises:
         ValueError: the two are the same, or do not share latents or noise.
@@ -87,8 +87,9 @@ def predict_negative_by(model: ModelPatcher, other: ModelPatcher, label: str, ra
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """The positive is m D_c + (1 - m) D_o, m the `model_weight`, D_o the other model's prediction for `prompt`, or for
-    the positive where that is None. After CFG this adds w (1 - m) (D_o - D_c)."""
+    """Replaces the positive's prediction D_c by m D_c + (1 - m) D_o: m is `model_weight`, D_o the other model's
+    prediction for `prompt`, or for the positive where that is None. After CFG at scale w this adds w (1 - m) (D_o -
+    D_c), x0 space."""
 
     label: str
     range: Range
@@ -139,14 +140,18 @@ class _OtherMixture(Mixture):
 def mix_in(
     model: ModelPatcher, other: ModelPatcher, label: str, range: Range, model_weight: float, prompt: list | None
 ) -> str:
-    """Mixes what `other` predicts into the positive of a (cloned) model; returns how, SHARED or SEPARATE."""
+    """Mixes the prediction of `other` into the positive of a (cloned) model, see `Mixture`; returns in which way,
+    SHARED or SEPARATE.
+
+    Raises:
+        ValueError: the two do not share latents or noise.
+    """
     difference = shared_difference(model, other)
-    settings = label, range, model_weight, prompt
     if difference is None:
         second = add_second_model(model, other, prompt=prompt)
-        add_correction(model, _OtherMixture(*settings, second))
+        add_correction(model, _OtherMixture(label, range, model_weight, prompt, second))
         return SEPARATE
-    technique = _SharedMixture(*settings, difference)
+    technique = _SharedMixture(label, range, model_weight, prompt, difference)
     add_row_lora(model, technique)
     add_branch(model, technique)
     add_correction(model, technique)

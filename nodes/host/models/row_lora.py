@@ -1,21 +1,20 @@
 """LoRAs on some predictions of a network call and not on others, with one set of weights.
 
-A LoRA that is merged is on every row of the batch, and in weights of 8 bits it is rounded together with them, so that
-it cannot be taken out of a row again. Here its product, up(down(x)), is added to what its layer gives for the rows that
-it is meant for, beside weights without it. What some rows of a model do not have is so taken off its weights, and added
-to the other rows.
+A merged LoRA acts on every row of the batch, and in 8-bit weights it is rounded together with them, so it cannot be
+subtracted for some rows. Here its product, up(down(x)), is added to the output of its layer for its rows, and the
+weights are without it. So a LoRA of the model that some rows do not have is not merged, and added to the other rows.
 
 Relies on: APPLY_MODEL wrappers, once per network call, whose class object is the model (comfy/model_base.py:191);
-torch's forward hooks; every chunk of a call being one part of the rows, in order (comfy/samplers.py:284); patches of
-a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446); the name of the wrapper that compiles a
-network (comfy_api/torch_helpers/torch_compile.py:12).
+torch's forward hooks; every chunk of a call being a contiguous part of the rows, in order (comfy/samplers.py:284);
+patches of a patcher in lists by key, which a clone copies (comfy/model_patcher.py:446); the name of the wrapper that
+compiles a network (comfy_api/torch_helpers/torch_compile.py:12).
 """
 
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -25,15 +24,15 @@ from torch import Tensor, nn
 from ..run import Run, attach, current_run
 from ..run.partial_calls import know_rows
 
-KEY = "guidekit_row_lora"  # of the wrapper, and of the current call in the options
-_KIND = "row LoRA"  # of the techniques
-_COMPILED = "torch.compile"  # the host's key of its wrapper that puts compiled modules in place
+KEY = "guidekit_row_lora"  # key of the wrapper, and of the current call in the options
+_KIND = "row LoRA"  # kind of the techniques
+_COMPILED = "torch.compile"  # the host's key of its wrapper that inserts compiled modules
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """`scale` up(down(x)), or a constant where `down` is None, for the module `path`; `place`: (first, number) of the
-    outputs, None for all."""
+    """The change `scale` up(down(x)) of the output of the module `path`, or the constant `scale` up where `down` is
+    None; `place`: (first, number) of the output channels, None for all."""
 
     path: str
     up: Tensor
@@ -42,15 +41,15 @@ class Product:
     place: tuple[int, int] | None
 
     def at(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The factors where x is, the scale in one of them."""
+        """`up`, multiplied by the scale, and `down` on the device and in the dtype of x."""
         up = (self.scale * self.up.to(x.device, torch.float32)).to(x.dtype)
         return up, None if self.down is None else self.down.to(x.device, x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Unmerged:
-    """A LoRA of a model's own, on one weight, that is not merged. `patch`: as the host has it, and would merge it.
-    `origin`: that patch as it was when it was taken off, by which it is known at any strength."""
+    """A LoRA of the model itself, on one weight, that is not merged. `patch`: in the host's form, as it would be
+    merged. `origin`: the patch that was removed from the patcher, which identifies the LoRA at any strength."""
 
     key: str
     patch: tuple
@@ -58,13 +57,14 @@ class Unmerged:
     origin: tuple
 
     def times(self, factor: float) -> "Unmerged":
+        """The same LoRA with its strength multiplied by `factor`."""
         product = replace(self.product, scale=factor * self.product.scale)
         return replace(self, patch=(factor * self.patch[0], *self.patch[1:]), product=product)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What some rows have beside a model's LoRAs, and which of these they do not have."""
+    """The LoRAs that some rows have in addition to the model's, and those of the model that they lack."""
 
     adds: tuple[Product, ...]
     lacks: tuple[Unmerged, ...]
@@ -74,12 +74,13 @@ class Difference:
 
 
 class RowLora(Protocol):
-    """A technique some rows of which have other LoRAs than the model."""
+    """A technique whose rows have other LoRAs than the model."""
 
-    difference: Difference
+    @property
+    def difference(self) -> Difference: ...
 
     def chunks(self, run: Run, options: dict) -> list[int]:
-        """Which chunks of the current network call these rows are."""
+        """The chunks of the current network call that these rows are in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +90,8 @@ class _RowLoras:
     def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
         run, hooks = current_run(transformer_options), []
         factors = run.notes.setdefault(self, {})
-        chunks = len(transformer_options["cond_or_uncond"])
-        call = _Call(tuple(range(chunks)), len(x) // chunks)
+        count = len(transformer_options["cond_or_uncond"])
+        call = _Call(tuple(range(count)), len(x) // count)
         options = {**transformer_options, KEY: call}
         try:
             for product, chunks in self._placed(run, options):
@@ -103,9 +104,9 @@ class _RowLoras:
                 hook.remove()
 
     def _placed(self, run: Run, options: dict) -> list[tuple[Product, frozenset[int]]]:
-        """All products of the current call, and the chunks they are added to."""
+        """All products of the current call, each with the chunks that it is added to."""
         found: list[tuple[Product, frozenset[int]]] = []
-        without: dict[int, set[int]] = {}  # chunks, by the origins of what they lack
+        without: dict[int, set[int]] = {}  # by the id of the origin: the chunks that lack the LoRA
         for technique in run.techniques[_KIND]:
             chunks, difference = frozenset(technique.chunks(run, options)), technique.difference
             found += [(product, chunks) for product in difference.adds]
@@ -117,18 +118,18 @@ class _RowLoras:
 
 
 def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
-    """In which hooks are called: what torch has compiled without them goes on without them."""
+    """A context in which forward hooks are called: a network that was compiled without them would ignore them."""
     compiled = _COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
         return nullcontext()
     for technique in run.techniques[_KIND]:
-        run.remark(technique, "Its LoRA is on some predictions only, so that the network runs without torch.compile.")
+        run.remark(technique, "Its LoRA is on some predictions only, so the network runs without torch.compile.")
     return torch.compiler.set_stance("force_eager")
 
 
 @dataclass
 class _Call:
-    """A network call; `present`: the chunks whose rows go through its layers just now, in order; `rows`: of each."""
+    """A network call. `present`: the chunks whose rows are in its layers now, in order; `rows`: of each chunk."""
 
     present: tuple[int, ...]
     rows: int
@@ -136,7 +137,7 @@ class _Call:
 
 @contextmanager
 def only_chunks(transformer_options: dict, chunks: tuple[int, ...]) -> Iterator[None]:
-    """For who calls layers of the network with the rows of these chunks alone."""
+    """Has to be entered where layers of the network are called with the rows of `chunks` alone."""
     call = transformer_options.get(KEY)
     if call is None:  # a model without LoRAs on some rows
         yield
@@ -154,17 +155,21 @@ class _Rows:
     chosen: frozenset[int]
 
     def spans(self, rows: int, path: str) -> list[tuple[int, int]]:
-        """(first, number) of the rows of each."""
+        """(first, number) of the rows of each chosen chunk, of `rows` in the module `path`.
+
+        Raises:
+            ValueError: the rows cannot be divided by chunk.
+        """
         present = self.call.present
         here = [i for i, chunk in enumerate(present) if chunk in self.chosen]
         if len(here) == len(present):
             return [(0, rows)]
         each, rest = divmod(rows, len(present))
-        if rest or each < self.call.rows:  # more are the frames of a video
+        if rest or each < self.call.rows:  # there may be more: the frames of a video
             raise ValueError(
-                f"{path} of this network works on {rows} rows for {len(present)} predictions of {self.call.rows}, as "
-                "where another node splits the batch, so that a LoRA cannot be put on one of them. Apply it to both, "
-                "or give the other model weights of its own (load it twice)."
+                f"{path} of this network works on {rows} rows for {len(present)} predictions of {self.call.rows}, "
+                "perhaps because another node splits the batch, so a LoRA cannot be put on one of them. Apply it to "
+                "both, or give the other model weights of its own (load it twice)."
             )
         return [(i * each, each) for i in here]
 
@@ -189,12 +194,12 @@ class _Add:
         return output
 
 
-def _add(module: nn.Module, output: Tensor, x: Tensor, up: Tensor, down: Tensor | None) -> None:
-    """Adds the product to what the layer has given for these rows."""
+def _add(module: Any, output: Tensor, x: Tensor, up: Tensor, down: Tensor | None) -> None:
+    """Adds the product in place to `output`, that of the host's layer `module` for the input `x`."""
     if is_linear(module):
         if down is None:
             output.add_(up)
-        elif output.is_contiguous():  # multiplied and added in one
+        elif output.is_contiguous():  # multiplies and adds in one operation
             inner = nn.functional.linear(x, down)
             output.view(-1, output.shape[-1]).addmm_(inner.reshape(-1, inner.shape[-1]), up.T)
         else:
@@ -202,13 +207,13 @@ def _add(module: nn.Module, output: Tensor, x: Tensor, up: Tensor, down: Tensor 
     elif down is None:
         output.add_(up.reshape(-1, *[1] * (x.ndim - 2)))
     else:
-        # The module's own convolution, with its stride and its way of padding, by other weights.
+        # The module's own convolution, with its stride and padding mode, and other weights.
         inner = module._conv_forward(x, down, None)
         output.add_(torch.einsum("or,br...->bo...", up.flatten(1), inner))
 
 
 def is_linear(module: nn.Module) -> bool:
-    """The host's layers with quantised weights are no nn.Linear (comfy/ops.py:1282)."""
+    """Whether a module is a linear layer; the host's quantised ones are not nn.Linear (comfy/ops.py:1282)."""
     return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
@@ -219,13 +224,14 @@ def unmerged(model: ModelPatcher) -> tuple[Unmerged, ...]:
 
 
 def set_unmerged(model: ModelPatcher, found: tuple[Unmerged, ...]) -> None:
+    """Replaces the unmerged LoRAs of a (cloned) model."""
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _RowLoras(found))
 
 
 def add_row_lora(model: ModelPatcher, technique: RowLora) -> None:
-    """Puts the technique's difference on its rows in the network calls of a (cloned) model. What they lack of the
-    model's own LoRAs is not merged any more."""
+    """Applies the technique's difference to its rows in the network calls of a (cloned) model. The model's own LoRAs
+    that these rows lack are no longer merged."""
     know_rows(model)
     before = unmerged(model)
     taken = [each for each in technique.difference.lacks if each not in before]

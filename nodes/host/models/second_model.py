@@ -1,11 +1,11 @@
-"""A second model that predicts along with the first: its own weights, patches and parameterisation, the same x and
-sigma, and a prompt of the guider's or one of its own, prepared by the host for it.
+"""A second model that predicts in a run of the first: with its own weights, patches and parameterisation, at the same x
+and sigma, for a prompt of the guider's or its own, which the host prepares for it.
 
-The second model gets a guider of its own, and the first one's sampling runs as the "sampler" inside that guider's run.
-So loading, hooks, conditioning, wrappers and cleaning up of the second are the host's own work.
+The second model gets its own guider, and the sampling of the first runs as the "sampler" in that guider's run. So the
+host itself does the loading, hooks, conditioning, wrappers and cleanup of the second model.
 
 Relies on: CFGGuider.sample and its `original_conds` (comfy/samplers.py:1222, 1318); a guider called as
-`guider(x, sigma, model_options, seed)` gives x0 (1206), by its `predict_noise` (1217).
+`guider(x, sigma, model_options, seed)` returning x0 (1206), by its `predict_noise` (1217).
 """
 
 import copy
@@ -29,6 +29,8 @@ from ..run import Run, attach_around
 from ..run.loaded_beside import load_beside
 from .row_lora import set_unmerged, unmerged
 
+_NONE = References(())
+
 
 class Guest(NamedTuple):
     """A second model that is ready to predict: `guider(x, sigma, **extra_args)`."""
@@ -38,7 +40,7 @@ class Guest(NamedTuple):
 
 
 class Guests(dict):
-    """Of one run: the `Guest` of each `SecondModel`."""
+    """State of one run: the `Guest` of each `SecondModel`."""
 
     def __init__(self, run: Run):
         super().__init__()
@@ -46,20 +48,21 @@ class Guests(dict):
 
 @dataclass(frozen=True, eq=False)
 class SecondModel:
-    """`predict(run, x, sigma)` is its denoised prediction for the guider's prompt of the name `role`, or for `prompt`,
-    a conditioning in the host's form. `references`: of which it can predict too."""
+    """A second model and its prompt: the guider's prompt named `role`, or `prompt`, a conditioning in the host's form,
+    if it is not None. `references`: more prompts, for `predict_chosen`."""
 
     model: ModelPatcher
-    references: References | None = None
+    references: References = _NONE
     role: str = "positive"
     prompt: list | None = None
 
     def predict(self, run: Run, x: Tensor, sigma: Tensor) -> Tensor:
+        """The denoised prediction, [B, ...], at `x` [B, ...] and `sigma` [B]."""
         guest = run.of(Guests)[self]
         return guest.guider(x, sigma, **guest.extra_args)
 
     def predict_chosen(self, run: Run, x: Tensor, sigma: Tensor, chosen: list[int]) -> tuple[Tensor, int]:
-        """(for picture b of the batch, with prompt `chosen[b]` of the references; evaluations)"""
+        """(predictions [B, ...], that of image b with prompt `chosen[b]` of the references; number of evaluations)"""
         guider = run.of(Guests)[self].guider
         positive = guider.conds["positive"]
 
@@ -76,7 +79,7 @@ class SecondModel:
             guider.conds["positive"] = positive
 
     def around(self, run: Run, guider, sample: Callable[[], Tensor], args: tuple, latent_shapes: list) -> Tensor:
-        """`sample()`, with this model ready to predict."""
+        """The result of `sample()`, which is called while this model is ready to predict."""
         noise, latent, sampler, sigmas, mask, _, _, seed = args
         guest = self._guest(self._prompt_of(guider))
         inside = _Inside(self, run, sample, sampler)
@@ -95,39 +98,40 @@ class SecondModel:
     def _guest(self, prompt: list[dict]) -> comfy.samplers.CFGGuider:
         if self.role == "negative":
             guest = _NegativeAlone(self.model)
-            # Models beside this one find it as the positive too.
+            # Under both names, for models that are loaded beside this one.
             guest.original_conds = {"positive": [{**e, "uuid": uuid.uuid4()} for e in prompt], "negative": prompt}
         else:
             guest = comfy.samplers.CFGGuider(self.model)
             guest.original_conds = {"positive": prompt}
-        if self.references is not None:
-            guest.original_conds |= self.references.prompts()
+        guest.original_conds |= self.references.prompts(guest.original_conds["positive"])
         return guest
 
     def _prompt_of(self, guider) -> list[dict]:
         if self.prompt is not None:
             return comfy.sampler_helpers.convert_cond(self.prompt)
-        # A guider without a negative never asks for its prediction.
+        # A guider without a negative never uses its prediction.
         return guider.original_conds.get(self.role) or guider.original_conds["positive"]
 
 
 class _NegativeAlone(comfy.samplers.CFGGuider):
-    """Predicts its negative, as one: what a model has for negatives only is on it."""
+    """Predicts its prompt as a negative, so that patches of the model that act on negatives only do so."""
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 the host's signature
-        alone = None, self.conds["negative"], 1.0  # in the positive's place, at cfg 1
+        alone = None, self.conds["negative"], 1.0  # uncond, cond, cfg: predicts the negative alone
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, *alone, model_options, seed)
 
 
 class _Inside:
-    """As a sampler of the second model: runs the first model's sampling. `sampler_function` and `extra_options` are
-    those of the first, by which a run knows the order of evaluations."""
+    """A "sampler" of the second model that runs the sampling of the first. `sampler_function`, `extra_options`: those
+    of the first's sampler, from which a run knows the order of evaluations; `result`: the sampled latent,
+    afterwards."""
+
+    result: Tensor
 
     def __init__(self, second: SecondModel, run: Run, sample: Callable[[], Tensor], sampler):
         self.second, self.run, self._sample = second, run, sample
         self.sampler_function = getattr(sampler, "sampler_function", None)
         self.extra_options = getattr(sampler, "extra_options", {})
-        self.result: Tensor | None = None
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent, mask=None, disable_pbar=False) -> Tensor:
         guests, callbacks = self.run.of(Guests), [] if callback is None else [callback]
@@ -145,11 +149,12 @@ class _Inside:
 def add_second_model(
     model: ModelPatcher,
     other: ModelPatcher,
-    references: References | None = None,
+    references: References = _NONE,
     role: str = "positive",
     prompt: list | None = None,
 ) -> SecondModel:
-    """Makes `other` predict in the runs of a (cloned) model, with weights of its own.
+    """Makes `other` predict in the runs of a (cloned) model, with its own weights; if they are the same network with
+    other patches, a copy is made. The arguments are those of `SecondModel`.
 
     Raises:
         ValueError: models that do not share latents or noise.
@@ -171,7 +176,7 @@ def add_second_model(
 
 
 def _loads_alike(model: ModelPatcher, other: ModelPatcher) -> bool:
-    """Whether two patchers of one network put the same into it."""
+    """Whether two patchers of one network load it with the same patches."""
     if model.patches.keys() != other.patches.keys():
         return False
     pairs = [pair for key in model.patches for pair in zip_longest(model.patches[key], other.patches[key])]
@@ -190,15 +195,15 @@ def _kind(part) -> str:
 
 def separated(model: ModelPatcher) -> ModelPatcher:
     """`model` with a copy of the weights, so that both can be patched differently and loaded together."""
-    comfy.model_management.unload_all_models()  # which also takes all patches out of the weights
-    config = model.model.model_config  # shared: it answers None for whatever it has not, which no copy survives
+    comfy.model_management.unload_all_models()  # also removes all patches from the weights
+    config = model.model.model_config  # shared: it returns None for any missing attribute, which breaks deepcopy
     copied = copy.deepcopy(model.model, {id(config): config})
     copied = ModelPatcher(copied, model.load_device, model.offload_device)
     return model.clone(model_override=copied.get_clone_model_override())
 
 
 def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
-    """A clone of `model` whose LoRAs have `factor` times their strength.
+    """A clone of `model` with the strength of all its LoRAs multiplied by `factor`.
 
     Raises:
         ValueError: a model without LoRAs.
@@ -220,5 +225,5 @@ def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:
 
 
 def _is_added(patch: tuple) -> bool:
-    """Whether a patch (strength, what, strength of the weight, ...) leaves the weight as it is; merges do not."""
+    """Whether a patch (strength, what, strength of the weight, ...) only adds to the weight; model merges scale it."""
     return patch[2] == 1.0

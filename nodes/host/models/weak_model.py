@@ -1,4 +1,4 @@
-"""Guidance away from a second model, or from the same one with other LoRAs (weak.py: what it adds)."""
+"""Guidance away from a second model, or from the same one with other LoRAs (formula: predictions/weak_branch.py)."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,9 @@ from .second_model import SecondModel, add_second_model
 
 @dataclass(frozen=True, eq=False)
 class WeakLora(WeakGuidance, Branch):
-    """Away from cond with other LoRAs."""
+    """Guidance away from cond with other LoRAs."""
 
+    weakens = True
     difference: Difference
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
@@ -35,7 +36,7 @@ class WeakLora(WeakGuidance, Branch):
 
 @dataclass(frozen=True, eq=False)
 class WeakModel(WeakGuidance):
-    """Away from the prediction of a second model."""
+    """Guidance away from the prediction of a second model."""
 
     second: SecondModel
 
@@ -48,15 +49,19 @@ class WeakModel(WeakGuidance):
 def add_weak_model(
     model: ModelPatcher, weak: ModelPatcher, label: str, scale: float, rescale: str, range: Range
 ) -> None:
-    """Guides away from what `weak` predicts for the same positive, x and sigma: in the same network call where it is
-    the same network with other LoRAs."""
+    """Guides a (cloned) model away from the prediction of `weak` for the same positive, x and sigma; in the same
+    network call if it is the same network with other LoRAs.
+
+    Raises:
+        ValueError: `weak` is the model itself, or does not share its latents or noise.
+    """
     difference = shared_difference(model, weak)
     if difference is None:
         second = add_second_model(model, weak)
         add_correction(model, WeakModel(label, scale, rescale, range, second))
         return
     if not difference:
-        raise ValueError("The weak model is the model itself, so that nothing lies between them. Connect a worse one.")
+        raise ValueError("The weak model is the model itself, so there is nothing to guide by. Connect a worse one.")
     branch = WeakLora(label, scale, rescale, range, difference)
     add_row_lora(model, branch)
     add_branch(model, branch)

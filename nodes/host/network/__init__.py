@@ -1,4 +1,4 @@
-"""The network of a model: its family and blocks, one call of it and the rows in that call.
+"""The network of a model: its family and blocks, its calls and the rows in a call.
 
-A technique names blocks by `block_selection`; `families` is the list of networks that are known. Below it: run/.
+Users name blocks through `block_selection`; `families` lists the known networks. Below it: run/.
 """

@@ -1,4 +1,4 @@
-"""How users name blocks: "middle", "7-9", "double 7, single 3-5", "all"; empty for the family's own choice."""
+"""Blocks as users name them: "middle", "7-9", "double 7, single 3-5", "all"; empty for the default of the family."""
 
 import re
 
@@ -12,12 +12,12 @@ TOOLTIP = (
     "all blocks in the order in which they run, from 0; or by kind, such as double 7-9, single 3 or output 3-5; or "
     "middle; or all."
 )
-_NO_BLOCK = 10**6  # no model has so many; larger numbers count as this one
+_NO_BLOCK = 10**6  # more than any model has; larger numbers are read as this one
 _PART = re.compile(r"(?:(?P<kind>[a-z]+)\s*)?(?:(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?")
 
 
 def choose_blocks(model: ModelPatcher, text: str, default: list[Block]) -> list[Block]:
-    """The blocks with self-attention that `text` names, in running order; `default` if it is empty.
+    """The blocks with self-attention that `text` names, in the order in which they run; `default` if `text` is empty.
 
     Raises:
         ValueError: a model of no known family, a name that cannot be read, or a block that the model does not have.
@@ -40,7 +40,7 @@ def _part(part: str, known: list[Block], text: str) -> list[Block]:
     kind, first, last = match["kind"], match["first"], match["last"] or match["first"]
     of_kind = {block.number: block for block in known if block.kind == kind} if kind else dict(enumerate(known))
     numbers = _numbers(first, last) if first is not None else sorted(of_kind)
-    # The first of a range that is missing comes soon, however long the range is.
+    # Stops at the first missing number, so that a huge range costs nothing.
     missing = next((n for n in numbers if n not in of_kind), None)
     if missing is not None or not numbers:
         number = "" if missing is None else str(missing) if missing < _NO_BLOCK else cut(first, 20)
@@ -50,7 +50,7 @@ def _part(part: str, known: list[Block], text: str) -> list[Block]:
 
 
 def _numbers(first: str, last: str) -> range:
-    """Python does not read thousands of digits."""
+    """The range from `first` to `last`. Python does not parse thousands of digits, so long numbers become _NO_BLOCK."""
     short = len(str(_NO_BLOCK))
     start, end = (int(digits) if len(digits.lstrip("0")) < short else _NO_BLOCK for digits in (first, last))
     return range(start, end + 1)
@@ -63,8 +63,12 @@ def _accepted(known: list[Block]) -> str:
 
 
 def usually_perturbed(model: ModelPatcher) -> list[Block]:
-    """The block whose self-attention a method perturbs if the user names none: the middle block of a UNet (PAG and
-    SEG papers), else the second block, as PAG is used on SD3, PixArt-Sigma and HunyuanDiT in diffusers."""
+    """The default block whose self-attention a method perturbs: the middle block of a UNet (PAG and SEG papers), else
+    the second block, as PAG is used on SD3, PixArt-Sigma and HunyuanDiT in diffusers.
+
+    Raises:
+        ValueError: a model of no known family, or a UNet without attention in its middle block.
+    """
     known = self_attention_blocks(model)
     middle = [block for block in known if block.kind == "middle"]
     if family_of(model).name == "UNet" and not middle:
@@ -73,14 +77,14 @@ def usually_perturbed(model: ModelPatcher) -> list[Block]:
 
 
 def usually_merged(model: ModelPatcher) -> list[Block]:
-    """The blocks in which NegToMe works if the user names none: the output blocks of a UNet, all of a transformer."""
+    """The default blocks of NegToMe: the output blocks of a UNet, all blocks of a transformer."""
     known = self_attention_blocks(model)
     return [block for block in known if block.kind == "output"] or known
 
 
 def usually_skipped(model: ModelPatcher) -> list[Block]:
-    """The blocks that a method skips if the user names none: the middle block of a UNet; 7 to 9 of a transformer (SD3.5
-    medium, and the default of ComfyUI's own nodes), or in one of less than 10 blocks those as deep in proportion."""
+    """The default blocks that a method skips: the middle block of a UNet; 7 to 9 of a transformer (SD3.5 medium, and
+    the default of ComfyUI's own nodes), or those at the same relative depth if it has fewer than 10 blocks."""
     known = self_attention_blocks(model)
     if family_of(model).name == "UNet":
         return usually_perturbed(model)

@@ -1,10 +1,10 @@
-"""Whole blocks by role: passed by for the rows of a branch, or not computed again where a branch still equals cond.
+"""Whole blocks: skipped for the rows of a branch, or not computed again where a branch still equals cond.
 
 Relies on: `patches_replace["dit"]` with ("double_block" | "single_block", number) in DiTs (e.g.
-comfy/ldm/flux/model.py:221), whose result the host goes on with; `forward_timestep_embed_patch` in UNets
-(comfy/ldm/modules/diffusionmodules/openaimodel.py:37-45), where the first handler whose class fits runs a layer;
-`patches["double_block"]` in Lumina2 (comfy/ldm/lumina/model.py:864), called behind each block. Everything that the host
-does between blocks (residuals of ControlNets, other patches) it does in a resumed call as in any other.
+comfy/ldm/flux/model.py:221), whose result is the block's output; `forward_timestep_embed_patch` in UNets
+(comfy/ldm/modules/diffusionmodules/openaimodel.py:37-45), where the first handler whose class matches runs a layer;
+`patches["double_block"]` in Lumina2 (comfy/ldm/lumina/model.py:864), called after each block. What the host does
+between blocks (residuals of ControlNets, other patches) also happens in a resumed call.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from torch import Tensor
 
 from ..run import Part, Run, attach, current_run
 from ..run.branch_chunks import chunks_of
-from .families import Block, family_of, order_of, self_attention_blocks
-from .forward import check_rows, current_forward, watch_forward
-from .shared_prefix import Sharing, Streams, rows_of
+from .families import Block, family_of, self_attention_blocks
+from .forward import Forward, check_rows, current_forward, watch_forward
+from .shared_prefix import Prefix, Streams, rows_of
 
 _UNET_PATCH = "forward_timestep_embed_patch"
 
 
 @dataclass(frozen=True, eq=False)
 class _Skip(Part):
-    """The branch `technique` passes by the blocks that `blocks(run)` names."""
+    """The branch `technique` skips the blocks that `blocks(run)` returns."""
 
     technique: Any
     blocks: Callable[[Run], frozenset[Block]]
@@ -40,8 +40,8 @@ class _Skip(Part):
 
 
 def skip_blocks(model: ModelPatcher, branch: Any, blocks: Callable[[Run], frozenset[Block]]) -> None:
-    """Lets the rows of `branch` leave the blocks `blocks(run)` as they came; in a UNet, their transformers. The blocks
-    are some of `skippable_blocks(model)`.
+    """Makes the rows of `branch` skip the blocks `blocks(run)` (in a UNet, the transformers in them): their output is
+    their input. The blocks are some of `skippable_blocks(model)`.
 
     Raises:
         ValueError: a model whose blocks cannot be reached.
@@ -51,7 +51,7 @@ def skip_blocks(model: ModelPatcher, branch: Any, blocks: Callable[[Run], frozen
 
 
 def skippable_blocks(model: ModelPatcher) -> list[Block]:
-    """The blocks that a branch can pass by; where the host shows them only from behind, not the first.
+    """The blocks that a branch can skip; without the first where the host has hooks only after a block.
 
     Raises:
         ValueError: a UNet in a host that does not let its layers be replaced.
@@ -65,15 +65,15 @@ def skippable_blocks(model: ModelPatcher) -> list[Block]:
 
 
 def can_resume(model: ModelPatcher) -> bool:
-    """Whether a branch of this model can start where it begins to differ from cond."""
+    """Whether a branch of this model can start at the first block in which it differs from cond."""
     family = family_of(model)
     return family.replaceable and (family.name != "UNet" or reaches_unet_layers())
 
 
 @cache
 def reaches_unet_layers() -> bool:
-    """Whether the host asks `forward_timestep_embed_patch` before it runs a layer itself, as 0.26 and newer ones do;
-    0.18 asks only for layers that it does not know."""
+    """Whether the host calls `forward_timestep_embed_patch` before it runs a layer itself, as 0.26 and newer do; 0.18
+    calls it only for layers of unknown classes."""
 
     class Known(TimestepBlock):
         def forward(self, x, emb):
@@ -85,9 +85,9 @@ def reaches_unet_layers() -> bool:
 
 @dataclass(eq=False)
 class _Passing:
-    """A block, or one layer of a UNet's, in one network call. `out`: what it gives, where nothing is to be computed;
-    `given`: what to compute it with; `came`: copies of what came in, for the chunks in `skipping`; `keeps`: whether
-    branches go on from what it gives."""
+    """A block, or one layer of a block of a UNet, in one network call. `out`: its output, where nothing has to be
+    computed; `given`: the arguments to compute it with; `came`: copies of the input, for the chunks in `skipping`;
+    `keeper`: stores the output for branches that resume from there."""
 
     block: Block
     options: dict
@@ -95,40 +95,44 @@ class _Passing:
     out: Any = None
     came: Streams = field(default_factory=dict)
     skipping: set[int] = field(default_factory=set)
-    keeps: bool = False
+    keeper: Prefix | None = None
 
-    def enter(self, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
-        """What it gives, if that is known: `whole` if it can be skipped, `last` if the block ends with it."""
-        run, uuids = current_run(self.options), self.options["uuids"]
-        check_rows(self.options, len(streams["img"]))
-        prefix, unet = run.of(Sharing).prefix, current_forward(self.options).family.name == "UNet"
+    def enter(self, forward: Forward, streams: Streams, whole: bool = True, last: bool = True) -> Streams | None:
+        """The output, if it is known without computing it; else None. `streams`: the input; `whole`: whether it can be
+        skipped; `last`: whether the block ends with it."""
+        prefix, uuids = forward.prefix, self.options["uuids"]
         if prefix is not None:
-            order = order_of(run)
+            order, unet = forward.order, forward.family.name == "UNet"
             ahead = order[prefix.first] - order[self.block]
             if ahead > 0:
+                check_rows(self.options, len(streams["img"]))
                 if order[self.block] == 0 and not unet:
                     prefix.count_tokens(uuids, streams)
                 states = prefix.states(uuids)
                 if states is not None:
                     return _left(states, self.block, streams) if last else streams
-                self.keeps = last and (unet or ahead == 1)  # a UNet needs all of them, for its skip connections
+                if last and (unet or ahead == 1):  # a UNet needs all of them, for its skip connections
+                    self.keeper = prefix
                 return None
-        self.skipping = skipping_chunks(run, self.block, self.options) if whole else set()
+        if not whole or "skips" not in forward.run.techniques:
+            return None
+        check_rows(self.options, len(streams["img"]))
+        self.skipping = skipping_chunks(forward.run, self.block, self.options)
         if len(self.skipping) == len(uuids):
             return streams
         self.came = {name: t.clone() for name, t in streams.items()} if self.skipping else {}
         return None
 
     def leave(self, streams: Streams) -> Streams:
-        """What it gives, of what has been computed."""
+        """The output, from the computed one: stored for branches, with the rows that skip it restored."""
         uuids = self.options["uuids"]
-        if self.keeps:
-            current_run(self.options).of(Sharing).prefix.keep(self.block, uuids, streams)
+        if self.keeper is not None:
+            self.keeper.keep(self.block, uuids, streams)
         return _restored(streams, self.came, self.skipping, len(uuids))
 
 
 def _left(states: list[dict[Block, Streams]], block: Block, streams: Streams) -> Streams:
-    """What cond left behind a block, for the chunks that go on from there."""
+    """The output of cond after a block, for the chunks that resume from it."""
     if not all(block in state for state in states):
         return streams
     device = streams["img"].device  # with several GPUs, cond may have been on another
@@ -136,7 +140,7 @@ def _left(states: list[dict[Block, Streams]], block: Block, streams: Streams) ->
 
 
 def skipping_chunks(run: Run, block: Block, options: dict) -> set[int]:
-    """The chunks that pass `block` by."""
+    """The chunks of the current network call that skip `block`."""
     chunks = set()
     for skip in run.techniques.get("skips", ()):
         if block in skip.blocks(run):
@@ -153,12 +157,12 @@ def _restored(streams: Streams, came: Streams, chunks: set[int], count: int) -> 
     return streams
 
 
-# Compiled networks trace __call__, but not what is decided around the block (attention.py).
+# A compiled network traces __call__, but not enter and leave, which are decided anew in each call.
 
 
 @dataclass(eq=False)
 class _DiTBlock:
-    """In the place of a block; whatever replaced it before still does."""
+    """Replaces a block of a DiT; calls `inner`, an earlier replacement, if there is one."""
 
     block: Block
     inner: Callable | None
@@ -178,12 +182,14 @@ class _DiTBlock:
             options = {**options, "block_type": self.block.kind, "block_index": self.block.number}
         streams = {name: args[name] for name in ("img", "txt") if args.get(name) is not None}
         passing = _Passing(self.block, options, {**args, "transformer_options": options})
-        out = passing.enter(streams)
+        out = passing.enter(current_forward(options), streams)
         passing.out = None if out is None else self._all(args, out)
         return passing
 
     @torch.compiler.disable
     def leave(self, passing: _Passing, out: dict) -> dict:
+        if passing.keeper is None and not passing.skipping:
+            return out
         streams = {name: t for name, t in out.items() if t is not None}  # SD3's last block gives no text
         return self._all(passing.given, passing.leave(streams))
 
@@ -198,8 +204,10 @@ class _UNetLayer:
         passing = self.enter(layer, x, options)
         if passing.out is not None:
             return passing.out
-        settings = (emb, context, passing.given, output_shape, time_context, frames, image_only)
-        return self.leave(passing, forward_timestep_embed([layer], x, *settings))
+        out = forward_timestep_embed(
+            [layer], x, emb, context, passing.given, output_shape, time_context, frames, image_only
+        )
+        return self.leave(passing, out)
 
     @torch.compiler.disable
     def enter(self, layer: torch.nn.Module, x: Tensor, options: dict) -> _Passing:
@@ -209,7 +217,7 @@ class _UNetLayer:
             forward.patches_of_others = {**patches, _UNET_PATCH: [p for p in patches[_UNET_PATCH] if p[1] is not self]}
         passing = _Passing(block, options, {**options, "patches": forward.patches_of_others})
         last = layer is forward.unet_parts[block.kind][block.number][-1]
-        out = passing.enter({"img": x}, isinstance(layer, SpatialTransformer), last)
+        out = passing.enter(forward, {"img": x}, isinstance(layer, SpatialTransformer), last)
         passing.out = None if out is None else out["img"]
         return passing
 
@@ -217,11 +225,13 @@ class _UNetLayer:
     def leave(self, passing: _Passing, out: Tensor) -> Tensor:
         if "transformer_index" in passing.given:
             passing.options["transformer_index"] = passing.given["transformer_index"]  # the host counts on
+        if passing.keeper is None and not passing.skipping:
+            return out
         return passing.leave({"img": out})["img"]
 
 
 class _Lumina2Block:
-    """Behind every block of a Lumina2 network: gives the rows that pass a block by what the block before it left."""
+    """Runs after every block of a Lumina2 network: gives rows that skip the block the output of the block before."""
 
     @torch.compiler.disable
     def __call__(self, args: dict) -> dict:
@@ -237,7 +247,11 @@ class _Lumina2Block:
 
 
 def reach_blocks(model: ModelPatcher) -> None:
-    """Puts the hooks above on a (cloned) model, once."""
+    """Puts the hooks of this file on a (cloned) model, once.
+
+    Raises:
+        ValueError: a model of no known family.
+    """
     watch_forward(model)
     options, family = model.model_options["transformer_options"], family_of(model)
     if family.name == "UNet":

@@ -2,8 +2,8 @@
 
 Relies on: `transformer_options["block"]` in UNets (comfy/ldm/modules/diffusionmodules/openaimodel.py:879-906);
 `block_type` and `block_index` in Flux, Chroma, HunyuanVideo, Wan, Qwen-Image and Lumina2 (e.g.
-comfy/ldm/flux/model.py:224); SD3 has neither and is told by blocks.py. All joint-attention families put the text before
-the image.
+comfy/ldm/flux/model.py:224); SD3 sets neither, so blocks.py does. All joint-attention families put the text before the
+image.
 """
 
 import math
@@ -26,7 +26,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ..run import Run
 
-SEQUENCE = "guidekit_sequence"  # in the options, Counts
+# Keys in the options: of the Counts, and of the shapes of references, by the name of the network's argument.
+SEQUENCE, REFERENCES = "guidekit_sequence", "guidekit_references"
 
 
 class Block(NamedTuple):
@@ -37,34 +38,37 @@ class Block(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The image tokens of a sequence and their grid, (h, w) or (t, h, w)."""
+    """The image tokens of a sequence and their grid, (h, w) or (t, h, w), row-major."""
 
     image: slice
     grid: tuple[int, ...]
 
     @property
     def whole(self) -> bool:
-        """Whether the tokens are those of the grid. In UNets another node may have merged them, or cut them into
-        tiles."""
+        """Whether there is one token for each place in the grid. In UNets another node may have merged the tokens, or
+        cut them into tiles."""
         return self.image.stop - self.image.start == math.prod(self.grid)
 
 
 class Counts(NamedTuple):
-    """Tokens of the text and of all pictures in joint attention."""
+    """The numbers of tokens of the text and of all images in joint attention."""
 
     text: int
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True)
 class Family:
-    """`blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where
-    the image tokens are, by how the family builds its sequence; `options` hold the `Counts` as SEQUENCE where the
-    network says what it is. `self_attentions`: which of a block's attention calls are self-attention, counted from 0.
-    `replaceable`: whether the host lets a block be replaced. `second_text`: how another text can be put beside the
-    first, by "cross" attention of a UNet or of "blocks", as more tokens of "joint" attention, which may have to be
-    "refined", through the network's own "layers", or not at all. `looks_at_text(network, call, image)`: whether the
-    call-th attention of a block looks at the text alone; `image`: whether the prompts have tokens of an image as well.
+    """A family of networks.
+
+    `blocks(network)`: all self-attention blocks in order. `layout(network, latent shape, tokens, options)`: where the
+    image tokens are in a sequence of `tokens`, from how the family builds it; `options` hold the `Counts` as SEQUENCE
+    where the network gives them, and the shapes of its references as REFERENCES. `self_attentions`: which of a block's
+    attention calls are self-attention, from 0. `replaceable`: whether the host lets a block be replaced. `second_text`:
+    how a second text can be added: "cross", the cross-attention of a UNet; "blocks", that of transformer blocks;
+    "joint", as more tokens of joint attention; "refined", the same after the network's text refiner; "layers", through
+    the network's own layers; None, not at all. `looks_at_text(network, call, image)`: whether the call-th attention of
+    a block attends to the text alone; `image`: whether the prompts have image tokens too.
     """
 
     name: str
@@ -73,10 +77,10 @@ class Family:
     self_attentions: tuple[int, ...] = (0,)
     replaceable: bool = True
     second_text: str | None = None
-    looks_at_text: Callable[[torch.nn.Module, int, bool], bool] | None = None
+    looks_at_text: Callable[[torch.nn.Module, int, bool], bool] = lambda network, call, image: False
 
     def current_block(self, options: dict) -> tuple[Block, int] | None:
-        """The block being computed and the number of the transformer layer in it; None outside the main blocks."""
+        """The block being computed and the number of its transformer layer; None outside the main blocks."""
         if self.name == "UNet":
             return Block(*options["block"]), options["block_index"]
         if "block_type" not in options or "block_index" not in options:
@@ -84,17 +88,17 @@ class Family:
         return Block(options["block_type"], options["block_index"]), 0
 
 
-def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Module]]:
+def unet_parts(network: UNetModel) -> dict[str, Sequence[torch.nn.Sequential]]:
     """The blocks of a UNet by kind, in the order in which they run."""
     return {"input": network.input_blocks, "middle": [network.middle_block], "output": network.output_blocks}
 
 
-def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Module]:
+def _unet_blocks(network: UNetModel) -> dict[Block, torch.nn.Sequential]:
     return {Block(kind, i): block for kind, blocks in unet_parts(network).items() for i, block in enumerate(blocks)}
 
 
 def transformer_layers(network: UNetModel) -> dict[Block, int]:
-    """The number of transformer layers in each block of a UNet that has some."""
+    """The number of transformer layers in each block of a UNet; blocks without any are left out."""
     found = {
         block: sum(len(layer.transformer_blocks) for layer in layers if isinstance(layer, SpatialTransformer))
         for block, layers in _unet_blocks(network).items()
@@ -116,22 +120,28 @@ def _double_single_blocks(network) -> list[Block]:
 
 
 def _patches(latent_shape: tuple[int, ...], patch: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
-    """Token grid of a latent whose last dimensions are cut into patches, padded up."""
+    """The token grid of a latent whose last dimensions are cut into patches, with padding."""
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
     return tuple(math.ceil(n / p) for n, p in zip(latent_shape[-len(patch) :], patch))
 
 
+def _references(name: str, patch: int | tuple[int, ...], options: dict) -> int:
+    """The number of tokens of the references of that name, each of its own size and number of frames."""
+    shapes = options.get(REFERENCES, {}).get(name, ())
+    return sum(math.prod(shape[2:-2]) * math.prod(_patches(shape, patch)) for shape in shapes)
+
+
 def _last(tokens: int, grid: tuple[int, ...], behind: int = 0) -> Layout:
-    """Image tokens at the end of the sequence but for `behind` others."""
+    """Image tokens at the end of the sequence, followed by `behind` others."""
     count = math.prod(grid)
     return Layout(slice(tokens - behind - count, tokens - behind), grid)
 
 
 def _behind(grid: tuple[int, ...], options: dict) -> int:
-    """How many tokens of reference pictures are behind the image tokens: those that the network has counted, if
-    another node (a cache of their keys and values) has not taken them off the sequence."""
+    """How many tokens of reference images follow the image tokens: those that the network has counted, or 0 if another
+    node (a cache of their keys and values) has removed them from the sequence."""
     sequence, references = options.get(SEQUENCE), sum(options.get("reference_image_num_tokens", ()))
-    return 0 if sequence is not None and sequence.pictures == math.prod(grid) else references
+    return 0 if sequence is not None and sequence.images == math.prod(grid) else references
 
 
 def _flux_layout(network, latent_shape, tokens, options) -> Layout:
@@ -149,15 +159,17 @@ def _hunyuan_layout(network, latent_shape, tokens, options) -> Layout:
 
 def _wan_layout(network, latent_shape, tokens, options) -> Layout:
     grid = _patches(latent_shape, network.patch_size)
-    count = math.prod(grid)
-    # A whole reference picture goes in front, in-context references and extra frames behind.
-    start = tokens - count if network.ref_conv is not None else 0
-    return Layout(slice(start, start + count), grid)
+    # A reference image (ref_conv) and SCAIL's reference frames come before the image tokens; in-context references,
+    # poses and extra frames after them.
+    before = network.ref_conv is not None or hasattr(network, "patch_embedding_pose")
+    start = _references("reference_latent", network.patch_size[-2:], options) if before else 0
+    return Layout(slice(start, start + math.prod(grid)), grid)
 
 
 def _wan_looks_at_text(network, call, image) -> bool:
-    """After self-attention, or after that to the image tokens, which is to the text where there are none. In VACE the
-    blocks of the control video count on in those of the video."""
+    """Attention to the text is the call after self-attention. In I2V models that call attends to the image tokens of
+    the prompt, if there are any, and the next one to the text. In VACE the calls of the control video's blocks are
+    counted together with those of the video's."""
     if isinstance(network.blocks[0].cross_attn, WanI2VCrossAttention):
         return call == 2 or call == 1 and not image
     return call % 2 == 1 if hasattr(network, "vace_blocks") else call == 1
@@ -169,17 +181,20 @@ def _qwen_layout(network, latent_shape, tokens, options) -> Layout:
 
 
 def _lumina_layout(network, latent_shape, tokens, options) -> Layout:
-    grid = _patches(latent_shape, network.patch_size)
-    padding = -math.prod(grid) % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
-    return _last(tokens, grid, padding)
+    """Latents may have frames (Ming-Image, from host 0.38 on); then reference frames, each of its own size, and the
+    padding of all of them."""
+    grid = (*latent_shape[2:-2], *_patches(latent_shape, network.patch_size))
+    frames = _references("ref_frames", network.patch_size, options)
+    padding = -(math.prod(grid) + frames) % (network.pad_tokens_multiple or 1)
+    return _last(tokens, grid, frames + padding)
 
 
 def fits(layout: Layout, tokens: int, options: dict) -> bool:
-    """Whether a layout agrees with what else is known of a sequence of `tokens`: that it holds it, where the host's
-    blocks find the pictures, and how many tokens the network has given them."""
+    """Whether a layout agrees with what else is known of a sequence of `tokens`: its length, where the host's blocks
+    locate the images, and how many tokens the network has passed to the blocks."""
     image, sequence = layout.image, options.get(SEQUENCE)
     text, total = options.get("img_slice", (0, tokens))
-    grid = tuple(options.get("grid_sizes", layout.grid))  # Wan's, to which it may have added frames
+    grid = tuple(options.get("grid_sizes", layout.grid))  # Wan's own grid, which may have extra frames
     given = sequence is None or (image.start, tokens) == (sequence.text, sum(sequence))
     return given and text <= image.start and image.stop <= tokens == total and grid[-2:] == layout.grid[-2:]
 
@@ -194,9 +209,7 @@ _FAMILIES = {
     Chroma: Family("Chroma", _double_single_blocks, _flux_layout, second_text="joint"),
     Flux: Family("Flux", _double_single_blocks, _flux_layout, second_text="joint"),
     HunyuanVideo: Family("HunyuanVideo", _double_single_blocks, _hunyuan_layout, second_text="refined"),
-    WanModel: Family(
-        "Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text
-    ),
+    WanModel: Family("Wan", _numbered("blocks"), _wan_layout, second_text="blocks", looks_at_text=_wan_looks_at_text),
     QwenImageTransformer2DModel: Family(
         "Qwen-Image", _numbered("transformer_blocks"), _qwen_layout, second_text="joint"
     ),
@@ -205,7 +218,7 @@ _FAMILIES = {
 
 
 def network_of(model: ModelPatcher | BaseModel) -> torch.nn.Module:
-    """The diffusion network of a MODEL, also when it is compiled."""
+    """The diffusion network of a MODEL, without the wrapper of torch.compile."""
     network = model.get_model_object("diffusion_model") if isinstance(model, ModelPatcher) else model.diffusion_model
     return getattr(network, "_orig_mod", network)
 
@@ -214,7 +227,7 @@ def family_of(model: ModelPatcher | BaseModel) -> Family:
     """The family of a MODEL.
 
     Raises:
-        ValueError: this pack cannot reach the attention of such a network.
+        ValueError: the network is of no known family.
     """
     return _family_of_network(network_of(model))
 
@@ -231,6 +244,7 @@ def _family_of_network(network: torch.nn.Module) -> Family:
 
 
 def families_with_second_text() -> list[str]:
+    """The names of the families whose attention can be given a second text."""
     return [family.name for family in _FAMILIES.values() if family.second_text]
 
 
@@ -240,14 +254,14 @@ def self_attention_blocks(model: ModelPatcher) -> list[Block]:
 
 
 def order_of_blocks(network: torch.nn.Module) -> dict[Block, int]:
-    """The place of every block in the order in which they run; in a UNet also of those without attention."""
+    """The position of every block in the order in which they run; in a UNet, blocks without attention included."""
     family = _family_of_network(network)
     blocks = _unet_blocks(network) if family.name == "UNet" else family.blocks(network)
     return {block: i for i, block in enumerate(blocks)}
 
 
 class _Order(dict):
-    """Of one run."""
+    """State of one run: `order_of_blocks` of its network."""
 
     def __init__(self, run: Run):
         super().__init__(order_of_blocks(network_of(run.model)))

@@ -1,14 +1,14 @@
-"""What kind of model a MODEL is: the name that papers and users give it.
+"""The kind of a MODEL, by the name that papers and users give it.
 
 Relies on: `model_config` of the host's models, an instance of the class in comfy/supported_models.py that fits the
-checkpoint, with the network's settings in `unet_config` (comfy/model_base.py:161). What a checkpoint was distilled or
-tuned to, its weights do not tell: SDXL Lightning is SDXL.
+checkpoint, with the network's settings in `unet_config` (comfy/model_base.py:161). Distilled and fine-tuned checkpoints
+cannot be recognised from their weights: SDXL Lightning is SDXL.
 """
 
 from comfy.model_patcher import ModelPatcher
 
-# By the host's class: from the closest name to the widest. Classes that are made of these, as those of our demo models,
-# are kinds of their own.
+# By the name of the host's class, from the most specific name to the most general. Subclasses, such as those of our
+# demo models, are kinds of their own.
 _KINDS: dict[str, tuple[str, ...]] = {
     "SD15": ("SD1.5",),
     "SD15_instructpix2pix": ("SD1.5",),
@@ -40,18 +40,18 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "ACEStep": ("ACE-Step",),
     "ACEStep15": ("ACE-Step 1.5",),
 }
-# The two SD3 networks of 24 blocks; the medium one of SD3.5 has a second attention in some.
+# SD3 medium and SD3.5 medium have 24 blocks; the latter has a second attention in some of them.
 _BLOCKS_OF_MEDIUM = 24
 
 
 def kinds_of(model: ModelPatcher) -> tuple[str, ...]:
-    """The names of a MODEL's kind, from the closest to the widest; never empty."""
+    """The names of a MODEL's kind, from the most specific to the most general; never empty."""
     config = getattr(model.model, "model_config", model.model)  # other packs' models may have none
     name, settings = type(config).__name__, getattr(config, "unet_config", {})
     if name == "SD3":
         return _kinds_of_sd3(settings)
     if name == "WAN21_T2V" and settings.get("in_dim") == 36:
-        return _KINDS["WAN21_I2V"]  # Wan 2.2's, which sees no image tokens
+        return _KINDS["WAN21_I2V"]  # Wan 2.2's I2V model, which has no image tokens
     return _KINDS.get(name, (name,))
 
 

@@ -1,12 +1,12 @@
-"""A latent that rides through the network in chunks of its own, so that its features can be looked at.
+"""A reference latent that goes through the network in additional chunks, so that techniques can use its features.
 
-Each such chunk is a copy of one of the call's, with the latent in the place of every picture: the same prompt, the same
-ControlNet, the same branch. So a call has as many rows as its options say, and a picture's reference depends on nothing
-but that picture's own row.
+Each additional chunk is a copy of one of the call's, with the latent in place of every image: the same prompt, the same
+ControlNet, the same branch. So the number of rows still agrees with the options, and the reference of an image depends
+on that image's own row alone.
 
-Relies on: APPLY_MODEL wrappers, which see all rows of a network call and everything that goes with them
-(comfy/model_base.py:191), in the order of a dict; `process_latent_in` of the model, `noise_scaling` and
-`calculate_input` of its sampling object (comfy/model_sampling.py), the latter being a factor.
+Relies on: APPLY_MODEL wrappers, which are given all rows of a network call and all that belongs to them
+(comfy/model_base.py:191), called in the order of a dict; `process_latent_in` of the model, `noise_scaling` and
+`calculate_input` of its sampling object (comfy/model_sampling.py), where the latter multiplies by a factor.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..run import Run, attach, attach_hook, current_run
 from ..run.branch_chunks import branch_uuid
 from ..run.chunks import Copy, copies, prompts, with_copies
+from ..run.further_rows import check_further_rows
 from ..run.partial_calls import know_rows, put_rows_right
 from .shared_prefix import Sharing
 
@@ -30,17 +31,21 @@ NOISE = (CLEAN, SCALED, NOISY)
 
 @dataclass(frozen=True, eq=False)
 class ReferenceRow:
-    """`latent`: [1, C, ...] as a VAE gives it. `noise`: what the network sees of it. CLEAN: the latent; SCALED: the
-    latent put in the place of the noisy one, so that models of x0 + sigma n divide it by sqrt(1 + sigma^2); NOISY: at
-    the noise level of the step, with one noise per run. `active(run)`: whether it rides in this step.
-    `for_negatives`: whether it rides for the guider's negative too."""
+    """A reference latent on a model.
 
+    `label`: of the technique that it is for. `latent`: [1, C, ...] in the scale of a VAE. `noise`: the form in which
+    the network gets it. CLEAN: as it is; SCALED: in place of the noisy latent, so that models of x0 + sigma n divide it
+    by sqrt(1 + sigma^2); NOISY: at the noise level of the step, with the same noise in the whole run. `active(run)`:
+    whether it is used in this step. `for_negatives`: whether the guider's negatives get copies too.
+    """
+
+    label: str
     latent: Tensor
     noise: str
     active: Any
-    for_negatives: bool = True
+    for_negatives: bool
 
-    reports = False  # the technique that it rides for does
+    reports = False  # the technique that uses it does
 
     def __call__(self, executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control, transformer_options, **kwargs):
         run, base = current_run(transformer_options), executor.class_obj
@@ -61,14 +66,14 @@ class ReferenceRow:
         return executor(torch.cat([x, riding]), *rest, options, **rest_by_name)[:rows]
 
     def _chunks(self, run: Run, options: dict) -> list[int]:
-        """Those that it rides for."""
+        """The numbers of the chunks that get a copy."""
         ridden = copies(options)
         negative = run.prompts.negative_chunks(options)
         return [i for i in range(len(negative)) if i not in ridden and (self.for_negatives or not negative[i])]
 
     def _uuid(self, run: Run, prompt: Any) -> Any:
-        """Of the copy of the chunk with this prompt, which leaves behind, and starts from, what a copy did where the
-        chunk itself does so."""
+        """The uuid of the copy of the chunk with this prompt. Where the chunk's blocks are kept for a branch, or
+        resumed from cond, the copy's are too."""
         own = branch_uuid(run, self, prompt)
         prefix = run.of(Sharing).prefix
         if prefix is not None:
@@ -79,7 +84,7 @@ class ReferenceRow:
         return own
 
     def _at(self, run: Run, base, x: Tensor, sigma: Tensor) -> Tensor:
-        """[1, ...] of the shape of a row of x."""
+        """The latent at noise level `sigma` [rows], in the form `noise`: [1, ...], shaped like a row of x."""
         known, key = run.notes.setdefault(self, {}), (x.shape[1:], x.device)
         if key not in known:
             latent = _fitted(base.process_latent_in(self.latent.to(x.device, torch.float32)), x)
@@ -94,16 +99,37 @@ class ReferenceRow:
         return latent.to(x.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class RecordedRow(ReferenceRow):
+    """`latents` [levels, 1, C, ...], raw (as the sampler sees them), at the falling `sigmas` [levels]: the network sees
+    the one of the step, or what lies between two of them. Where the run goes beyond their levels, the nearest."""
+
+    sigmas: Tensor
+    latents: Tensor
+
+    def _at(self, run: Run, base, x: Tensor, sigma: Tensor) -> Tensor:
+        known = run.notes.setdefault(self, {})
+        if x.device not in known:
+            known[x.device] = self.sigmas.to(x.device).neg(), self.latents.to(x.device, torch.float32)
+        levels, latents = known[x.device]
+        after = torch.searchsorted(levels, -sigma[:1].to(levels)).clamp(1, len(levels) - 1)
+        share = ((-sigma[:1] - levels[after - 1]) / (levels[after] - levels[after - 1])).clamp(0, 1)
+        between = torch.lerp(latents[after - 1][0], latents[after][0], share.to(latents))
+        return _fitted(between, x).to(x.dtype)
+
+
 def add_reference_row(model: ModelPatcher, rider: ReferenceRow) -> None:
-    """Lets a latent, which fits the (cloned) model, ride for a technique that is attached to it as well."""
+    """Adds copies with the latent `rider` to the network calls of a (cloned) model, for a technique that is attached
+    too. The latent has to fit the model."""
     attach(model, _KIND, rider)
     know_rows(model)
     attach_hook(model, _hook)
 
 
 def _hook(run: Run, guider) -> None:
-    """Riders come before whatever else looks at a network call, so that all of them, ours and other packs', see rows
-    and options that belong together; only what puts the options right comes first."""
+    """Adds the reference rows before any other wrapper of a network call, so that all of them, also of other packs, get
+    rows and options that agree; only the correction of the options (partial_calls.py) comes first."""
+    check_further_rows(run, run.techniques[_KIND][0])
     wrappers = guider.model_options["transformer_options"].setdefault("wrappers", {})
     others = wrappers.get(WrappersMP.APPLY_MODEL, {})
     wrappers[WrappersMP.APPLY_MODEL] = {"guidekit riders": list(run.techniques[_KIND]), **others}
@@ -111,7 +137,7 @@ def _hook(run: Run, guider) -> None:
 
 
 def _longer(value: Any, rows: int, chunks: int, chosen: list[int]) -> Any:
-    """With the rows of the chosen chunks once more at the end, wherever there are rows in it."""
+    """`value` with the rows of the chosen chunks repeated at the end, in every tensor that has rows."""
     if isinstance(value, Tensor):
         if value.ndim == 0 or value.shape[0] != rows:
             return value
@@ -125,7 +151,8 @@ def _longer(value: Any, rows: int, chunks: int, chosen: list[int]) -> Any:
 
 
 def _fitted(latent: Tensor, x: Tensor) -> Tensor:
-    """In the shape of a row of x: a picture in every frame of a video, scaled to its height and width."""
+    """The latent in the shape of a row of x: resized to its height and width, an image repeated in every frame of a
+    video."""
     while latent.ndim < x.ndim:
         latent = latent.unsqueeze(2)
     if latent.shape[-2:] != x.shape[-2:]:

@@ -1,4 +1,4 @@
-"""What a branch shares with cond: the blocks before the first one in which it differs need not run again."""
+"""The blocks that a branch shares with cond: those before the first block in which it differs need not run again."""
 
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -9,15 +9,15 @@ from ..run import Run
 from .families import Block
 
 _PARTS = "the positive is evaluated in parts"
-Streams = dict[str, Tensor]  # what flows between blocks, [rows, ...]: "img" and, in joint blocks, "txt"
+Streams = dict[str, Tensor]  # hidden states between blocks, [rows, ...]: "img" and, in joint blocks, "txt"
 
 
 @dataclass
 class Prefix:
-    """What the entries `wanted` of cond left behind in one evaluation, at the blocks before `first`.
+    """The hidden states of the entries `wanted` of cond in one evaluation, after the blocks before `first`.
 
-    `resumed` tells, for the entries of the branches that start there, which entry of cond each is a copy of; it is
-    empty while cond itself is evaluated. `unusable`: why nothing can be shared, if so.
+    `resumed`: {entry of a branch that resumes there: the entry of cond that it copies}, empty while cond itself is
+    evaluated. `unusable`: why nothing can be shared, "" if it can.
     """
 
     first: Block
@@ -28,21 +28,22 @@ class Prefix:
     _tokens: dict[UUID, dict[str, int]] = field(default_factory=dict)  # at the first block
 
     def keep(self, block: Block, uuids: list[UUID], streams: Streams) -> None:
-        """Copies the wanted rows: the host goes on in place."""
+        """Stores copies of the wanted rows of `streams`, the output of `block`, which the host changes in place."""
         for chunk, entry in enumerate(uuids):
             if entry in self.wanted:
                 blocks = self.kept.setdefault(entry, {})
-                if block in blocks:  # context windows do that: nothing can be told apart then
+                if block in blocks:  # context windows evaluate an entry several times, and the parts look alike
                     self.unusable = _PARTS
                 blocks[block] = {name: rows_of(t, chunk, len(uuids)).clone() for name, t in streams.items()}
 
     def states(self, uuids: list[UUID]) -> list[dict[Block, Streams]] | None:
-        """What cond left, by chunk; None in a call that has to be computed from the start."""
-        states = [self.kept.get(self.resumed.get(entry)) for entry in uuids]
-        return None if self.unusable or None in states else states
+        """The stored states for each chunk; None in a call that has to be computed from the start."""
+        states = [self.kept[self.resumed[entry]] for entry in uuids if self.resumed.get(entry) in self.kept]
+        return None if self.unusable or len(states) < len(uuids) else states
 
     def count_tokens(self, uuids: list[UUID], streams: Streams) -> None:
-        """At the first block: other nodes may make the sequence longer or shorter from call to call."""
+        """Called at the first block: checks that other nodes have not changed the length of the sequence between the
+        call of cond and that of the branches."""
         tokens = {name: t.shape[1] for name, t in streams.items()}
         for entry in uuids if not self.unusable else ():
             if not self.resumed and entry in self._tokens:
@@ -52,7 +53,7 @@ class Prefix:
 
 
 class Sharing:
-    """Of one run: what is shared in the current evaluation; None while nothing is."""
+    """State of one run. `prefix`: what is shared in the current evaluation, None while nothing is."""
 
     def __init__(self, run: Run):
         self.prefix: Prefix | None = None

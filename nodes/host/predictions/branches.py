@@ -1,10 +1,9 @@
 """Extra predictions (weak, reference, perturbed ones): in the same batched network call as cond and uncond, or, where
-a branch equals cond up to some block, in a second call that goes on from there. Where the guider evaluates its prompts
+a branch equals cond up to some block, in a second call that resumes from there. Where the guider evaluates its prompts
 by itself, they are evaluated after CFG.
 
-Relies on: `calc_cond_batch`, which takes any number of conds and splits the batch by memory (comfy/samplers.py:206,
-273-284); the
-positive's entries in `args["cond"]` of post-CFG functions.
+Relies on: `calc_cond_batch`, which accepts any number of conds and splits the batch by memory (comfy/samplers.py:206,
+273-284); the positive's entries in `args["cond"]` of post-CFG functions.
 """
 
 from comfy.model_patcher import ModelPatcher
@@ -14,40 +13,59 @@ from ..network.families import Block, order_of
 from ..network.shared_prefix import Prefix, Sharing
 from ..run import Run, attach, attach_hook
 from ..run.branch_chunks import branch_uuid
+from ..run.further_rows import check_further_rows
 from ..run.partial_calls import know_rows
 from ..run.prompt_slot import Evaluate, evaluate_alone, take_slot
 
 
 class Branch:
-    """An extra prediction, for `prediction(run, args, branch)`."""
+    """An extra prediction; `prediction(run, args, branch)` returns it."""
+
+    weakens = False  # it is cond in a weakened network, so that it stays near to it from step to step
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
-        """The conditioning to evaluate, made from the host's list [cond, uncond, ...]; None where none is wanted."""
+        """The entries to evaluate, made from the host's list [cond, uncond, ...]; None for no prediction."""
         raise NotImplementedError
 
     def first_block(self, run: Run) -> Block | None:
-        """For a branch that is cond itself in a changed network: the first block that is changed. What comes before
-        it is then not computed again. None: all of it is computed, in the same call as cond."""
+        """For a branch that is cond in a changed network: the first block that is changed; the blocks before are then
+        not computed again. None: all blocks are computed, in the same call as cond."""
         return None
 
 
+class BranchCache:
+    """A technique that stands in for the prediction of weak branches where it is not worth an evaluation."""
+
+    def replaces_branch(self, run: Run, branch: Branch) -> bool:
+        """Whether `branch` is not to be evaluated this time."""
+        raise NotImplementedError
+
+    def branch_stand_in(self, run: Run, args: dict, cond: Tensor, branch: Branch) -> Tensor:
+        """The prediction to take for it; denoised, as `cond` is."""
+        raise NotImplementedError
+
+    def see_branch(self, run: Run, args: dict, cond: Tensor, weak: Tensor, branch: Branch) -> None:
+        """Shown the prediction where it was evaluated, or another technique's for it."""
+        raise NotImplementedError
+
+
 class Branches:
-    """Of one run. `shares_blocks`: whether branches may start where they begin to differ from cond."""
+    """State of one run. `shares_blocks`: whether branches may start at the first block that differs from cond."""
 
     def __init__(self, run: Run):
         self.shares_blocks = True
         self._predictions: dict[Branch, Tensor | None] = {}
-        self._evaluation = 0  # that they are of
+        self._evaluation = 0  # the number of the evaluation that they belong to
 
     def predictions(self, run: Run) -> dict[Branch, Tensor | None]:
-        """Those of the current evaluation; None for a branch that wants none."""
+        """The predictions in the current evaluation, [B, ...]; None for a branch that is not evaluated."""
         if self._evaluation != run.evaluations:
             self._evaluation, self._predictions = run.evaluations, {}
         return self._predictions
 
 
 def prediction(run: Run, args: dict, branch: Branch) -> Tensor | None:
-    """Of `branch`, in a post-CFG function with `args`; None where it wants none."""
+    """The denoised prediction of `branch`, [B, ...], for a post-CFG function with `args`; None where it has none."""
     known = run.of(Branches).predictions(run)
     if branch not in known:
         known[branch] = None
@@ -68,10 +86,30 @@ def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     wanted = {branch: entries for branch, entries in asked.items() if entries is not None}
     first = {branch: branch.first_block(run) for branch in wanted} if state.shares_blocks else {}
     first = {branch: block for branch, block in first.items() if block is not None and order_of(run)[block] > 0}
+    cached = {branch: cache for branch in wanted if (cache := _cache_for(run, branch)) is not None}
+    wanted = {branch: entries for branch, entries in wanted.items() if branch not in cached}
+    first = {branch: block for branch, block in first.items() if branch not in cached}
     done = _resumed(run, args, evaluate, wanted, first) if first else None
     out, found = done or _together(run, args, evaluate, wanted)
+    found |= {branch: cache.branch_stand_in(run, args, out[0], branch) for branch, cache in cached.items()}
+    _show(run, args, out[0], found, cached)
     state.predictions(run).update({**dict.fromkeys(asked), **found})
     return out
+
+
+def _cache_for(run: Run, branch: Branch) -> BranchCache | None:
+    """Who stands in for it this time."""
+    caches = run.techniques.get("branch cache", ()) if branch.weakens else ()
+    chosen = next((cache for cache in caches if cache.replaces_branch(run, branch)), None)
+    run.acted.update([] if chosen is None else [chosen])
+    return chosen
+
+
+def _show(run: Run, args: dict, cond: Tensor, found: dict[Branch, Tensor], cached: dict[Branch, BranchCache]) -> None:
+    for cache in run.techniques.get("branch cache", ()):
+        for branch, weak in found.items():
+            if branch.weakens and cached.get(branch) is not cache:
+                cache.see_branch(run, args, cond, weak, branch)
 
 
 def _together(
@@ -86,18 +124,19 @@ def _together(
 def _resumed(
     run: Run, args: dict, evaluate: Evaluate, wanted: dict[Branch, list[dict]], first: dict[Branch, Block]
 ) -> tuple[list[Tensor], dict[Branch, Tensor]] | None:
-    """The same with the branches in `first` in a second call, from the first changed block on."""
+    """As `_together`, but with the branches in `first` in a second call that starts at the first changed block. None
+    where the blocks of cond could not be kept."""
     sharing, later = run.of(Sharing), {branch: wanted[branch] for branch in first}
     entries = {entry["uuid"] for entries in later.values() for entry in entries}
-    prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).get), entries)
+    prefix = sharing.prefix = Prefix(min(first.values(), key=order_of(run).__getitem__), entries)
     try:
         out, found = _together(run, args, evaluate, {b: entries for b, entries in wanted.items() if b not in first})
         if not prefix.kept:
-            # A cache (EasyCache) has answered for the network, or another node has taken the blocks. In one call
-            # all predictions are cached or none is.
+            # A cache (EasyCache) has replaced the network call, or another node the blocks. Then all predictions have
+            # to be in one call, where all are cached or none is.
             run.of(Branches).shares_blocks = False
             for branch in first:
-                run.remark(branch, "Its prediction is computed whole: the blocks of the positive could not be seen.")
+                run.remark(branch, "Its prediction is computed whole: the blocks of the positive were not reached.")
             return None
         prefix.resumed = {branch_uuid(run, b, e["uuid"]): e["uuid"] for b in later for e in later[b]}
         extra = evaluate_alone(args, _marked(run, later))
@@ -110,16 +149,23 @@ def _resumed(
 
 
 def _marked(run: Run, branches: dict[Branch, list[dict]]) -> list[list[dict]]:
-    """The entries with the branch's own uuids."""
+    """The entries of each branch, with uuids of their own."""
     return [[{**e, "uuid": branch_uuid(run, b, e["uuid"])} for e in entries] for b, entries in branches.items()]
 
 
 def add_branch(model: ModelPatcher, branch: Branch) -> None:
-    """Evaluates `branch` together with cond and uncond in every step in which it asks for it."""
+    """Evaluates `branch` on a (cloned) model together with cond and uncond, in every evaluation in which its `conds`
+    are not None."""
     attach(model, "branches", branch)
     know_rows(model)
     attach_hook(model, _hook)
 
 
+def keep_branches(model: ModelPatcher, cache: BranchCache) -> None:
+    """Lets `cache` stand in for the weak branches that other nodes evaluate."""
+    attach(model, "branch cache", cache)
+
+
 def _hook(run: Run, guider) -> None:
+    check_further_rows(run, run.techniques["branches"][0])
     take_slot(guider, _stage)

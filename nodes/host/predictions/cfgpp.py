@@ -1,4 +1,4 @@
-"""The guider's predictions, for samplers that need the two that CFG is made of.
+"""The conditional and unconditional predictions of a guider, for samplers that need both (CFG++).
 
 Relies on: the sampler function being given KSamplerX0Inpaint, whose `inner_model` is the guider (comfy/samplers.py:630,
 985); post-CFG functions in `extra_args["model_options"]`, run after those of the nodes (samplers.py:602); the guider's
@@ -18,11 +18,14 @@ _NOT_ONE = 1 + 1e-8  # the host drops the negative at a scale within 1e-9 of 1
 
 
 class SeparatePredictions:
-    """Evaluates `model` at the scale that amounts to CFG++ at `guidance_lambda`, as a sampler of
-    `samplers.guidance.cfgpp` asks for it.
+    """The `Evaluate` of `samplers.guidance.cfgpp` for the sampler's `model`: predictions (denoised, [B, ...]) at the
+    CFG scale that is equivalent to CFG++ at `guidance_lambda`.
 
     A node that changes the scale of the evaluation (guidance interval, adaptive guidance) changes lambda in proportion;
-    at 1 the step is that of the positive alone.
+    at scale 1 the step uses the positive alone.
+
+    Raises:
+        ValueError: the guider does not combine one positive and one negative by one scale.
     """
 
     def __init__(self, model, extra_args: dict, guidance_lambda: float):
@@ -37,11 +40,11 @@ class SeparatePredictions:
         self._lambda = guidance_lambda
         self._seen: dict | None = None
         options = comfy.model_patcher.set_model_options_post_cfg_function(
-            dict(extra_args.get("model_options", {})), self._look
+            dict(extra_args.get("model_options", {})), self._observe
         )
         self._extra_args = {**extra_args, "model_options": options}
 
-    def _look(self, args: dict) -> Tensor:
+    def _observe(self, args: dict) -> Tensor:
         self._seen = args
         return args["denoised"]
 
@@ -53,29 +56,29 @@ class SeparatePredictions:
             denoised = self._model(x, x.new_full((len(x),), sigma), **self._extra_args)
         finally:
             self._guider.cfg = saved
-        change = self._guidance(x)
-        seen, self._seen = self._seen["cond_scale"], None
-        return Prediction(denoised, denoised - seen * change, seen / factor * change)
+        used, change = self._guidance(x)
+        self._seen = None
+        return Prediction(denoised, denoised - used * change, used / factor * change)
 
-    def _guidance(self, x: Tensor) -> Tensor:
-        """D_c - D_u of the last evaluation."""
+    def _guidance(self, x: Tensor) -> tuple[float, Tensor]:
+        """The scale of the last evaluation, and its D_c - D_u."""
         seen = self._seen
         if seen is None or seen["uncond"] is None and seen["cond_scale"] != 1:
             raise ValueError(
                 "CFG++ needs the predictions for the positive and the negative prompt, and "
-                f"{type(self._guider).__name__} does not hand both on. Use KSampler, SamplerCustom or CFGGuider."
+                f"{type(self._guider).__name__} does not pass on both. Use KSampler, SamplerCustom or CFGGuider."
             )
-        if seen["uncond"] is None:  # another node asked for the positive alone
-            return x.new_zeros(())
-        return seen["cond_denoised"] - seen["uncond_denoised"]
+        if seen["uncond"] is None:  # another node has set the scale to 1
+            return seen["cond_scale"], x.new_zeros(())
+        return seen["cond_scale"], seen["cond_denoised"] - seen["uncond_denoised"]
 
 
 def reporter(callback: Callable[[dict], None] | None) -> Report:
-    """The host's callback in the form that `samplers` uses."""
+    """The host's callback as a `Report` of `samplers.guidance.cfgpp`."""
 
     def report(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         if callback is not None:
-            sigma = x.new_full((), sigma)
-            callback({"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised})
+            level = x.new_full((), sigma)
+            callback({"x": x, "i": step, "sigma": level, "sigma_hat": level, "denoised": denoised})
 
     return report

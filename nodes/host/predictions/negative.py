@@ -1,8 +1,8 @@
-"""The negative's prediction, seen or replaced by an estimate where it is not worth an evaluation.
+"""The negative's prediction: observed, or replaced by an estimate or another prompt's.
 
-Relies on: the function in the slot (slot.py) may return for the negative whatever later hooks shall take for its
-prediction; conds [cond, uncond, ...], a None of which is not evaluated and gives zeros (comfy/samplers.py:221). At
-cfg 1 the host gives None itself.
+Relies on: the function in the slot (run/prompt_slot.py), whose result for the negative is what all later hooks use;
+conds [cond, uncond, ...], where None is not evaluated and gives zeros (comfy/samplers.py:221). At cfg 1 the host itself
+passes None for the negative.
 """
 
 from comfy.model_patcher import ModelPatcher
@@ -13,14 +13,15 @@ from ..run.prompt_slot import Evaluate, take_slot
 
 
 class Negative:
-    """A technique that looks at the negative's prediction, or stands in for it. `evaluates`: it asks the network for
-    what it puts there; techniques that do not, come first."""
+    """A technique that observes the negative's prediction, or replaces it. `turn`: of those that could replace it in
+    one evaluation the one with the lowest does, whatever the order of nodes: a kept difference (0) before an estimate
+    from other steps (1), and both before what needs a network evaluation (2)."""
 
-    evaluates = False
+    turn = 1
     needs_negative = True
 
     def why_idle(self, run: Run) -> str | None:
-        """The reason that all of these techniques may have to do nothing."""
+        """Why the technique did nothing, for the reasons that all of these share; None if it is not one of them."""
         if self in run.of(_Watched).left_out:
             return "another node before it stands in for the negative. Take one of the two off the model."
         if run.prompts.has_guided and not run.of(_Watched).asked:
@@ -31,24 +32,25 @@ class Negative:
         return None
 
     def replaces(self, run: Run) -> bool:
-        """Whether the negative is not to be evaluated this time."""
+        """Whether the technique replaces the negative's prediction in this evaluation."""
         return False
 
     def instead(self, run: Run) -> list[dict] | None:
-        """A prompt that is evaluated in the negative's place, and taken for it; None for the negative itself."""
+        """A prompt to evaluate instead of the negative, which then counts as the negative; None for the negative
+        itself."""
         return None
 
     def stand_in(self, run: Run, args: dict, cond: Tensor) -> Tensor:
-        """The prediction to take for the negative's, where it is replaced; denoised, as `cond` is."""
+        """The prediction to use for the negative's where it is replaced: denoised, [B, ...], as `cond`."""
         raise NotImplementedError
 
     def see(self, run: Run, args: dict, cond: Tensor, uncond: Tensor | None) -> None:
-        """Shown what goes for the two predictions elsewhere; `uncond` is None where nobody wanted it (cfg 1)."""
+        """Called with the two predictions that all later hooks use; `uncond` is None where it is not needed (cfg 1)."""
 
 
 def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     conds = list(args["conds"])
-    techniques = sorted(run.techniques["negative"], key=lambda t: t.evaluates)
+    techniques = sorted(run.techniques["negative"], key=lambda t: t.turn)
     run.of(_Watched).asked = True
     wanted = conds[1] is not None
     able = [t for t in techniques if wanted and t.replaces(run)]
@@ -78,8 +80,8 @@ def _instead(run: Run, techniques: list[Negative]) -> list[dict] | None:
 
 
 class _Watched:
-    """Of one run: whether the guider has ever asked here for its predictions; `left_out`: techniques in whose place
-    another one stood in for the negative."""
+    """State of one run. `asked`: whether the guider has called the slot; `left_out`: techniques that could not replace
+    the negative because another one did."""
 
     def __init__(self, run: Run):
         self.asked = False
@@ -87,7 +89,7 @@ class _Watched:
 
 
 def watch_negative(model: ModelPatcher, technique: Negative) -> None:
-    """Lets `technique` see the two predictions of CFG, and stand in for the negative's."""
+    """Lets `technique` observe the two predictions of CFG, and replace the negative's, on a (cloned) model."""
     attach(model, "negative", technique)
     attach_hook(model, _hook)
 

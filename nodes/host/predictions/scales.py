@@ -1,8 +1,7 @@
 """Guidance scales that change from evaluation to evaluation.
 
-Relies on: PREDICT_NOISE wrappers, which run once per evaluation, the last one nearest to the guider
-(comfy/samplers.py:1211); guiders reading their scales in every evaluation; the host leaving out a prompt whose scale is
-1 (samplers.py:609).
+Relies on: PREDICT_NOISE wrappers, which run once per evaluation, the last one innermost (comfy/samplers.py:1211);
+guiders reading their scales in every evaluation; the host skipping the negative at scale 1 (samplers.py:609).
 """
 
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..run import Run, attach, attach_hook, current_run, wrap_run
+from ..run.further_rows import check_further_rows
 from ..run.guiders import has_one_scale, limited_scale
 from ..run.prompts import is_ours
 
@@ -19,25 +19,26 @@ Change = Callable[[Run, float], float]
 
 
 def set_scale(model: ModelPatcher, change: Change) -> None:
-    """Puts `change(run, scale)` in place of the guider's scale in each evaluation."""
-    # Before those that limit it, so that the order of nodes does not matter.
+    """Sets the guider's scale to `change(run, scale)` in each evaluation of a (cloned) model; before all limits, so
+    that the order of nodes does not matter."""
     attach(model, "set scale", change)
     attach_hook(model, _wrap)
 
 
 def limit_scale(model: ModelPatcher, change: Change) -> None:
-    """Brings the scale of each evaluation, whoever has set it, nearer to 1; at 1 the host skips the negative."""
+    """Limits the scale of each evaluation, also one that other nodes have set, to `change(run, scale)`, which is nearer
+    to 1; at 1 the host skips the negative."""
     attach(model, "limit scale", change)
     attach_hook(model, _wrap)
 
 
 def saved(run: Run, change: Change) -> int:
-    """Predictions that were not evaluated in the run because of `change`."""
+    """The number of predictions that were not evaluated in the run because of `change`."""
     return run.of(_Saved).predictions.get(change, 0)
 
 
 class ScaleChange:
-    """What the techniques that change the scale share."""
+    """Base of the techniques that change the scale."""
 
     idle_reason: str
 
@@ -52,8 +53,8 @@ class ScaleChange:
 
 
 class _Saved:
-    """Of one run: predictions saved, by the technique; the techniques that would have saved some where another one had
-    done so; and the prompts that are evaluated where nothing is limited."""
+    """State of one run. `predictions`: how many each technique has saved; `preceded`: techniques that would have saved
+    some if another had not done so first; `usual`: the prompts that are evaluated where nothing is limited."""
 
     def __init__(self, run: Run):
         self.predictions: dict[Change, int] = {}
@@ -62,7 +63,9 @@ class _Saved:
 
 
 def _wrap(run: Run, guider) -> None:
-    # Nearest to the guider, so that what other nodes set (CFGOverride) is what is limited.
+    for change in run.techniques.get("set scale", ()):
+        check_further_rows(run, change)  # the negative's, at cfg 1 too
+    # Innermost, so that a scale set by other nodes (CFGOverride) is limited too.
     wrap_run(guider, WrappersMP.PREDICT_NOISE, _predict, outermost=False)
 
 
@@ -90,7 +93,7 @@ class _Limit:
     """All limits of one evaluation, applied one after the other."""
 
     def __init__(self, run: Run):
-        self.run, self.off = run, None  # the technique that has brought a scale to 1
+        self.run, self.off = run, None  # off: the technique that has set a scale to 1
 
     def __call__(self, scale: float) -> float:
         given = scale
@@ -104,7 +107,7 @@ class _Limit:
         return scale
 
     def count(self) -> None:
-        """After the evaluation: what was not evaluated."""
+        """Counts, after the evaluation, the predictions that were not evaluated."""
         saved, evaluated = self.run.of(_Saved), self.run.prompts.evaluated_now
         if self.off is None:
             saved.usual |= evaluated

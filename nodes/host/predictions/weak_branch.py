@@ -1,7 +1,7 @@
-"""D = D_cfg(w) + sum_k s_k (D_c - weak_k): weak branches as the nodes attach them.
+"""Weak branches as nodes attach them: D = D_cfg(w) + sum_k s_k (D_c - weak_k), x0 space.
 
-PAG, SEG and SLG are this branch with something done to its rows in some blocks; each node puts its own, so that any
-number of them ride together.
+PAG, SEG and SLG are such a branch with its rows changed in some blocks. Each node adds a branch of its own, so that any
+number of them can be combined.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .corrections import add_correction
 
 @dataclass(frozen=True, eq=False)
 class WeakGuidance:
-    """The correction s (D_c - weak), whichever way weak is made."""
+    """The correction s (D_c - weak), however weak is made. `rescale`: see samplers/guidance/weak_branch.py."""
 
     label: str
     scale: float
@@ -35,20 +35,23 @@ class WeakGuidance:
         return "the weakened prediction came out equal to the positive one." if self in run.notes else None
 
     def change(self, run: Run, args: dict, weak: Tensor) -> Tensor:
-        """What to add to the guided prediction."""
-        run.notes[self] = True  # it was asked, whether or not anything changes
+        """What to add to the guided prediction, [B, ...], x0 space, as `weak`."""
+        run.notes[self] = True  # it was evaluated, whether or not anything changes
         cond = args["cond_denoised"]
-        guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])  # without a negative, the host has scale 1
+        guided = cond
+        if self.rescale == "full":  # only "full" uses it; without a negative, the host has scale 1
+            guided = cfg(cond, args["uncond_denoised"], args["cond_scale"])
         streams = zip(*map(run.unpack, (cond, weak, guided)))
         return run.pack([weak_branch(c, k, self.scale, g, self.rescale) for c, k, g in streams])
 
 
 @dataclass(frozen=True, eq=False)
 class WeakBranch(WeakGuidance, Branch):
-    """Away from cond in a network that is weakened at `blocks(run)`."""
+    """Guidance away from cond in a network that is weakened at `blocks(run)`."""
 
     blocks: Callable[[Run], frozenset[Block]]
-    resumes: bool  # whether the blocks before can be shared with cond
+    weakens = True
+    resumes: bool  # whether the blocks before these can be shared with cond
 
     def conds(self, run: Run, conds: list) -> list[dict] | None:
         return conds[0] if self.range.active(run) and self.blocks(run) else None
@@ -57,7 +60,7 @@ class WeakBranch(WeakGuidance, Branch):
         if not self.resumes:
             run.remark(self, "Its weak prediction is computed whole: the blocks of this network cannot be replaced.")
             return None
-        return min(self.blocks(run), key=order_of(run).get)
+        return min(self.blocks(run), key=order_of(run).__getitem__)
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:
         weak = prediction(run, args, self)
@@ -72,8 +75,12 @@ def add_weak_branch(
     range: Range,
     blocks: Callable[[Run], frozenset[Block]],
 ) -> WeakBranch:
-    """Evaluates cond once more, weakened at the blocks that `blocks(run)` gives, and guides away from it. What weakens
-    it is for the caller to add, with the branch returned."""
+    """Evaluates cond once more, weakened at the blocks `blocks(run)`, and guides away from it, on a (cloned) model. The
+    caller adds what weakens it, for the branch that is returned.
+
+    Raises:
+        ValueError: a model of no known family.
+    """
     branch = WeakBranch(label, scale, rescale, range, blocks, can_resume(model))
     if branch.resumes:
         reach_blocks(model)

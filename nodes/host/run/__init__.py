@@ -1,7 +1,7 @@
-"""One sampling run: its state (Run), its steps, prompts, chunks and scales, and what is said of it.
+"""One sampling run: its state (Run), steps, prompts, chunks and scales, and the messages to the user.
 
-Everything here may be imported from anywhere in nodes/; nothing here knows networks or techniques. What is attached to
-a model, and the run that it gets, is at hand as `from .run import Run, attach, current_run`.
+Everything here may be imported from anywhere in nodes/; nothing here knows networks or techniques. The functions that
+attach techniques to a model and find its run are exported here: `from .run import Run, attach, current_run`.
 """
 
 from .attach import (

@@ -1,9 +1,10 @@
-"""Techniques on a model, and the runs that they get: made when sampling starts, dropped when it ends, however it ends.
+"""Attaches techniques to a model. Each sampling run gets a `Run`, created when sampling starts and dropped when it
+ends, also by an error or an interrupt.
 
 Relies on: CFGGuider.sample clones `model_options` before the OUTER_SAMPLE wrappers and restores it in its own `finally`
-(comfy/samplers.py:1318-1345), so that what a run hooks in is gone with it; wrappers kept by key on the patcher
-(comfy/model_patcher.py:1317); PREDICT_NOISE wrappers run once per evaluation (samplers.py:1211), CALC_COND_BATCH ones
-see the prompts that are evaluated (samplers.py:214).
+(comfy/samplers.py:1318-1345), so that the hooks of a run end with it; wrappers are kept by key on the patcher
+(comfy/model_patcher.py:1317); PREDICT_NOISE wrappers run once per evaluation (samplers.py:1211); CALC_COND_BATCH
+wrappers are given the prompts that are evaluated (samplers.py:214).
 """
 
 from collections.abc import Callable
@@ -23,14 +24,14 @@ from .told import TOLD, shown
 
 KEY = "guidekit"
 _RUN = "guidekit_run"
-_HOOKS, _AROUND, _NODES = "hooks", "around", "nodes"  # what serves techniques, beside them
+_HOOKS, _AROUND, _NODES = "hooks", "around", "nodes"  # keys in the same dict that are not kinds of techniques
 
 Hook = Callable[[Run, Any], None]
 Around = Callable[[Run, Any, Callable[[], Tensor], tuple, list], Tensor]
 
 
 class Part:
-    """A part of a technique, attached by itself: it reports under the name of the technique that it serves."""
+    """A part of a technique that is attached separately and reports under the name of its `technique`."""
 
     technique: Any
 
@@ -44,7 +45,11 @@ class Part:
 
 
 def current_run(model_options: dict) -> Run:
-    """The run that `model_options` (or the `transformer_options` inside it) belongs to."""
+    """The run that `model_options` (or the `transformer_options` inside it) belongs to.
+
+    Raises:
+        RuntimeError: the model is evaluated outside a guider's run.
+    """
     run = find_run(model_options)
     if run is None:
         raise RuntimeError(
@@ -60,9 +65,10 @@ def find_run(model_options: dict) -> Run | None:
 
 
 def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
-    """Puts `technique` on a (cloned) model. Its runs get a `Run` from now on; it speaks under the node that executes
-    now, whose schema says not_idempotent, or the host would take the output of an equal node for its own."""
-    # Lists and dicts of model_options are copied by clone(), so each branch of a graph has its own.
+    """Puts `technique` on a (cloned) model, whose runs get a `Run` from now on. Its messages appear under the node that
+    is executing now; the schema of that node has to say not_idempotent, or the host would reuse the output of an equal
+    node, and with it that node's id."""
+    # clone() copies the lists and dicts of model_options, so each branch of a graph has its own.
     ours, context = model.model_options.setdefault(KEY, {}), get_executing_context()
     ours.setdefault(kind, []).append(technique)
     ours.setdefault(_NODES, {})[technique] = context and shown(context.node_id)
@@ -71,16 +77,16 @@ def attach(model: ModelPatcher, kind: str, technique: Any) -> None:
 
 
 def attach_hook(model: ModelPatcher, hook: Hook) -> None:
-    """Calls `hook(run, guider)` when a run of a (cloned) model starts, once however often it is attached. What it puts
-    into `guider.model_options` goes around whatever other nodes have put there, and is gone after the run."""
+    """Calls `hook(run, guider)` when a run of a (cloned) model starts, once even if attached several times. It can wrap
+    what other nodes have put into `guider.model_options`; its changes there end with the run."""
     hooks = model.model_options.setdefault(KEY, {}).setdefault(_HOOKS, [])
     if hook not in hooks:
         hooks.append(hook)
 
 
 def attach_around(model: ModelPatcher, around: Around) -> None:
-    """Runs the sampler of a (cloned) model inside `around(run, guider, sample, args, latent_shapes)`, which returns
-    `sample()`; `args`: those of the host's OUTER_SAMPLE wrappers."""
+    """Runs the sampler of a (cloned) model inside `around(run, guider, sample, args, latent_shapes)`, which returns the
+    result of `sample()`; `args`: the arguments of the host's OUTER_SAMPLE wrappers."""
     model.model_options.setdefault(KEY, {}).setdefault(_AROUND, []).append(around)
 
 
@@ -90,7 +96,8 @@ def techniques_of(model_options: dict) -> dict[str, list]:
 
 
 def wrap_run(guider, kind: str, wrapper: Callable, *, outermost: bool) -> None:
-    """For hooks: a wrapper around, or inside, those that other nodes have added."""
+    """For hooks: adds `wrapper` of the host's `kind` to this run, around those of other nodes or, not `outermost`,
+    inside them."""
     wrappers = guider.model_options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     ours, others = {f"{KEY} {wrapper.__module__}": [wrapper]}, wrappers.get(kind, {})
     wrappers[kind] = {**ours, **others} if outermost else {**others, **ours}
@@ -102,7 +109,7 @@ def _sample(executor, *args, **kwargs):
     latent_shapes = kwargs.get("latent_shapes") or [noise.shape]
     _check_latent(guider, latent_shapes)
     options = guider.model_options
-    # The host's guiders do so for every run; one of another pack might not.
+    # The host's guiders clone them for every run; a guider of another pack might not.
     guider.model_options = comfy.model_patcher.create_model_options_clone(options)
     run = Run(guider, sampler, sigmas, latent_shapes, techniques_of(options), options[KEY].get(_NODES, {}))
     if run.context is not None:
@@ -157,7 +164,7 @@ def _check_latent(guider, latent_shapes: list) -> None:
         name = type(guider.model_patcher.model).__name__
         raise ValueError(
             f"The latent has {shape[1]} channels (shape {tuple(shape)}), but {name} takes {wanted}. "
-            "Make the latent with an empty-latent node, or encode the picture with this model's VAE."
+            "Make the latent with an empty-latent node, or encode the image with this model's VAE."
         )
 
 

@@ -1,7 +1,7 @@
-"""The chunks of a network call: one for each prompt, and copies of these that ride along with other latents.
+"""The chunks of a network call: one for each prompt, and copies of these with reference latents in place of x.
 
 Relies on: `transformer_options["cond_or_uncond"]` and `["uuids"]`, one entry for each chunk, chunk i being rows i * B
-to (i + 1) * B (comfy/samplers.py:322-326). With copies it is still so, for whoever reads them, other packs too.
+to (i + 1) * B (comfy/samplers.py:322-326). Calls with copies keep this form, so that other packs can read them too.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _COPIES = "guidekit_copies"
 
 @dataclass(eq=False)
 class Copy:
-    """A chunk that is chunk `of` in everything but its latents, which are those of `rider`."""
+    """A copy of chunk `of` that differs only in its latents, which come from `rider`."""
 
     rider: Any
     of: int
@@ -21,8 +21,8 @@ class Copy:
 
 @dataclass(eq=False)
 class Chunk:
-    """One of the current network call: its number in it, whether its prompt is the guider's negative, and what it is a
-    copy of, if it rides along."""
+    """A chunk of the current network call: its number, whether its prompt is a negative of the guider's, and, if it is
+    a copy, of which chunk."""
 
     number: int
     negative: bool
@@ -30,13 +30,13 @@ class Chunk:
 
 
 def copies(transformer_options: dict) -> dict[int, Copy]:
-    """The chunks of the current network call that ride along."""
+    """The copies among the chunks of the current network call, by number."""
     return transformer_options.get(_COPIES, {})
 
 
 def with_copies(transformer_options: dict, added: list[Copy], uuids: list[UUID]) -> dict:
-    """The options of a call that has `added` behind its chunks. Where it may have some it says so when it has none: a
-    compiled network wants the same names in its options in every step."""
+    """The options of a call with the copies `added`, which have the `uuids`, behind its chunks. A call that has none in
+    this step is given an empty list: a compiled network needs the same option names in every step."""
     known, places = len(transformer_options["cond_or_uncond"]), transformer_options["cond_or_uncond"]
     return {
         **transformer_options,
@@ -47,19 +47,19 @@ def with_copies(transformer_options: dict, added: list[Copy], uuids: list[UUID])
 
 
 def prompts(transformer_options: dict) -> list[tuple[int, UUID]]:
-    """Of each chunk the place and the uuid of its prompt; of a copy those of the chunk that it is a copy of."""
+    """For each chunk, the place (`cond_or_uncond`) and uuid of its prompt; a copy has those of its original."""
     known = list(zip(transformer_options["cond_or_uncond"], transformer_options["uuids"]))
     ridden = copies(transformer_options)
     return [known[ridden[i].of] if i in ridden else known[i] for i in range(len(known))]
 
 
 def _aside(place: int) -> int:
-    """The place of a copy. Whoever looks for the positive (0) or the negative (1) does not find it, and whoever has
-    something for these two, as [positive, negative][place], finds what its prompt gets."""
+    """The place of a copy: -2 for the positive (0), -1 for the negative (1). Code that searches for 0 or 1 does not
+    find it, and code that indexes [positive, negative][place] gets what belongs to its prompt."""
     return place - 2 if place in (0, 1) else -1 - place
 
 
 def chunks(negative: tuple[bool, ...], transformer_options: dict) -> tuple[Chunk, ...]:
-    """Those of the current network call, given which of them are negatives."""
+    """The chunks of the current network call. `negative`: for each, whether its prompt is a negative."""
     ridden = copies(transformer_options)
     return tuple(Chunk(i, each, ridden.get(i)) for i, each in enumerate(negative))

@@ -1,13 +1,13 @@
 """Which outer step of a run an evaluation belongs to.
 
-A noise level that the network is given lies on the device, and whoever reads it waits for all that was asked of the
-device before. So it is read where the schedule does not say it: in samplers that choose their own levels, that are not
-known, or that add noise before a step; and once in the others, whose first level may not quite be the schedule's.
+The sigma that the network is given lies on the device, and reading it waits for all work queued there. So it is read
+only where the schedule does not give it: in samplers that choose their own levels, are unknown, or add noise before a
+step; in the others once, because their first level may differ slightly from the schedule's.
 
 Relies on: the order of evaluations and callbacks in the host's samplers (comfy/k_diffusion/sampling.py, comfy/
 extra_samplers/uni_pc.py): the callback of a step comes after its first evaluation; in dpm_adaptive after its last.
-Steps of the known ones begin at the levels of the schedule, but for `s_churn`, and for the first one of a flow, which
-some of them bring down by at most 1e-3 (`offset_first_sigma_for_snr`).
+Steps of the known samplers begin at the levels of the schedule, except with `s_churn` and at the first level of a flow,
+which some of them lower by at most 1e-3 (`offset_first_sigma_for_snr`).
 """
 
 import math
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 TOLERANCE = 1e-4  # relative; schedules pass through float32
-_FIRST = 1e-3  # as far as the first level may be from the schedule's
+_FIRST = 1e-3  # relative; how far the first level may be from the schedule's
 
 # Parts of the names of samplers whose second evaluation of a step is at the next sigma: Heun's corrector, and the
 # midpoint of ancestral steps, which for eta = 1 is that sigma.
@@ -26,11 +26,11 @@ Stages = Callable[[int, list[float]], int]  # (step, sigmas) -> evaluations in t
 
 
 class Clock:
-    """`step` counts outer steps and `step_sigma` is the sigma at which the current one began: both are the same for
-    every evaluation of a step. `steps`: how many there will be, None if the sampler decides as it goes.
+    """Counts the outer steps of a sampler whose number of evaluations per step is known: `stages(step, sigmas)`.
 
-    This one is for samplers whose evaluations per step are known: `stages`. `on_schedule`: every step of theirs begins
-    at the schedule's level.
+    `step`: the current outer step; `step_sigma`: the sigma at which it began. Both are the same for every evaluation of
+    a step. `steps`: how many there will be, None if the sampler decides while sampling. `callback_is_last`: the
+    callback ends a step. `on_schedule`: every step begins at the schedule's level.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Clock:
         self.steps: int | None = len(sigmas) - 1
         self.step, self.step_sigma = 0, sigmas[0]
         self._made = 0  # evaluations of the current step so far
-        self._over = False  # the sampler has said that the current step is over
+        self._over = False  # the callback has ended the current step
 
     def evaluation(self, sigma: Tensor) -> None:
         """An evaluation at `sigma`, [B], begins."""
@@ -53,7 +53,7 @@ class Clock:
         self._over = False
 
     def _level(self, sigma: Tensor) -> float:
-        """That at which the current step begins."""
+        """The noise level at which the current step begins."""
         if self._on_schedule and 0 < self.step < len(self.sigmas):
             return self.sigmas[self.step]
         found = read(sigma)
@@ -63,33 +63,33 @@ class Clock:
     @property
     def next_sigma(self) -> float:
         """The sigma at which the current step ends; 0 after the last one. In samplers that choose their own levels,
-        the next one of the schedule."""
+        the next lower one of the schedule."""
         if self.steps == len(self.sigmas) - 1:
             return self.sigmas[self.step + 1] if self.step < self.steps else 0.0
         return max((s for s in self.sigmas if s < self.step_sigma * (1 - TOLERANCE)), default=0.0)
 
     @property
     def place(self) -> int:
-        """Of the current step in the schedule."""
+        """The position of the current step in the schedule, from 0."""
         if self.steps == len(self.sigmas) - 1:
             return self.step
         return sum(s > self.step_sigma * (1 + TOLERANCE) for s in self.sigmas)
 
     def callback(self, step: int) -> None:
-        """The sampler calls back for outer step `step`: it knows better, should an evaluation have gone uncounted."""
+        """The sampler's callback for outer step `step`, which corrects the count if an evaluation was missed."""
         self.step, self._over = step, self._callback_is_last
         if not self._callback_is_last:
             self._made = 1
 
 
 class GuessingClock(Clock):
-    """For samplers that are not known: the first step shows how many evaluations a step has. In it, an evaluation
-    between schedule points belongs to the current step, and one at the next point begins the next step."""
+    """For unknown samplers: the first step shows how many evaluations a step has. In that step, an evaluation between
+    schedule points belongs to the current step, and one at the next point begins the next step."""
 
     def __init__(self, sigmas: list[float], *, second_at_next_sigma: bool = False):
         super().__init__(sigmas, lambda step, sigmas: 1)
         self._second_at_next_sigma = second_at_next_sigma  # as in Heun's method
-        self._called_back: int | None = None  # the last step that was called back
+        self._called_back: int | None = None  # the step of the last callback
         self._per_step: int | None = None  # evaluations between two callbacks, once seen
 
     def evaluation(self, sigma: Tensor) -> None:
@@ -107,7 +107,7 @@ class GuessingClock(Clock):
     def _step_of(self, sigma: float) -> int:
         on_schedule = next((i for i, s in enumerate(self.sigmas) if math.isclose(sigma, s, rel_tol=TOLERANCE)), None)
         if self._called_back is None:
-            # Before the first callback, or in a sampler that never calls it: a lower schedule point is a new step.
+            # Before the first callback, or in a sampler without callbacks: a lower schedule point is a new step.
             return self.step if self._made == 1 or on_schedule is None else max(self.step, on_schedule)
         if self._per_step is not None:
             finished = self._made >= self._per_step
@@ -117,12 +117,12 @@ class GuessingClock(Clock):
 
 
 def read(sigma: Tensor) -> float:
-    """The noise level of an evaluation, the same in all rows; waits for the device."""
+    """The noise level of an evaluation, from `sigma` [B], the same in all rows; waits for the device."""
     return sigma.flatten()[0].item()
 
 
 def clock_of(sampler_name: str, options: dict, sigmas: list[float]) -> Clock:
-    """`sampler_name`: of the sampler's function; `options`: its settings."""
+    """The clock for a sampler. `sampler_name`: the name of its function; `options`: its settings."""
     name = sampler_name.removeprefix("sample_").removesuffix("_gpu").removesuffix("_cfg_pp")
     if name == "dpm_adaptive_function":
         order = options.get("order", 3)
@@ -160,7 +160,7 @@ def _predict_correct(step: int, sigmas: list[float]) -> int:
 
 
 def _dpm_fast_orders(evaluations: int) -> list[int]:
-    """Evaluations by step of DPM-Solver-fast (arXiv 2206.00927, section 3.4)."""
+    """The evaluations in each step of DPM-Solver-fast (arXiv 2206.00927, section 3.4)."""
     thirds, rest = divmod(evaluations, 3)
     return [3] * (thirds - 1) + [2, 1] if rest == 0 else [3] * thirds + [rest]
 

@@ -1,4 +1,4 @@
-"""What a run is, as far as coefficients fitted on other runs depend on it.
+"""A description of a run: everything that fitted coefficients depend on.
 
 Relies on: `original_conds` of the guider (comfy/samplers.py:1189, convert_cond): dicts with the tensors `cross_attn`
 and `pooled_output`.
@@ -22,7 +22,7 @@ _TOLERANCE = 0.01  # other devices and precisions give text embeddings that diff
 
 
 def describe(run: Run, guider) -> dict:
-    """The run in words and numbers, ready for JSON."""
+    """Model, sampler, sigmas, cfg and a sketch of the negative prompt of a run, ready for JSON."""
     return {
         **describe_model(guider.model_patcher),
         "sampler": run.sampler_name,
@@ -33,7 +33,7 @@ def describe(run: Run, guider) -> dict:
 
 
 def describe_model(model: ModelPatcher) -> dict:
-    """Its architecture and what it predicts; not its weights."""
+    """The model's class, architecture and prediction type, ready for JSON; not its weights."""
     return {
         "model": type(model.model).__name__,
         "network": _digest(model.model.model_config.unet_config),
@@ -42,10 +42,14 @@ def describe_model(model: ModelPatcher) -> dict:
 
 
 def check_description(found: dict) -> None:
-    """Raises ValueError for what `describe` does not make."""
+    """Checks a description from a file.
+
+    Raises:
+        ValueError: `describe` does not make such a one.
+    """
     texts, lists = ("model", "network", "parameterisation", "sampler"), ("sigmas", "negative")
     if found.keys() != {*texts, *lists, "cfg"}:
-        raise ValueError(f"it says {shown(sorted(found))} of the run that it is for")
+        raise ValueError(f"it describes its run by {shown(sorted(found))}")
     for name in texts:
         if not isinstance(found[name], str) or len(found[name]) > _LONGEST:
             raise ValueError(f"its {name} is {shown(found[name])}, not a name")
@@ -57,28 +61,28 @@ def check_description(found: dict) -> None:
 
 
 def difference(fitted: dict, run: dict) -> str | None:
-    """A sentence that names the first field in which a run is not what the coefficients were fitted for."""
+    """A sentence about the first field in which a run differs from the fitted one; None if none does."""
     for field, wanted in fitted.items():
-        given = run.get(field)
+        given = run[field]
         if field == "negative":
-            if not _same(wanted, given, _TOLERANCE):
+            if not _close(wanted, given, _TOLERANCE):
                 return "They were fitted for another negative prompt."
         elif field == "sigmas":
             if len(wanted) != len(given):
                 return f"They were fitted for {len(wanted) - 1} steps, this run has {len(given) - 1}."
-            if not _same(wanted, given):
+            if not _close(wanted, given):
                 return f"They were fitted for the sigmas {wanted}, this run has {given}."
-        elif not (_same([wanted], [given]) if field == "cfg" else wanted == given):
+        elif not (_close([wanted], [given]) if field == "cfg" else wanted == given):
             return f"They were fitted for {field} {wanted}, this run has {given}."
     return None
 
 
-def _same(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
+def _close(a: list[float], b: list[float], tolerance: float = 1e-4) -> bool:
     return len(a) == len(b) and all(math.isclose(x, y, rel_tol=tolerance, abs_tol=tolerance) for x, y in zip(a, b))
 
 
 def _digest(settings: dict) -> str:
-    # Not the precision of the weights, which other machines choose differently.
+    # Without the precision of the weights, which depends on the machine.
     settings = {key: value for key, value in settings.items() if key != "dtype"}
     words = json.dumps(settings, sort_keys=True, default=lambda value: type(value).__name__)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
@@ -89,8 +93,8 @@ def _prediction(model_sampling) -> str:
 
 
 def _sketch(conds: list[dict]) -> list[float]:
-    """Numbers that tell prompts apart and forgive rounding: of each tensor its size, its rms, and in units of that its
-    projections onto a few fixed directions."""
+    """Numbers that distinguish prompts and tolerate rounding: for each tensor its size, its rms, and the projections of
+    the normalised tensor onto a few fixed random directions."""
     numbers = []
     for entry in conds:
         for name in ("cross_attn", "pooled_output"):

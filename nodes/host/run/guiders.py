@@ -1,8 +1,8 @@
-"""What a guider does with its predictions, and the scales that it has.
+"""How a guider combines its predictions, and which scales it has.
 
-Relies on: `conds` of a running guider by role (comfy/samplers.py:1299), and the guiders of core: CFGGuider and
-DualModel with `cfg`; Basic with a positive alone; DualCFG (a "middle" prompt) with `cfg1` and `cfg2`, at 1 and 1 the
-positive alone; PerpNeg (an "empty_negative_prompt") with `cfg` and `neg_scale`, at 1 and 0 the positive alone.
+Relies on: `conds` of a running guider by role (comfy/samplers.py:1299), and core's guiders: CFGGuider and DualModel
+with `cfg`; Basic with only a positive; DualCFG (a "middle" prompt) with `cfg1` and `cfg2`, which gives the positive
+alone at 1 and 1; PerpNeg (an "empty_negative_prompt") with `cfg` and `neg_scale`, which does so at 1 and 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,18 +10,18 @@ from contextlib import contextmanager
 
 
 def has_one_scale(guider) -> bool:
-    """Whether the guided prediction is D_u + cfg (D_c - D_u). Without a negative the host would guide by zeros; with a
-    third prompt `cfg` is not all it guides by."""
+    """Whether the guided prediction is D_u + cfg (D_c - D_u). Without a negative the host would use zeros for D_u; with
+    a third prompt `cfg` is not the only scale."""
     return _has_negative(guider) and "middle" not in guider.conds and guides_by_cfg(guider)
 
 
 def guides_by_cfg(guider) -> bool:
-    """Whether what post-CFG functions are given first is D_u + scale (D_c - D_u) of the two that they are shown."""
+    """Whether the first `denoised` of post-CFG functions is D_u + scale (D_c - D_u) of the predictions in `args`."""
     return not _is_perp_neg(guider)
 
 
 def why_not_one_scale(guider) -> str:
-    """For a guider that has not, as the end of a sentence."""
+    """The reason why a guider does not have one scale, as the end of a sentence."""
     name = type(guider).__name__.removeprefix("Guider_")
     if not _has_negative(guider):
         return "the guider has no negative prompt (BasicGuider)."
@@ -30,8 +30,8 @@ def why_not_one_scale(guider) -> str:
 
 @contextmanager
 def limited_scale(guider, change: Callable[[float], float]) -> Iterator[None]:
-    """The guider with each scale s at `change(s)`, which is nearer to 1; where all of them come to 1, it predicts the
-    positive alone."""
+    """Within the block, each scale s of the guider is `change(s)`, which is nearer to 1; where all scales are 1, the
+    guider predicts the positive alone."""
     saved = {name: getattr(guider, name) for name in _scales(guider)}
     limited = {name: change(scale) for name, scale in saved.items()}
     if _is_perp_neg(guider) and limited != saved and limited["cfg"] == 1:

@@ -1,8 +1,8 @@
 """Networks that are loaded together with a model.
 
-Relies on: `models()` of patches, whatever kind they are of (comfy/model_patcher.py:785, called by load_models_gpu).
-The `additional_models` of a patcher are loaded too, but where the host uses several GPUs each of these wants a copy of
-them, which not every loader can make.
+Relies on: `models()` of patches of any kind (comfy/model_patcher.py:785, called by load_models_gpu). The host would
+load the `additional_models` of a patcher too, but on several GPUs it copies them for each, which not every loader can
+do.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 
-_KIND = "guidekit_loaded_beside"  # no network asks for such patches
+_KIND = "guidekit_loaded_beside"  # a kind of patch that no network uses
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,6 @@ def load_beside(model: ModelPatcher, patchers: Iterable[ModelPatcher]) -> None:
 
 
 def loaded_beside(model: ModelPatcher) -> list[ModelPatcher]:
-    """Those of a MODEL."""
+    """The patchers that are loaded together with a MODEL."""
     patches = model.model_options["transformer_options"].get("patches", {}).get(_KIND, ())
     return [patcher for patch in patches for patcher in patch.patchers]

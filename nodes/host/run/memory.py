@@ -1,4 +1,4 @@
-"""What techniques remember from step to step."""
+"""Values that techniques keep from step to step."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class StepMemory:
     """One value carried from outer step to outer step.
 
-    Every evaluation of a step reads the value that the previous step left; the first evaluation of a step decides what
-    it leaves. Forgotten when sigma turns back.
+    Every evaluation of a step reads the value that the previous step wrote; only the first write in a step counts. The
+    value is dropped when sigma changes direction.
     """
 
     def __init__(self, run: "Run"):
@@ -24,6 +24,7 @@ class StepMemory:
         self._written = False
 
     def read(self) -> Any:
+        """The value from the previous step; None in the first one."""
         run = self._run
         if run.step != self._step:
             turned = run.step_sigma > self._sigma * (1 + TOLERANCE) if run.descending else run.step_sigma < self._sigma
@@ -32,5 +33,6 @@ class StepMemory:
         return self._before
 
     def write(self, value: Any) -> None:
+        """Sets the value for the next step; only the first call in a step has an effect."""
         if not self._written:
             self._after, self._written = value, True

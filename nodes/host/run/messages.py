@@ -1,8 +1,8 @@
 """Text for the user: in the log, under the node in the graph, in the node's output and in that of GuidekitReport.
 
-What is told quotes files and workflows: a LoRA's title, a label, a file's name. Our page shows it as text, but others
-may not: core's nodes that show text make Markdown or links of it. So text leaves through here, where it is made to be
-nothing but text; what nodes raise leaves through `inputs.checked`.
+Messages quote files and workflows: a LoRA's title, a label, a file's name. Our page shows them as text, but core's
+nodes that show text render Markdown and links. So every message passes through here and is made plain text; errors
+pass through `inputs.checked`.
 """
 
 import logging
@@ -15,17 +15,18 @@ from .told import TOLD, Line, shown
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 10_000  # characters of what a node tells of a run
-_QUOTED = 80  # of a value that a sentence quotes
-# Look-alikes, which are text in a page and in a terminal alike.
+_LONGEST = 10_000  # characters of a message
+_QUOTED = 80  # characters of a value that a sentence quotes
+# Look-alikes without a meaning in HTML.
 _MARKUP = str.maketrans({"<": "\u2039", ">": "\u203a"})
-# Where frontends see a link, or their own placeholder of one, which they cannot draw without the link.
+# Text that frontends take for a link, or for their own placeholder of one, which they cannot draw without the link.
 _LINK = re.compile(r"\[(?=\[)|_(?=_LNK)")
 _JOINERS = "\u200c\u200d"  # inside emoji and Persian words
 
 
 def tell(label: str, text: str, level: int = logging.INFO) -> str:
-    """Of the node that executes, by its name `label`; `level`: in the log. Returns the text as it is shown."""
+    """Shows `text` under the node that is executing, whose name is `label`, and logs it at `level`. Returns the text as
+    it is shown."""
     context = get_executing_context()
     line = said(context and shown(context.node_id), label, text)
     keep(context, {line: level})
@@ -33,7 +34,8 @@ def tell(label: str, text: str, level: int = logging.INFO) -> str:
 
 
 def show(text: str) -> str:
-    """Under the node that executes: what nodes have told already. Returns it as it is shown."""
+    """Shows `text`, which repeats messages of other nodes, under the node that is executing, without logging it.
+    Returns the text as it is shown."""
     context = get_executing_context()
     line = said(context and shown(context.node_id), "", text)
     if context is not None:
@@ -42,12 +44,12 @@ def show(text: str) -> str:
 
 
 def said(node_id: str | None, label: str, text: str) -> Line:
-    """A line of the node `node_id`, whatever the text quotes."""
+    """The message `text` of the node `node_id` as plain text of limited length."""
     return Line(node_id or "", label, cut("\n".join(map(plain, text.splitlines())), _LONGEST))
 
 
 def keep(context: ExecutionContext | None, lines: dict[Line, int]) -> None:
-    """Logs `lines` at their levels. `context`: what executes, None outside a graph."""
+    """Logs `lines` at their levels and stores those of nodes. `context`: the execution, None outside a graph."""
     source = context and context.node_id
     for line, level in lines.items():
         log.log(level, " ".join(line.named(source).split("\n")))
@@ -56,18 +58,18 @@ def keep(context: ExecutionContext | None, lines: dict[Line, int]) -> None:
 
 
 def plain(text: str) -> str:
-    """One line without markup and without characters that steer a terminal or turn text round."""
+    """One line without markup, terminal control characters and characters that reverse the direction of text."""
     text = "".join(map(_visible, " ".join(text.splitlines())))
     return _LINK.sub(r"\g<0> ", text.translate(_MARKUP))
 
 
 def cut(text: str, length: int) -> str:
-    """Its beginning, if it is longer."""
+    """`text`, shortened to `length` characters where it is longer."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def quoted(value: object) -> str:
-    """A value from outside, for a sentence: short, whatever it is."""
+    """A short form of an untrusted value of any type, for a sentence."""
     if isinstance(value, str):
         return repr(cut(value, _QUOTED))
     if isinstance(value, int) and value.bit_length() > 128:  # Python does not print thousands of digits

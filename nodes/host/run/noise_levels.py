@@ -1,14 +1,16 @@
 """Noise levels of the model in use.
 
 Relies on: CONST being the host's class for rectified flows, x = (1 - t) x0 + t n; every other class of
-comfy/model_sampling.py samples x0 + sigma n (its own test: comfy/k_diffusion/sampling.py:152, sigma_to_half_log_snr);
-`percent_to_sigma` falling from the largest level at 0 to none at 1 (model_sampling.py:211, 260, 321, 372, 414).
+comfy/model_sampling.py uses x0 + sigma n (the host tests it the same way: comfy/k_diffusion/sampling.py:152,
+sigma_to_half_log_snr); `percent_to_sigma` falling from the largest level at 0 to 0 at 1 (model_sampling.py:211, 260,
+321, 372, 414).
 """
 
 from collections.abc import Callable
 
 import comfy.model_sampling
 
+_NEARLY = 0.99  # of the largest level: schedules pass through tables
 _BISECTIONS = 20  # to a millionth
 
 
@@ -22,8 +24,13 @@ def from_ratio(ratio: float, model_sampling) -> float:
     return ratio / (1 + ratio) if is_flow(model_sampling) else ratio
 
 
+def is_pure_noise(sigma: float, model_sampling) -> bool:
+    """Whether `sigma` is the largest level of the model."""
+    return sigma >= _NEARLY * float(model_sampling.sigma_max)
+
+
 def progress_at(sigma: float, sigma_at: Callable[[float], float]) -> float:
-    """How much of the generation lies behind at `sigma`, 0 to 1: the inverse of `sigma_at`, a run's, by bisection."""
+    """The fraction of the generation that is done at `sigma`, 0 to 1: the inverse of `Run.sigma_at`, by bisection."""
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

@@ -1,5 +1,5 @@
-"""The output `report` of nodes that say something while they execute; others speak in the sampler's run, of which
-GuidekitReport tells.
+"""The output `report` of nodes that have messages while they execute. Messages from the sampler's run are collected by
+GuidekitReport.
 
 Relies on: `ui` of a node's output, which the host keeps in the run's history (execution.py:560).
 """
@@ -13,5 +13,6 @@ def report_output(tooltip: str = "What the node says as it executes: what it cho
 
 
 def with_report(*outputs: object, report: str) -> io.NodeOutput:
-    """`report`: of `tell`; "" where there was nothing to say."""
+    """The output of a node, with `report` as the last value and in the run's history. `report`: the text that `tell`
+    returned, "" if there was none."""
     return io.NodeOutput(*outputs, report, ui={"text": [report]} if report else None)

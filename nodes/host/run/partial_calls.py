@@ -1,8 +1,8 @@
 """Network calls whose chunks another pack evaluates in parts.
 
-The host evaluates several predictions in one call, a chunk of rows for each. Packs that save memory, or use several
-GPUs, evaluate the chunks one after another; what they tell of it is put right here, so that everything behind can go
-by `cond_or_uncond` and `uuids`.
+The host evaluates several predictions in one call, a chunk of rows for each. Packs that save memory or use several GPUs
+evaluate the chunks one after another, with `uuids` of the whole call. This is corrected here, so that all inner code
+can rely on `cond_or_uncond` and `uuids`.
 
 Relies on: APPLY_MODEL wrappers running for every part (comfy/model_base.py:191); `cond_or_uncond` being places in the
 list of prompts that `calc_cond_batch` was given (comfy/samplers.py:318).
@@ -20,19 +20,20 @@ from .run import Run
 
 
 def know_rows(model: ModelPatcher) -> None:
-    """For techniques that treat the chunks of a network call of a (cloned) model differently: `cond_or_uncond` and
-    `uuids` of a call are those of its rows, or the run stops with a sentence."""
+    """For techniques that treat the chunks of a network call of a (cloned) model differently: makes sure that
+    `cond_or_uncond` and `uuids` of a call describe its rows, or stops the run with a ValueError."""
     attach_hook(model, put_rows_right)
 
 
 def put_rows_right(run: Run, guider) -> None:
-    """Before whatever else looks at a network call; also again, after something has gone before it."""
+    """A hook: corrects the options before any other wrapper of a network call reads them. Hooks that add a wrapper in
+    front of it call it again."""
     wrap_run(guider, WrappersMP.CALC_COND_BATCH, _calc_cond_batch, outermost=False)
     wrap_run(guider, WrappersMP.APPLY_MODEL, _apply_model, outermost=True)
 
 
 class _Places:
-    """Of one run: which entries stand at which place in the list of prompts that is evaluated."""
+    """State of one run: (place, uuid) of the entries in the list of prompts that is being evaluated."""
 
     def __init__(self, run: Run):
         self.of: set[tuple[int, UUID]] = set()
@@ -61,7 +62,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
 
 
 def _of_part(places: list[int], uuids: list[UUID], known: set[tuple[int, UUID]]) -> list[UUID] | None:
-    """The uuids of a part, whose chunks stand at `places`, among `uuids` of the whole; None where several fit."""
+    """The uuids of a part, whose chunks stand at `places`, from the `uuids` of the whole call; None if ambiguous."""
     found, wanted = {}, Counter(places)
     for place, count in wanted.items():
         fitting = [uuid for uuid in uuids if (place, uuid) in known]

@@ -1,6 +1,6 @@
-"""The slot for the function that evaluates a guider's prompts, shared by the subsystems that work there.
+"""The slot for the function that evaluates a guider's prompts, shared by several subsystems.
 
-Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), called with conds [cond, uncond] above context
+Relies on: `sampler_calc_cond_batch_function` (comfy/samplers.py:618), called with conds [cond, uncond], outside context
 windows; guiders that do not call it (PerpNeg, DualCFG, DualModel) evaluate their prompts by themselves.
 """
 
@@ -14,15 +14,15 @@ from .attach import current_run
 from .run import Run
 
 _SLOT = "sampler_calc_cond_batch_function"
-_GIVEN = 2  # prompts that the host gives to the function, and all that one of another pack may know
+_GIVEN = 2  # prompts that the host passes to the function; a function of another pack may support no more
 
-Evaluate = Callable[[list], list[Tensor]]  # of prompts: their predictions, denoised
+Evaluate = Callable[[list], list[Tensor]]  # prompts to their denoised predictions
 Stage = Callable[[Run, dict, Evaluate], list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
 class _Slot:
-    """`stage(run, args, evaluate)` gives the predictions for args["conds"]; `inner` is what had the slot before."""
+    """`stage(run, args, evaluate)` returns the predictions for args["conds"]; `inner`: the earlier function or None."""
 
     stage: Stage
     inner: Callable[[dict], list[Tensor]] | None
@@ -39,13 +39,13 @@ class _Slot:
 
 
 def take_slot(guider, stage: Stage) -> None:
-    """For hooks of a run: puts `stage` around whatever evaluates the prompts."""
+    """For hooks of a run: puts `stage` around the function that evaluates the prompts."""
     options = guider.model_options
     options[_SLOT] = _Slot(stage, options.get(_SLOT))
 
 
 def evaluate_alone(args: dict, conds: list) -> list[Tensor]:
-    """In a call of the host's own. `args`: as for functions of a step."""
+    """The denoised predictions for `conds`, by the host's `calc_cond_batch`. `args`: those of the slot's function."""
     if not conds:
         return []
     return comfy.samplers.calc_cond_batch(args["model"], conds, args["input"], args["sigma"], args["model_options"])

@@ -1,7 +1,7 @@
-"""Start and end of a technique within a run, one meaning for every node.
+"""Start and end of a technique within a run, with the same meaning in every node.
 
-Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), where 0 is
-at or above the largest sigma and 1 is 0.
+Relies on: `percent_to_sigma` of the model's sampling object (comfy/model_sampling.py:211,260,321,372,414), which gives
+the largest sigma, or a greater number, at 0, and 0 at 1.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,18 @@ from .run import Run
 
 
 def above(sigma: float, limit: float) -> bool:
-    """sigma > limit, with the two taken for equal where they are up to rounding: schedules are in float32."""
+    """sigma > limit, where the two count as equal within rounding: schedules are in float32."""
     return sigma > limit * (1 + 1e-6)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Active where sigma(end) < sigma <= sigma(start), sigma being the one at which the outer step begins
-    (Kynkäänniemi et al. 2024, arXiv 2404.07724): all evaluations of a step agree."""
+    """Active where sigma(end) < sigma <= sigma(start), with the sigma at which the outer step begins (Kynkäänniemi et
+    al. 2024, arXiv 2404.07724), so that all evaluations of a step agree.
+
+    Raises:
+        ValueError: limits outside 0..1, or a start that is not below the end.
+    """
 
     start_percent: float = 0.0
     end_percent: float = 1.0
@@ -33,8 +37,10 @@ class Range:
             )
 
     def active(self, run: Run) -> bool:
+        """Whether the current outer step lies in the range."""
         return self.contains(run.step_sigma, run)
 
     def contains(self, sigma: float, run: Run) -> bool:
+        """Whether a step that begins at `sigma` lies in the range."""
         start, end = (run.sigma_at(percent) for percent in (self.start_percent, self.end_percent))  # both in step 0
         return (self.start_percent <= 0 or not above(sigma, start)) and above(sigma, end)

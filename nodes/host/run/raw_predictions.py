@@ -1,7 +1,7 @@
-"""Denoised predictions in the space in which the network speaks (eps, v, velocity), and back.
+"""Denoised predictions to the space of the network's output (eps, v, velocity), and back.
 
-Relies on: `calculate_denoised(sigma, output, x)` of every class of comfy/model_sampling.py being x-linear plus
-output-linear, denoised = a(sigma) x + b(sigma) output, so that other packs' classes work as well.
+Relies on: `calculate_denoised(sigma, output, x)` of every class of comfy/model_sampling.py being linear in x and
+output, denoised = a(sigma) x + b(sigma) output; any class for which this holds works. Tensors [B, ...], sigma [B].
 """
 
 import torch
@@ -14,12 +14,12 @@ def to_raw(model_sampling, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor
 
 
 def raw_direction(model_sampling, x: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
-    """The same up to a factor of the noise level: enough for a cosine."""
+    """`to_raw` up to a factor that depends on sigma alone: enough for a cosine."""
     return denoised - model_sampling.calculate_denoised(sigma, torch.zeros_like(x), x)
 
 
 def from_raw(model_sampling, x: Tensor, output: Tensor, sigma: Tensor) -> Tensor:
-    """The denoised prediction of an output."""
+    """The denoised prediction that belongs to a network output; inverse of `to_raw`."""
     return model_sampling.calculate_denoised(sigma, output, x)
 
 

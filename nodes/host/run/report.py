@@ -1,26 +1,28 @@
-"""What techniques have to say of a run that is over, or why they did nothing in it."""
+"""The messages of techniques after a run: what they did, or why they did nothing."""
 
 import logging
 from typing import Any
 
 from .messages import keep, said
 from .run import Run
+from .told import Line
 
 
 def all_techniques(run: Run) -> list:
+    """The techniques of all kinds in a run, each once."""
     return list(dict.fromkeys(technique for some in run.techniques.values() for technique in some))
 
 
 def report(run: Run) -> None:
-    """Each technique says what it found, or its one reason for having had no effect, under its node."""
+    """Shows for each technique, under its node, its summary of the run or the one reason why it had no effect."""
     techniques = [t for t in all_techniques(run) if getattr(t, "reports", True)]
     idle = {technique for technique in techniques if technique not in run.acted}
-    lines = {}
+    lines: dict[Line, int] = {}
     for technique in techniques:
         if technique not in idle:
             summary = getattr(technique, "summary", lambda run: None)(run)
             text, level = " ".join(filter(None, (*run.remarks.get(technique, ()), summary))), logging.INFO
-        elif getattr(technique, "owner", None) not in idle:  # which says it for both
+        elif getattr(technique, "owner", None) not in idle:  # an idle owner reports for both
             text, level = f"had no effect in this run: {why_idle(run, technique)}", logging.WARNING
         else:
             text = ""
@@ -30,7 +32,7 @@ def report(run: Run) -> None:
 
 
 def why_idle(run: Run, technique: Any) -> str:
-    """The reason for which a technique has done nothing in a run, as a sentence."""
+    """Why a technique did nothing in a run, as a sentence."""
     limits = getattr(technique, "range", None)
     if limits is not None and not any(limits.contains(sigma, run) for sigma in run.began.values()):
         return f"none of its {len(run.began)} steps lies in the node's range (start_percent to end_percent)."

@@ -1,4 +1,4 @@
-"""The state of one sampling run. attach.py makes it when the run starts, and drops it when it ends."""
+"""The state of one sampling run. attach.py creates it when the run starts and drops it when the run ends."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,10 +20,11 @@ Subsystem = TypeVar("Subsystem")
 class Run:
     """One sampling run, shared by all Guidekit nodes on the model.
 
-    `began`: by outer step so far, the sigma at which it began. `evaluations`: how many so far, with the current one.
-    `techniques`: by kind. `acted`: those that have changed something. `notes`: what a technique writes down for its
-    report. `remarks`: sentences for it. `prompts`: the guider's. `step_callbacks`: called as the sampler calls its
-    own, with the step that is over. `context`: what the host executes, None outside a graph.
+    `began`: the sigma at which each outer step so far began. `evaluations`: their number so far, the current one
+    included. `techniques`: by kind. `acted`: the techniques that have changed something. `notes`: data that techniques
+    keep for the rest of the run. `remarks`: sentences for the report of a technique. `prompts`: the guider's.
+    `step_callbacks`: called with the arguments of the sampler's own callback, after each step. `context`: the host's
+    current execution, None outside a graph.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Run:
         self.acted: set = set()
         self.notes: dict[Any, Any] = {}
         self.step_callbacks: list[Callable[..., None]] = []
-        self._subsystems: dict[type, Any] = {}
+        self._subsystems: dict[Callable[[Run], Any], Any] = {}
         self._at_end: list[Callable[[Run], None]] = []
         self.remarks: dict[Any, list[str]] = {}
         self._nodes = nodes
@@ -55,21 +56,22 @@ class Run:
         self.began: dict[int, float] = {}
         self.sampler_name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
         self.clock = clock_of(self.sampler_name, getattr(sampler, "extra_options", {}), self.sigmas)
-        self._tells_steps = False  # the sampler says itself where it is
+        self._tells_steps = False  # the sampler itself calls `enter_step`
         self._undone = getattr(sampler, "undoes", False)
         self.context = get_executing_context()
 
     def of(self, kind: Callable[["Run"], Subsystem]) -> Subsystem:
-        """What a subsystem keeps in this run: `kind(run)`, made when it is first asked for."""
+        """The state of a subsystem in this run: `kind(run)`, created on first use."""
         if kind not in self._subsystems:
             self._subsystems[kind] = kind(self)
         return self._subsystems[kind]
 
     def at_end(self, call: Callable[["Run"], None]) -> None:
-        """Calls `call(run)` when the run is over, before anything is reported."""
+        """Calls `call(run)` when the run is over, before the report."""
         self._at_end.append(call)
 
     def end(self) -> None:
+        """Calls the functions given to `at_end`."""
         for call in self._at_end:
             call(self)
 
@@ -80,28 +82,28 @@ class Run:
 
     @property
     def step_sigma(self) -> float:
-        """The sigma at which it began."""
+        """The sigma at which the current outer step began."""
         return self.clock.step_sigma
 
     @property
     def next_sigma(self) -> float:
-        """The sigma at which it ends."""
+        """The sigma at which the current outer step ends."""
         return self.clock.next_sigma
 
     def sigma_at(self, percent: float) -> float:
-        """The noise level at which `percent`, 0 to 1, of the run lies behind. The table it comes from lies on the
-        device, which is asked once."""
+        """The noise level at `percent`, 0 to 1, of the run. The host's table lies on the device, so each value is read
+        once."""
         if percent not in self._levels:
             self._levels[percent] = self.model_sampling.percent_to_sigma(percent)
         return self._levels[percent]
 
     def seed_of_step(self, seed: int) -> int:
-        """Another one at each noise level, the same in every evaluation of a step, whichever sampler makes it."""
+        """A seed that differs between noise levels and is the same in every evaluation of a step, for any sampler."""
         return int.from_bytes(hashlib.sha256(f"{seed} {self.step_sigma:.5g}".encode()).digest()[:7], "big")
 
     @property
     def steps(self) -> int:
-        """How many outer steps there are; so far, in a sampler that decides as it goes."""
+        """The number of outer steps; in a sampler that decides while sampling, those so far."""
         return self.clock.steps or self.step + 1
 
     @property
@@ -109,16 +111,16 @@ class Run:
         return self.model.get_model_object("latent_format")
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
-        """From raw latents, as samplers see them, to those of a VAE."""
+        """Latents [B, C, ...] in the sampler's scale to those that a VAE decodes."""
         return self.model.model.process_latent_out(latent)
 
     def reload(self) -> None:
-        """Puts the network, and those beside it, back where they work, if something has taken their place."""
+        """Loads the network, and those loaded beside it, again, where another model has displaced them."""
         comfy.model_management.load_models_gpu([self.model, *self.model.get_nested_additional_models()])
 
     @property
     def model_options(self) -> dict:
-        """Of this run."""
+        """The guider's model options in this run."""
         return self.guider.model_options
 
     @property
@@ -128,16 +130,17 @@ class Run:
 
     @property
     def scale_is_lambda(self) -> bool:
-        """Whether the sampler is one of the host's CFG++ samplers, which take the guider's cfg as CFG++'s lambda."""
+        """Whether the sampler is one of the host's CFG++ samplers, which use the guider's cfg as CFG++'s lambda."""
         return "cfg_pp" in self.sampler_name
 
     def enter_step(self, step: int) -> None:
-        """For samplers that say themselves where they are: all evaluations from now on are of the step from
-        `sigmas[step]` to the next one, in whichever direction."""
+        """For samplers that set the step themselves: all evaluations from now on belong to the step between
+        `sigmas[step]` and the next level, in either direction."""
         self._tells_steps = True
         self.clock.step, self.clock.step_sigma = step, self.sigmas[step]
 
     def begin_evaluation(self, sigma: Tensor) -> None:
+        """Counts an evaluation at `sigma`, [B], before it is made."""
         self.evaluations += 1
         self.prompts.begin_evaluation()
         if not self._tells_steps:
@@ -145,10 +148,10 @@ class Run:
         self.began.setdefault(self.step, self.step_sigma)
 
     def memory(self, owner) -> StepMemory:
-        """What `owner` (a technique on this model) remembers between steps.
+        """The memory of `owner` (a technique on this model) between steps.
 
         Raises:
-            ValueError: an inversion, which goes through the steps in reverse, or the way back from it.
+            ValueError: the run is an exact inversion, which goes through the steps in reverse, or samples from one.
         """
         if self._undone:
             raise ValueError(
@@ -158,17 +161,17 @@ class Run:
         return self._memories.setdefault(owner, StepMemory(self))
 
     def remark(self, technique: Any, sentence: str) -> None:
-        """Something to say of a technique at the end of the run, once, if it has acted."""
+        """Adds a sentence, once, to the report of a technique, which is shown if the technique has acted."""
         remarks = self.remarks.setdefault(technique, [])
         if sentence not in remarks:
             remarks.append(sentence)
 
     def node_of(self, technique: Any) -> str | None:
-        """The id of the node that has put it on the model."""
+        """The id of the node that put `technique` on the model."""
         return self._nodes.get(technique)
 
     def unpack(self, latent: Tensor) -> list[Tensor]:
-        """The streams of a latent: one, or several (audio and video) that the host has packed into [B, 1, N]."""
+        """The streams of a latent: one [B, C, ...], or several (audio, video) that the host packed into [B, 1, N]."""
         if len(self.latent_shapes) == 1:
             return [latent]
         return comfy.utils.unpack_latents(latent, self.latent_shapes)

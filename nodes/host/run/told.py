@@ -1,12 +1,12 @@
-"""What nodes have said, kept by prompt: for the page, which shows it under them, and for the node GuidekitReport.
+"""The messages of nodes, stored by prompt: for the page, which shows them under the nodes, and for GuidekitReport.
 
-A node speaks while a node executes: itself, or the sampler that its patched model is sampled by. What was said then
-holds for as long as the host has the result of that execution in its cache, whichever prompt asks for it: until this
-node executes again, or is another one, or stands behind others.
+The messages of a node arise while a node executes: itself, or the sampler that uses its patched model. They stay valid
+as long as the host would reuse that execution from its cache, in any prompt: until the executing node runs again, or
+it, its inputs or a node before it differ.
 
 Relies on: the queue's running items and those in its history, (number, prompt id, nodes, extra_data, ...) with
-`client_id` and the workflow in extra_data (server.py:1117, execution.py:1267); `send_sync`, whose events of any name
-reach the page; ids of nodes in subgraphs (12:5) and of nodes that a node puts in its place (5.0.0.3).
+`client_id` and the workflow in extra_data (server.py:1117, execution.py:1267); `send_sync`, which delivers events of
+any name to the page; the ids of nodes in subgraphs (12:5) and of nodes that a node expands to (5.0.0.3).
 """
 
 import threading
@@ -22,21 +22,21 @@ from comfy_execution.utils import ExecutionContext
 
 EVENT = "guidekit.told"
 PATH = "/guidekit/told"
-_PROMPTS = 64  # kept
+_PROMPTS = 64  # stored at most
 
-Nodes = dict[str, dict[str, Any]]  # of a prompt in API form
+Nodes = dict[str, dict[str, Any]]  # the nodes of a prompt in API form, by id
 
 
 @dataclass(frozen=True)
 class Line:
-    """`node`: the id of the one that speaks, "" outside a graph; `label`: its name; `text`: plain."""
+    """A message. `node`: the id of its node, "" outside a graph; `label`: the node's name; `text`: plain."""
 
     node: str
     label: str
     text: str
 
     def named(self, source: str | None) -> str:
-        """With who says it, and in which sampler's run, if the node `source` that executed is another one."""
+        """The text with the node's name and id, and those of the sampler node `source` if that is what executed."""
         places = [f"node {self.node}"] if self.node else []
         places += [f"sampler node {source}"] if source and source != self.node else []
         where = f" ({', '.join(places)})" if places else ""
@@ -45,7 +45,8 @@ class Line:
 
 @dataclass
 class Entry:
-    """What was said while the node `source` was executing; `at`: when, in seconds; `cached`: in an earlier prompt."""
+    """The messages of one execution of the node `source`; `at`: its time in seconds; `cached`: the execution was in an
+    earlier prompt."""
 
     source: str
     at: float
@@ -62,7 +63,7 @@ class _Prompt:
 
 
 class Told:
-    """Of the last prompts. Threads may ask and tell at once."""
+    """The messages of the last `prompts` prompts. Safe to use from several threads."""
 
     def __init__(self, prompts: int = _PROMPTS):
         self._most = prompts
@@ -70,12 +71,13 @@ class Told:
         self._lock = threading.Lock()
 
     def begin(self, context: ExecutionContext) -> None:
-        """The node of `context` executes: what it had said before does not hold any more."""
+        """The node of `context` starts to execute: its earlier messages become invalid."""
         with self._lock:
             self._entry(context)
 
     def add(self, context: ExecutionContext, lines: list[Line]) -> None:
-        """Said while the node of `context` executes. The client that queued the prompt hears of it at once."""
+        """Adds messages to the execution of the node of `context` and sends them to the client that queued the
+        prompt."""
         with self._lock:
             entry = self._entry(context)
             entry.lines += lines
@@ -86,7 +88,7 @@ class Told:
             _server().send_sync(EVENT, {"prompt_id": context.prompt_id, **message}, prompt.client)
 
     def behind(self, context: ExecutionContext, nodes: Nodes) -> list[Entry]:
-        """What was said on the way to the node of `context`, in the order of the graph `nodes`."""
+        """The messages of all nodes that the node of `context` depends on, in the order of the graph `nodes`."""
         with self._lock:
             prompt = self._prompt(context.prompt_id)
             prompt.nodes = prompt.nodes or nodes
@@ -95,7 +97,8 @@ class Told:
             return [entry for node_id in order for entry in prompt.entries.values() if shown(entry.source) == node_id]
 
     def newest(self, prompt_id: str | None = None) -> list[dict]:
-        """What holds in each workflow, as JSON. `prompt_id`: one that was just queued, whose nodes may be cached."""
+        """The valid messages in each workflow, as JSON. `prompt_id`: a prompt that was just queued, whose nodes may be
+        cached."""
         with self._lock:
             if prompt_id is not None and (prompt_id in self._prompts or _queued(prompt_id) is not None):
                 self._recall(self._prompt(prompt_id))
@@ -120,8 +123,8 @@ class Told:
         return self._prompts[prompt_id]
 
     def _recall(self, prompt: _Prompt) -> None:
-        """Nodes that have not executed in this prompt say what they, or nodes of other ids, said when they last did
-        with the same before them."""
+        """Copies to `prompt` the messages of nodes that have not executed in it, from the last execution, under any id,
+        with the same inputs and the same nodes before them."""
         spoken = set(map(shown, prompt.entries))
         for other in reversed(self._prompts.values()):
             for entry in list(other.entries.values()):
@@ -142,7 +145,7 @@ TOLD = Told()
 
 
 def lineage(nodes: Nodes, node_id: str) -> dict[str, tuple]:
-    """A node and all that it depends on, which come first: (class, inputs) by id."""
+    """A node and all nodes it depends on, these first: {id: (class, inputs)}."""
     found: dict[str, tuple] = {}
     _follow(nodes, node_id, found, set())
     return found
@@ -163,7 +166,7 @@ def _sources(inputs: dict) -> Iterator[str]:
 
 
 def form(found: dict[str, tuple]) -> list[tuple]:
-    """Of a lineage: the same whatever the ids of its nodes are, as for the host's cache."""
+    """A lineage independent of the ids of its nodes, as the host's cache compares it."""
     place = {node_id: i for i, node_id in enumerate(found)}
 
     def linked(value: Any) -> Any:
@@ -173,18 +176,18 @@ def form(found: dict[str, tuple]) -> list[tuple]:
 
 
 def _moved(entry: Entry, node_id: str, ids: dict[str, str]) -> Entry:
-    """To the node `node_id` of a prompt in which nodes have other `ids`."""
+    """A copy of `entry` for the node `node_id` of a prompt; `ids`: from the ids in the old prompt to those in it."""
     source = node_id + entry.source.removeprefix(shown(entry.source))
     return Entry(source, time.time(), [replace(line, node=ids.get(line.node, line.node)) for line in entry.lines], True)
 
 
 def shown(node_id: str) -> str:
-    """The id of the node in the graph that stands for `node_id`."""
+    """The id of the node in the graph that `node_id` was expanded from, or is."""
     return node_id.partition(".")[0]
 
 
 def serve() -> None:
-    """Lets the page ask what holds, where there is a server. A second copy of the pack finds it done."""
+    """Adds the page's route to the server, if there is one and another copy of the pack has not done so."""
     server = _server()
     if server is not None and all(getattr(route, "path", None) != PATH for route in server.routes):
         server.routes.get(PATH)(_answer)
@@ -206,7 +209,7 @@ def _server() -> Any:
 
 
 def _queued(prompt_id: str) -> _Prompt | None:
-    """One that runs, or has run."""
+    """The prompt of this id in the host's queue or history; None if there is none."""
     if (queue := getattr(_server(), "prompt_queue", None)) is None:
         return None
     running, _ = queue.get_current_queue_volatile()
@@ -219,7 +222,7 @@ def _queued(prompt_id: str) -> _Prompt | None:
 
 
 def _text(data: Any, *keys: str) -> str | None:
-    """What a client has put there, if it is text."""
+    """The text at `keys` in data from a client; None if there is none."""
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None
     return data if isinstance(data, str) else None

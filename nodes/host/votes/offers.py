@@ -2,7 +2,7 @@
 
 Relies on: IMAGE [batch, height, width, channels] in 0..1, whose 8-bit form is that of core's Save Image
 (nodes.py:1663); `samples` and `batch_index` of a LATENT; prepare_noise of the host's samplers (comfy/sample.py:27);
-`prompt`, `extra_pnginfo` and `unique_id` of a node's hidden inputs.
+`prompt`, `extra_pnginfo` and `unique_id` of a node's hidden inputs; `is_changed` in a prompt's nodes (execution.py:84).
 """
 
 import json
@@ -128,7 +128,9 @@ class Shown:
         return found[:100] if isinstance(found, str) else ""
 
     def _workflow(self) -> str | None:
-        parts = {name: part for name, part in (("prompt", self._nodes), ("workflow", self._graph)) if part}
+        # As it was queued: the host adds what it has found about changes, which may be NaN.
+        nodes = {key: {k: v for k, v in node.items() if k != "is_changed"} for key, node in self._nodes.items()}
+        parts = {name: part for name, part in (("prompt", nodes), ("workflow", self._graph)) if part}
         return json.dumps(parts) if parts else None
 
 

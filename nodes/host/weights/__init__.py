@@ -1,4 +1,4 @@
-"""Files of weights that were tuned to preferences, read for the model in hand.
+"""Files of tuned weights (LoRAs and others, whole networks), read as patches of a given model.
 
 Nodes use `read.read_tuned`. Below it: files/.
 """

@@ -1,5 +1,5 @@
-"""A file of LoRA and its relatives as patches of a model: what of it fits is known from its header, and what of that is
-applied from trying it."""
+"""A file of adapters (LoRA and related kinds) as patches of a model. Its header shows which modules fit; which of their
+patches have an effect is found by applying them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ _WITH_INTEGERS = (ALPHA, "reshape_weight")
 
 @dataclass(frozen=True)
 class Module:
-    """`trained`: its path in the file; `names`: those of its parts there, `shapes`: theirs."""
+    """The adapter of one module. `trained`: the module's path in the file; `target`: the model's weight; `names`: the
+    names of its parts in the file; `shapes`: the shapes of the parts."""
 
     trained: str
     target: Target
@@ -48,8 +49,8 @@ class Module:
 
 
 class Adapter:
-    """One file of LoRA and its relatives. `names`: those of the file, by how the host's converters spell them; `known`:
-    the model's modules by the paths in `renamed`."""
+    """One file of adapters. `names`: {name after the host's converters: name in the file}; `known`: the model's
+    modules, by the paths in `renamed`."""
 
     def __init__(
         self,
@@ -65,16 +66,17 @@ class Adapter:
         self.modules = [self._module(known[path], parts, names) for path, parts in renamed.parts.items()]
 
     def _module(self, target: Target, parts: Mapping[str, str], names: Mapping[str, str | None]) -> Module:
-        in_file = {part: names[spelled] for part, spelled in parts.items() if names[spelled] is not None}
-        first = lora_keys.split(next(iter(in_file.values()))) or lora_keys.split(next(iter(parts.values())))
+        in_file = {part: name for part, spelled in parts.items() if (name := names[spelled]) is not None}
+        either = next(iter(in_file.values())), next(iter(parts.values()))
+        first = next(name for name in map(lora_keys.split, either) if name is not None)
         of_file = {part: self.header.tensors[name].shape for part, name in in_file.items()}
         return Module(first.module, target, in_file, {part: of_file.get(part, ()) for part in parts})
 
     def read(self) -> tuple[dict, list[str]]:
-        """Patches, and the report.
+        """(patches for `add_patches`, sentences of the report)
 
         Raises:
-            ValueError: a sentence about why nothing of it can be applied.
+            ValueError: no part of the file can be applied, with the reason.
         """
         fitting = self._fitting()
         if not fitting:
@@ -99,14 +101,14 @@ class Adapter:
         )
 
     def _fitting(self) -> list[Module]:
-        """The modules whose parts make a change of the model's weights; the others are counted."""
+        """The modules whose parts fit a weight of the model; the others are added to the report."""
         state, found, taken = self.model.model.state_dict(), [], set()
         for module in self.modules:
             target = module.target
             bias = target.bias.shape(self.model) if target.bias.key in state else None
             wrong = shapes.problem(module.shapes, target.shape(self.model), bias) or self._wrong_numbers(module)
             if wrong is None and target in taken:
-                wrong = "is for a weight that another one is for as well"
+                wrong = "is for a weight that another module of the file changes already"
             if wrong is None:
                 found.append(module)
                 taken.add(target)
@@ -127,7 +129,7 @@ class Adapter:
         tensors, config, found = read_tensors(self.path, wanted), self._config(), {}
         for module in modules:
             parts = {part: tensors.get(f"{module.trained}.{part}", torch.tensor(0)) for part in module.shapes}
-            if "lora_magnitude_vector" in module.names.get(SCALE, ""):  # PEFT has it for outputs, however it lies
+            if "lora_magnitude_vector" in module.names.get(SCALE, ""):  # PEFT's is per output, in any shape
                 ndim = max(map(len, module.shapes.values()))
                 parts[SCALE] = parts[SCALE].reshape(-1, *[1] * (ndim - 1))
             if config is not None and ALPHA not in parts:
@@ -136,11 +138,11 @@ class Adapter:
         return found
 
     def _share(self, module: Module, parts: dict[str, Tensor], config: PeftConfig) -> None:
-        """Puts the share of the configuration into the parts of a product."""
+        """Applies the scale from PEFT's configuration to the parts of a product."""
         try:
             if module.rank is not None:
                 parts[ALPHA] = torch.tensor(config.share(module.trained, module.rank) * module.rank)
-            elif "lokr_w1" in parts:  # of whole factors
+            elif "lokr_w1" in parts:  # factors without a rank
                 parts["lokr_w1"] = config.share(module.trained, None) * parts["lokr_w1"].float()
         except ValueError as error:
             raise ValueError(f"{self.path.name} cannot be used: {error}.") from error
@@ -158,7 +160,7 @@ class Adapter:
             raise ValueError(f"{self.path.name} cannot be used: {error}.") from error
 
     def _patches(self, modules: list[Module], tensors: Mapping[str, dict[str, Tensor]]) -> list[Patched]:
-        """Those of modules all of whose patches have an effect; the others are counted."""
+        """The patches of modules all of whose patches have an effect; the others are added to the report."""
         found = []
         for module in modules:
             for target, patch in patches_of(self.model, module.target, tensors[module.trained]).items():

@@ -1,14 +1,13 @@
-"""Adapters on the host's patches where its own way with them is another than the papers'.
+"""Adapters as patches, corrected where the host's implementation differs from the papers.
 
-- DoRA with magnitudes for each output: core divides by the norms of the unchanged weight (weight_decompose,
-  comfy/weight_adapter/base.py:284), the paper, PEFT and LyCORIS by those of the changed one.
+- DoRA with magnitudes per output: core divides by the norms of the unchanged weight (weight_decompose,
+  comfy/weight_adapter/base.py:284); the paper, PEFT and LyCORIS by those of the changed weight.
 - OFT and BOFT: core multiplies by the strength twice (comfy/weight_adapter/oft.py:230, 251), so that 0.5 acts like 0.25
-  and -1 like 1. It leaves out LyCORIS's rescale of the rows in OFT, and takes its limit, alpha times the number of rows
-  (lycoris/modules/diag_oft.py:67), for alpha.
+  and -1 like 1. In OFT it ignores LyCORIS's rescale of the rows, and uses alpha as the limit, which in LyCORIS is alpha
+  times the number of rows (lycoris/modules/diag_oft.py:67).
 
-Relies on: calculate_weight of a WeightAdapterBase, which changes the weight that it is given (comfy/lora.py:459);
-adapters being made anew as type(adapter)(loaded_keys, weights), weights being tuples of tensors and adapters
-(comfy/lora.py:504).
+Relies on: calculate_weight of a WeightAdapterBase, which changes the weight it is given (comfy/lora.py:459); adapters
+being created as type(adapter)(loaded_keys, weights), with weights a tuple of tensors and adapters (comfy/lora.py:504).
 """
 
 import comfy.model_management
@@ -20,8 +19,9 @@ from ....samplers.lora.dora import decomposed
 
 
 class Interpolated(WeightAdapterBase):
-    """W + s (W' - W), where W' is what an adapter makes of W at strength 1, its rows multiplied by a rescale and given
-    magnitudes if there are any. `weights`: the adapter, the rescale or None, the magnitudes or None."""
+    """W + s (W' - W) at strength s, where W' is W with the adapter at strength 1, then with its rows multiplied by the
+    rescale and normalised to the magnitudes, if there are any. `weights`: (adapter, rescale or None, magnitudes or
+    None)."""
 
     name = "interpolated"
 
@@ -49,11 +49,11 @@ class Interpolated(WeightAdapterBase):
 def corrected(
     adapter: WeightAdapterBase, rows: int, rescale: Tensor | None, magnitude: Tensor | None
 ) -> WeightAdapterBase:
-    """The adapter of a weight with so many rows, or one that does what its paper says. `rescale`, `magnitude`: those
-    that the adapter itself was not given."""
+    """`adapter`, or where the host differs from the paper a corrected one. `rows`: those of the weight; `rescale`,
+    `magnitude`: those of the file, which `adapter` was made without."""
     if isinstance(adapter, (OFTAdapter, BOFTAdapter)):
         blocks, _, alpha, _ = adapter.weights
-        limit = 0.0 if alpha is None else rows * alpha  # 0 is without; core's BOFT wants to be told
+        limit = 0.0 if alpha is None else rows * alpha  # 0 is no limit; core's BOFT does not accept None
         adapter = type(adapter)(adapter.loaded_keys, (blocks, None, limit, None))
     elif magnitude is None:
         return adapter

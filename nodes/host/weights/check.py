@@ -1,4 +1,4 @@
-"""Whether patches change the weights that they are for: the host logs what it cannot apply and goes on without it.
+"""Checks that patches change their weights: the host only logs a patch that it cannot apply, and skips it.
 
 Relies on: calculate_weight (comfy/lora.py:429), which is given a copy of the weight.
 """
@@ -16,12 +16,12 @@ from .adapter_fixes import Interpolated
 from .module_weights import weight_of
 from .names import Target
 
-_TRIED = 3  # weights of a kind
+_TRIED = 3  # patches of each kind
 
 
 @dataclass(frozen=True)
 class Patched:
-    """A patch of a weight, for a module of a file."""
+    """A patch of the weight `target`, from the module `module` of a file."""
 
     module: str
     target: Target
@@ -30,10 +30,11 @@ class Patched:
 
     @property
     def kind(self) -> tuple:
-        """What is the same is applied in the same way."""
+        """Patches of the same kind are applied by the same code."""
         return _kind(self.patch), len(self.shape), self.target.place is None, self.target.function is None
 
     def changes(self, model: ModelPatcher) -> bool:
+        """Whether the patch, at strength 1, changes the model's weight."""
         weight, target = weight_of(model, self.target.key), self.target
         entry = 1.0, self.patch, 1.0, target.place, target.function
         changed = comfy.lora.calculate_weight([entry], weight.clone(), target.key)
@@ -41,7 +42,7 @@ class Patched:
 
 
 def without_effect(model: ModelPatcher, patches: Iterable[Patched]) -> set[str]:
-    """Modules with a patch of a kind that changes no weight, tried on the smallest ones."""
+    """The modules with a patch of a kind that changes no weight; of each kind the smallest weights are tried."""
     kinds: dict[tuple, list[Patched]] = {}
     for each in patches:
         kinds.setdefault(each.kind, []).append(each)

@@ -1,6 +1,6 @@
-"""A whole tuned network as its difference to the model: as it is, or in products of a low rank.
+"""A whole tuned network as its difference from the model: in full, or as low-rank products.
 
-Relies on: unet_to_diffusers for the names of diffusers (comfy/utils.py); LoRAAdapter's weights
+Relies on: unet_to_diffusers for the names of diffusers (comfy/utils.py); the order of LoRAAdapter's weights
 (comfy/weight_adapter/lora.py:206).
 """
 
@@ -24,7 +24,7 @@ _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 
 
 def names_of_network(model: ModelPatcher, header: Header) -> dict[str, str]:
-    """Keys of the model's weights, by the names in a file of a whole network."""
+    """{name in a file of a whole network: key of the model's weight}; other names are left out."""
     state = model.model.state_dict()
     diffusers = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     found: dict[str, str] = {}
@@ -39,17 +39,17 @@ def names_of_network(model: ModelPatcher, header: Header) -> dict[str, str]:
 def read_difference(
     model: ModelPatcher, path: Path, header: Header, whole: dict[str, str], rank: int
 ) -> tuple[dict, list[str]]:
-    """W_file - W_model, for strength 1 to be the file and 0 the model; in products where they are fewer numbers.
-    Returns patches and report.
+    """The patches W_file - W_model, so that strength 1 is the file and 0 the model; as products of `rank` where these
+    are smaller, 0 for never. `whole`: from `names_of_network`. Returns (patches, sentences of the report).
 
     Raises:
-        ValueError: a sentence about why it cannot be applied.
+        ValueError: the file is of another network, or has the model's own weights.
     """
     state = model.model.state_dict()
     wrong = [
         name
         for name, key in whole.items()
-        if header.tensors[name].dtype not in FLOATS or not _same(header.tensors[name].shape, state[key].shape)
+        if header.tensors[name].dtype not in FLOATS or not _is_same_layer(header.tensors[name].shape, state[key].shape)
     ]
     parameters = {f"diffusion_model.{name}" for name, _ in model.model.diffusion_model.named_parameters()}
     missing = parameters - {*whole.values()}
@@ -64,7 +64,7 @@ def read_difference(
     for name, key in whole.items():
         target = read_tensors(path, {key: name})[key]
         change = target.float().reshape(state[key].shape) - weight_of(model, key)
-        kept = target.dtype if target.element_size() > 1 else torch.float16  # differences are too small for 8 bits
+        kept = target.dtype if target.element_size() > 1 else torch.float16  # 8 bits are too coarse for differences
         progress.update(1)
         if change.count_nonzero() == 0:
             continue
@@ -84,14 +84,14 @@ def read_difference(
     ]
     if rank:
         report.append(
-            f"Kept in products of rank {rank} where they are smaller: {1 - missed / total:.2%} of the difference's "
-            f"square, a relative error of {math.sqrt(missed / total):.4f}."
+            f"Stored as products of rank {rank} where they are smaller, which keeps {1 - missed / total:.2%} of the "
+            f"squared difference, a relative error of {math.sqrt(missed / total):.4f}."
         )
     return patches, report + about_itself(model, header)
 
 
-def _same(one: tuple[int, ...], other: torch.Size) -> bool:
-    """A linear layer and a convolution of one pixel are the same."""
+def _is_same_layer(one: tuple[int, ...], other: torch.Size) -> bool:
+    """Whether two shapes are equal, where a linear layer and a 1x1 convolution count as the same."""
 
     def bare(shape) -> tuple[int, ...]:
         shape = tuple(shape)

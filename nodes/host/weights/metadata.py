@@ -1,21 +1,23 @@
-"""What a file of tuned weights says of itself, beside the model it is to be put on."""
+"""The description in a file of tuned weights, compared with the model that it is applied to."""
 
 import comfy.model_sampling
 from comfy.model_patcher import ModelPatcher
 
 from ..files.safetensors_header import Header
 
-_WIDTHS = {768: "SD1", 1024: "SD2", 2048: "SDXL", 1280: "SDXL's refiner"}  # of the text in cross-attention
+_WIDTHS = {768: "SD1", 1024: "SD2", 2048: "SDXL", 1280: "SDXL's refiner"}  # by the width of text in cross-attention
 
 
 def name_of(model: ModelPatcher) -> str:
+    """The class of a model, with its kind if it is a known UNet, for messages."""
     width = model.model.model_config.unet_config.get("context_dim")
     kind = _WIDTHS.get(width) if isinstance(width, int) else None
     return type(model.model).__name__ + (f" ({kind})" if kind else "")
 
 
 def other_kind(header: Header) -> str:
-    """What a file says that it is for."""
+    """The kinds of models that a file was made for, from its shapes and metadata, as the end of a sentence; "" if
+    unknown."""
     said = [header.metadata.get(name) for name in ("modelspec.architecture", "ss_base_model_version")]
     widths = {
         _WIDTHS[entry.shape[1]]
@@ -27,16 +29,14 @@ def other_kind(header: Header) -> str:
 
 
 def about_itself(model: ModelPatcher, header: Header) -> list[str]:
-    """Sentences about the file's own description."""
+    """Sentences about the file's metadata: a wrong prediction type, title, model, licence."""
     metadata, found = header.metadata, []
     says = metadata.get("modelspec.prediction_type")
     if says is None and metadata.get("ss_v_parameterization") is not None:
         says = "v" if metadata["ss_v_parameterization"] == "True" else "epsilon"
     predicts = _predicts(model)
     if says in ("epsilon", "v") and predicts is not None and says != predicts:
-        found.append(
-            f"Warning: it was trained to predict {says}, and the model predicts {predicts}: pictures may break."
-        )
+        found.append(f"Warning: it was trained to predict {says}, and the model predicts {predicts}: images may break.")
     for name, title in (
         ("modelspec.title", "Title"),
         ("modelspec.architecture", "Made for"),

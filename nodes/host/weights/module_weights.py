@@ -1,9 +1,11 @@
-"""A model's weights as they were loaded.
+"""A model's weights as they were loaded, or with the patches of a patcher.
 
-Relies on: get_key_weight, with what is to be done to a weight's stored form, and the backups of a patcher, which its
-clones share (comfy/model_patcher.py:216, 458). get_key_patches, which has both, fails on quantised layers.
+Relies on: get_key_weight, which also returns the conversion of a weight's stored form, and the backups of a patcher,
+which its clones share (comfy/model_patcher.py:216, 458). get_key_patches, which uses both, fails on quantised layers.
+Patches are applied by calculate_weight (comfy/lora.py:429).
 """
 
+import comfy.lora
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher, get_key_weight
@@ -11,7 +13,7 @@ from torch import Tensor
 
 
 def weight_of(model: ModelPatcher, key: str) -> Tensor:
-    """A copy in float32, without the patches that are on it just now."""
+    """A copy of the weight `key` in float32 on the CPU, without the patches that are on it at the moment."""
     weight, _, convert = get_key_weight(model.model, key)
     if key in model.backup:
         weight = model.backup[key].weight
@@ -19,3 +21,8 @@ def weight_of(model: ModelPatcher, key: str) -> Tensor:
         weight = model.hook_backup[key][0]
     weight = comfy.model_management.cast_to_device(weight, torch.device("cpu"), torch.float32, copy=True)
     return weight if convert is None else convert(weight, inplace=True)
+
+
+def patched_weight(model: ModelPatcher, key: str) -> Tensor:
+    """A copy in float32, with the patches of `model`: merged LoRAs, whoever has put them there."""
+    return comfy.lora.calculate_weight(model.patches.get(key, []), weight_of(model, key), key)

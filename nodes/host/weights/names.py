@@ -1,8 +1,8 @@
-"""What the host calls the modules of a model, in all spellings; and its converters of names.
+"""The names of a model's modules in all spellings that the host knows, and the host's converters of names.
 
 Relies on: model_lora_keys_unet (comfy/lora.py:203) and flux_to_diffusers (comfy/utils.py:639), whose values are a key
 of the model's state, or (key, (dimension, first, number)), or (key, None, function of the change); the functions of
-comfy/lora_convert.py, which give the tensors new names and look at shapes only.
+comfy/lora_convert.py, which rename tensors and use only their shapes.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,8 @@ _PROCESSORS = (".processor.qkv_lora", ".processor.proj_lora")
 
 @dataclass(frozen=True)
 class Target:
-    """A weight, or `place` of it: (dimension, first, number). `function`: what a change goes through."""
+    """A weight of the model, or a part of it, `place`: (dimension, first, number). `function`: applied to a change
+    before it is added."""
 
     key: str
     place: tuple[int, int, int] | None = None
@@ -32,7 +33,7 @@ class Target:
 
     @property
     def name(self) -> Any:
-        """As `add_patches` of a patcher takes it."""
+        """The target as a key for `add_patches` of a patcher."""
         if self.place is None and self.function is None:
             return self.key
         return self.key, self.place, self.function
@@ -46,11 +47,11 @@ class Target:
         return replace(self, place=None, function=None)
 
     def of(self, weight: Tensor) -> Tensor:
-        """What it is of a whole weight."""
+        """The part of the whole weight `weight` that this target is."""
         return weight if self.place is None else weight.narrow(*self.place)
 
     def shape(self, model: ModelPatcher) -> tuple[int, ...]:
-        """Of quantised weights, what they stand for."""
+        """The shape of the target; for quantised weights, that before quantisation."""
         shape = list(comfy.utils.get_attr(model.model, self.key).shape)
         if self.place is not None:
             shape[self.place[0]] = self.place[2]
@@ -58,22 +59,24 @@ class Target:
 
 
 def modules_of(model: ModelPatcher) -> dict[str, Target]:
-    """What the model has, by the paths that files may have for it."""
+    """The model's weights, by the paths that files may use for their modules."""
     state = model.model.state_dict()
-    known, found = {**_more(model, state), **comfy.lora.model_lora_keys_unet(model.model, {})}, {}
+    known = {**_more(model, state), **comfy.lora.model_lora_keys_unet(model.model, {})}
+    found: dict[str, Target] = {}
     for path, named in known.items():
         target = Target(named) if isinstance(named, str) else Target(*named)
-        if target.key in state:  # the list is for the largest of a family
+        if target.key in state:  # the host's list is for the largest network of a family
             if isinstance(model.model, Lumina2):
                 target = _by_heads(model, path, target)
-            if (target := _within(model, target)) is not None:
-                found[path] = target
+            if (within := _within(model, target)) is not None:
+                found[path] = within
     return found
 
 
 def _more(model: ModelPatcher, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The names of diffusers that the host's list does not have."""
-    prefix, found = "diffusion_model.", {}
+    """The names in diffusers that the host's list does not have, with values of the same form."""
+    prefix = "diffusion_model."
+    found: dict[str, Any] = {}
     if isinstance(model.model, HunyuanVideo):
         as_in_flux = comfy.utils.flux_to_diffusers(model.model.model_config.unet_config, output_prefix=prefix)
         found |= {k.removesuffix(".weight"): target for k, target in as_in_flux.items() if k.endswith(".weight")}
@@ -91,7 +94,8 @@ def _more(model: ModelPatcher, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_heads(model: ModelPatcher, path: str, target: Target) -> Target:
-    """The host's list takes as many heads of keys and values as of queries, as Z-Image has them; Lumina has fewer."""
+    """Corrects the place in a fused qkv weight: the host's list assumes as many heads of keys and values as of queries,
+    as in Z-Image; Lumina has fewer."""
     if target.place is None or not target.key.endswith(".qkv.weight"):
         return target
     attention = comfy.utils.get_attr(model.model, target.key.removesuffix(".qkv.weight"))
@@ -101,7 +105,8 @@ def _by_heads(model: ModelPatcher, path: str, target: Target) -> Target:
 
 
 def _within(model: ModelPatcher, target: Target) -> Target | None:
-    """The host's list is for the usual width of a network; what is last of a fused weight ends with it."""
+    """Limits the place in a fused weight to its size, since the host's list assumes the usual width of a network; None
+    if nothing is left."""
     if target.place is None:
         return target
     dimension, first, number = target.place
@@ -111,15 +116,15 @@ def _within(model: ModelPatcher, target: Target) -> Target | None:
 
 @dataclass(frozen=True)
 class _Shaped:
-    """In the place of a tensor that is not read yet."""
+    """Stands for a tensor that is not read yet."""
 
     name: str
     shape: tuple[int, ...]
 
 
 def converted(header: Header) -> dict[str, str | None]:
-    """For each name as the host's converters make it, the one in the file; None for what they add, which is the shape
-    of a layer that grows."""
+    """{name after the host's converters: name in the file}; None for tensors that they add (the shape of a layer that
+    is enlarged)."""
     tensors = {name: _Shaped(name, entry.shape) for name, entry in header.tensors.items()}
     if any(part in name for name in tensors for part in _PROCESSORS):
         tensors = comfy.lora_convert.convert_uso_lora(tensors)

@@ -1,7 +1,7 @@
-"""From the parts of an adapter of one module to patches of a model.
+"""Converts the adapter of one module to patches of a model.
 
 Relies on: load_lora (comfy/lora.py:42) for the parts of products, by the names of `samplers/lora/keys.py`;
-`add_patches`, which takes a part of a weight as (key, place, function) (comfy/model_patcher.py:834).
+`add_patches`, which accepts a part of a weight as (key, place, function) (comfy/model_patcher.py:834).
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ _OF_BIAS = ("diff_b", "b_norm", BIAS)
 
 
 def patches_of(model: ModelPatcher, target: Target, parts: Mapping[str, Tensor]) -> dict[Target, Any]:
-    """What the parts of an adapter do to a weight, and to the bias beside it."""
+    """The patches of the weight `target` and its bias. `parts`: the tensors of the adapter, by the names in
+    `samplers/lora/keys.py`."""
     parts, found = without_cores(parts), {}
     rescale, magnitude = parts.pop("rescale", None), parts.pop(SCALE, None)
     differences = {part: parts.pop(part) for part in (*_WHOLE, *_OF_BIAS) if part in parts}
@@ -35,7 +36,7 @@ def patches_of(model: ModelPatcher, target: Target, parts: Mapping[str, Tensor])
     for part, change in differences.items():
         if part == "set_weight":  # as a difference, so that it has a strength
             change = change.float() - target.of(weight_of(model, target.key))
-        if part == BIAS and ALPHA in parts:  # of the second factor, whose product has a share
+        if part == BIAS and ALPHA in parts:  # scaled by alpha / rank, as the product is
             change = change.float() * (parts[ALPHA].item() / len(parts[DOWN]))
         found[target.bias if part in _OF_BIAS else target] = ("diff", (change,))
     return found

@@ -1,5 +1,5 @@
-"""Files of tuned weights, adapters or whole networks, as patches of a model: what a file is and whether it fits is read
-from its header, the weights only where it does."""
+"""Files of tuned weights, adapters or whole networks, as patches of a model. The header shows what a file is and
+whether it fits; weights are read only if it does."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,18 @@ from .names import converted, modules_of
 
 @dataclass(frozen=True)
 class Tuned:
-    """`patches` for `add_patches`; `report`: sentences for the user."""
+    """What was read from a file. `patches`: for `add_patches`; `report`: sentences for the user."""
 
     patches: dict
     report: list[str]
 
 
 def read_tuned(model: ModelPatcher, path: Path, rank: int) -> Tuned:
-    """`rank`: of the factors that a whole network's difference is kept in; 0 keeps all of it.
+    """The patches in a file for a model. `rank`: that of the products in which a whole network's difference is stored;
+    0 stores it in full.
 
     Raises:
-        ValueError: a sentence about why nothing of the file can be put on the model.
+        ValueError: no part of the file can be applied to the model, with the reason.
     """
     header = read_header(path)
     names, known = converted(header), modules_of(model)

@@ -1,7 +1,7 @@
-"""What is said of a file of adapters: how many of its modules are applied, and what became of the others."""
+"""The report on a file of adapters: how many of its modules are applied, and why the others are not."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +16,17 @@ _SHOWN = 3  # examples in a sentence
 
 
 class Applied(Protocol):
-    kind: str
-    rank: int | None
+    """A module whose weights are applied."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def rank(self) -> int | None: ...
 
 
 class AdapterReport:
-    """`names`: of the file, as the host's converters spell them."""
+    """Collects the report. `names`: those after the host's converters; `renamed`: the result of `lora_keys.rename`."""
 
     def __init__(
         self, model: ModelPatcher, path: Path, header: Header, names: Iterable[str], renamed: lora_keys.Renamed
@@ -31,15 +36,16 @@ class AdapterReport:
         self._left_out: dict[str, list[str]] = {}  # modules as the file names them, by the reason
 
     def leave_out(self, module: str, why: str) -> None:
+        """Notes that the module `module` of the file is not applied; `why` follows its name in a sentence."""
         self._left_out.setdefault(why, []).append(module[:200])
 
     def reasons(self) -> list[str]:
-        """Why modules are left out, the most frequent reason first."""
+        """Why modules are left out, the most frequent reason first, each with an example."""
         found = sorted(self._left_out.items(), key=lambda item: -len(item[1]))
         return [f"{names[0]} {why}" + (f", and {len(names) - 1} like it" * (len(names) > 1)) for why, names in found]
 
     def sentences(self, applied: Sequence[Applied], alphas: Sequence[float], zeros: int) -> list[str]:
-        """`zeros`: modules whose product is 0."""
+        """The report. `alphas`: those of the modules `applied`; `zeros`: how many modules have a product of 0."""
         found = [
             f"{self.path.name}: {len(applied)} of its {self.modules} modules are applied: {_kinds(applied)}"
             f"{_ranks(applied, alphas)}; {layouts.layout_of(self.header.tensors)}."
@@ -55,8 +61,8 @@ class AdapterReport:
             )
         for names, what, say in (
             (others, "module", f"not in {name_of(self.model)}"),
-            (self.renamed.repeated, "module", "named twice, and the first is taken"),
-            (self.renamed.unknown, "tensor", "no part of an adapter that is known"),
+            (self.renamed.repeated, "module", "named twice, and the first is used"),
+            (self.renamed.unknown, "tensor", "not part of a known kind of adapter"),
         ):
             if names:
                 examples = ", ".join(name[:100] for name in [*names][:_SHOWN])
@@ -84,6 +90,6 @@ def _ranks(applied: Sequence[Applied], alphas: Sequence[float]) -> str:
     return rank + alpha
 
 
-def _span(values: Sequence[float]) -> str:
+def _span(values: Collection[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -89,9 +89,10 @@ def text_encoder() -> comfy.sd.CLIP:
     return clip
 
 
-def vision(folder: Path) -> ClipVisionModel:
+def vision(folder: Path, width: int = WIDTH) -> ClipVisionModel:
+    """Its features, and what it projects them to, are `width` numbers each."""
     config = {
-        "hidden_size": 16,
+        "hidden_size": width,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 32,
@@ -99,10 +100,10 @@ def vision(folder: Path) -> ClipVisionModel:
         "image_size": 28,
         "patch_size": 14,
         "num_channels": 3,
-        "projection_dim": WIDTH,
+        "projection_dim": width,
         "model_type": "clip_vision_model",
     }
-    path = folder / "tiny_vision.json"
+    path = folder / f"tiny_vision_{width}.json"
     path.write_text(json.dumps(config))
     found = ClipVisionModel(str(path))
     _fill(found.model, 0.3, 7)

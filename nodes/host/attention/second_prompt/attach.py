@@ -1,12 +1,12 @@
-"""A second text in the attention of the rows that are not the negative's: the same queries look at it, in the same
-network call.
+"""A second text in the attention of all rows except the negative's: the same queries attend to it, in the same network
+call.
 
-UNets and Wan take it in cross-attention (cross.py, blocks.py), SD3, Flux, Chroma and Qwen-Image as more tokens of their
-joint attention (joint.py), HunyuanVideo too, once they are refined (refined.py), Lumina2 and Z-Image through their own
-layers (layered.py).
+UNets and Wan use cross-attention (cross.py, blocks.py); SD3, Flux, Chroma and Qwen-Image more tokens in joint attention
+(joint.py); HunyuanVideo the same after its text refiner (refined.py); Lumina2 and Z-Image their own layers
+(layered.py).
 
-Relies on: `extra_conds` of the model for what a prompt becomes (comfy/samplers.py:937); APPLY_MODEL wrappers
-(comfy/model_base.py:191); `patches["post_input"]` with the places of the text tokens (comfy/ldm/flux/model.py:184,
+Relies on: `extra_conds` of the model, which prepares a prompt (comfy/samplers.py:937); APPLY_MODEL wrappers
+(comfy/model_base.py:191); `patches["post_input"]` with the positions of the text tokens (comfy/ldm/flux/model.py:184,
 qwen_image/model.py:476).
 """
 
@@ -35,8 +35,8 @@ from .layered import see_refiner, steer_layer, with_layers
 from .refined import join_refined_texts, split_refined, with_refined
 
 _KIND = "second text"
-_BELOW = {"joint": split_attention, "refined": split_refined, "layers": steer_layer}  # by the family's way
-# Models of these families that place pictures by the length of the text, or keep its keys and values for other steps.
+_BELOW = {"joint": split_attention, "refined": split_refined, "layers": steer_layer}  # by `Family.second_text`
+# Models of known families whose image positions depend on the length of the text, or that cache its keys and values.
 _UNFIT = ("LongCatImage", "WAN21_CausalAR")
 _NOT_TEXT = {
     "area": "an area",
@@ -54,7 +54,7 @@ class _Prompt(Part):
     conditioning: list
 
     def begin(self, run: Run, guider) -> None:
-        # The last to hook in, so that the order of nodes does not matter; once, for all texts.
+        # When the run starts, after all nodes, so that their order does not matter; once, for all texts.
         model, options = guider.model_patcher, guider.model_options["transformer_options"]
         way = family_of(model).second_text if self is run.techniques[_KIND][0] else None
         if way == "cross":
@@ -75,7 +75,7 @@ class _Prompt(Part):
         return SecondText(self, tokens, mask)
 
     def _encoded(self, base: BaseModel, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens [B, N, C] and mask [B, N] or None; the texts of several entries side by side."""
+        """Tokens [B, N, C] and mask [B, N] or None; the texts of several entries are concatenated."""
         entries = comfy.sampler_helpers.convert_cond(self.conditioning)
         entries = comfy.samplers.encode_model_conds(base.extra_conds, entries, x, x.device, "negative", latent_image=x)
         found = [entry["model_conds"] for entry in entries]
@@ -89,25 +89,25 @@ class _Prompt(Part):
 
 
 def _is_of_tokens(mask: Tensor, tokens: Tensor) -> bool:
-    """[B, N], 1 where a token counts; other masks of a prompt are for attention, of text and picture."""
+    """Whether a mask is [B, N], 1 where a token counts; others are attention masks over text and image."""
     return mask.ndim == 2 and mask.shape[1] == tokens.shape[1]
 
 
 def _side_by_side(masks: list[tuple[Tensor | None, int]], rows: int) -> Tensor | None:
-    """Masks of texts of the given lengths, as one; None if no text has any."""
+    """The masks of texts, given with their lengths, as one [rows, N]; None if no text has one."""
     like = next((mask for mask, _ in masks if mask is not None), None)
     if like is None:
         return None
-    neutral = 0 if like.is_floating_point() else 1  # the host adds one of floats to the logits as it is
+    neutral = 0 if like.is_floating_point() else 1  # the host adds float masks to the logits
     whole = [like.new_full((rows, n), neutral) if mask is None else mask.to(like) for mask, n in masks]
     return torch.cat([comfy.utils.repeat_to_batch_size(mask, rows) for mask in whole], 1)
 
 
 def steer_with_text(model: ModelPatcher, steering: Steering, conditioning: list) -> None:
-    """Lets the rows of the positive, and of branches, look at `conditioning` too.
+    """Lets the rows of the positive, and of branches, attend to `conditioning` too.
 
     Raises:
-        ValueError: a model whose attention cannot take it, or a prompt that is more than text.
+        ValueError: a model whose attention does not support it, or a prompt that has more than text.
     """
     family, name = family_of(model), type(model.model).__name__
     if family.second_text is None or name in _UNFIT:
@@ -148,7 +148,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
     way, texts = family_of(base).second_text, ()
     if prompts:
         texts = tuple(prompt.for_call(run, base, x, c_crossattn.shape[2]) for prompt in prompts)
-    # With the same names in every step, as a compiled network wants it.
+    # With the same option names in every step, as a compiled network needs.
     options = with_texts(transformer_options, texts)
     if way == "layers":
         options = with_layers(options)
@@ -163,11 +163,11 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
     if way == "layers" and kwargs.get("ref_latents"):
         raise ValueError(
-            f"{prompts[0].label} does not work together with reference pictures in {type(base).__name__}. Take "
+            f"{prompts[0].label} does not work together with reference images in {type(base).__name__}. Take "
             "the reference latents off the positive prompt, or the node off the model."
         )
     if way == "joint":
-        c_crossattn = sent(c_crossattn, x.device)  # where the host leaves it until the network wants it
+        c_crossattn = sent(c_crossattn, x.device)  # the host may leave it on another device until the network runs
         own = kwargs.get("attention_mask")
         if own is None or _is_of_tokens(own, c_crossattn):
             masks = [(t.mask if t.mask is None else by_row(t.mask, len(x), options), t.count) for t in texts]
@@ -179,7 +179,7 @@ def _apply_model(executor, x: Tensor, t: Tensor, c_concat, c_crossattn, control,
 
 @torch.compiler.disable
 def _place_tokens(args: dict) -> dict:
-    """Every text of joint attention begins at the same place, as if it were the only one."""
+    """A `post_input` patch: every text of joint attention starts at the same position, as if it were the only one."""
     texts = second_texts(args["transformer_options"])
     if texts:
         ids, counts = args["txt_ids"], [text.count for text in texts]

@@ -1,9 +1,8 @@
-"""A second text in the cross-attention of transformer blocks (Wan): its tokens go in front of the prompt's, so that the
-blocks' own projections make keys and values of them, and the attention is split behind these.
+"""A second text in the cross-attention of transformer blocks (Wan): its tokens are put before the prompt's, so that the
+blocks' own projections make their keys and values, and the attention is split after the projections.
 
-Relies on: a text whose tokens are embedded one by one (comfy/ldm/wan/model.py:557), and the order of a block's
-attentions, which families.py knows. What stands beside the text, such as the tokens of an image, has an attention of
-its own.
+Relies on: text tokens that are embedded independently (comfy/ldm/wan/model.py:557), and the order of the attentions in
+a block (families.py). Tokens of an image in the prompt have their own attention.
 """
 
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from .context import SecondText, TextAttention
 
 @dataclass(frozen=True)
 class InCrossAttention:
-    """`own`: the tokens of the rows' own text; `image`: whether the prompts have image tokens as well."""
+    """The cross-attention of blocks in a call with second texts. `own`: the number of tokens of the rows' own text;
+    `image`: whether the prompts have image tokens too."""
 
     texts: tuple[SecondText, ...]
     own: int
@@ -31,12 +31,16 @@ class InCrossAttention:
         return forward.family.looks_at_text(forward.network, call, self.image)
 
     def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[rows, heads, tokens, dim]; only the image tokens look at the second texts."""
+        """The output [rows, heads, tokens, dim]; only the image tokens attend to the second texts.
+
+        Raises:
+            ValueError: another node has changed the number of text tokens.
+        """
         ahead = sum(text.count for text in self.texts)
         if k.shape[2] != ahead + self.own:
             raise ValueError(
                 f"{self.label} finds {k.shape[2]} text tokens in a block of {type(call.forward.network).__name__}, "
-                f"where it has given it {ahead + self.own}: another node changes them. Take one of them off the model."
+                f"instead of {ahead + self.own}: another node changes them. Take one of the two off the model."
             )
         out = call.host(q, k[:, :, ahead:], v[:, :, ahead:], call.mask)
         chunks, image = list(range(len(call.chunks))), call.layout.image
@@ -49,7 +53,13 @@ class InCrossAttention:
                 place = slice(begin, begin + text.count)
                 begin = place.stop
                 if call.block in text.steering.blocks:
-                    keys, values = k[part, :, place], v[part, :, place]
-                    asking = q[part, :, image], keys, values, text.count, None
-                    out[part, :, image] = about.steer(text, out[part, :, image], *asking)
+                    out[part, :, image] = about.steer(
+                        text,
+                        out[part, :, image],
+                        q=q[part, :, image],
+                        k=k[part, :, place],
+                        v=v[part, :, place],
+                        count=text.count,
+                        mask=None,
+                    )
         return out

@@ -1,4 +1,4 @@
-"""Texts beside the one that a row of the network call is for: what the ways to put them there share."""
+"""Second texts in a network call, beside the prompt of a row: what their implementations for the families share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,26 +17,34 @@ _JOINED = "guidekit_joined_texts"
 
 
 class Steering(Protocol):
-    """What is done with the two attention outputs, in `blocks`. `text_share`: of the second one, what comes from the
-    text is meant, where text and picture share an attention; else all of it."""
+    """A technique that combines the attention outputs for two texts, in `blocks`. `text_share`: where text and image
+    share an attention, the second output is only the part that comes from the text tokens; else it is all of it."""
 
-    label: str
-    idle_reason: str
-    blocks: frozenset[Block]
-    text_share: bool
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def idle_reason(self) -> str: ...
+
+    @property
+    def blocks(self) -> frozenset[Block]: ...
+
+    @property
+    def text_share(self) -> bool: ...
 
     def active(self, run: Run) -> bool:
         """Whether it acts in this step."""
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """[rows, image tokens, channels] of the row's own text and of the second one."""
+        """The output to use instead of `positive`, that for the row's own text; `negative`: that for the second text;
+        all [rows, image tokens, channels]."""
 
 
 @dataclass(frozen=True)
 class SecondText:
-    """A second text in one network call: `tokens` [B, N, C] as the text encoder gives them, for one picture or each of
-    the batch; `mask` [B, N], 1 where a token counts, None if all do. `technique`: what it was attached to the model
-    as, with its `steering`."""
+    """A second text in one network call. `tokens` [B, N, C]: from the text encoder, for one image or each of the batch;
+    `mask` [B, N]: 1 where a token counts, None if all do; `technique`: the part that is attached to the model, whose
+    technique is `steering`."""
 
     technique: Any
     tokens: Tensor
@@ -51,20 +59,21 @@ class SecondText:
         return self.tokens.shape[1]
 
     def by_row(self, like: Tensor, options: dict) -> Tensor:
-        """[rows, N, C], for the rows, on the device and in the type of `like`, which is of all chunks."""
+        """The tokens [rows, N, C] for all rows of a call, on the device and in the dtype of `like`, [rows, ...]."""
         return by_row(self.tokens.to(like), len(like), options)
 
 
 def by_row(value: Tensor, rows: int, options: dict) -> Tensor:
-    """What belongs to the pictures of the batch, for the rows of a network call."""
+    """`value` [1 or B, ...] repeated for all `rows` of a network call: [rows, ...]."""
     chunks = len(options["cond_or_uncond"])
     return comfy.utils.repeat_to_batch_size(value, rows // chunks).repeat(chunks, *[1] * (value.ndim - 1))
 
 
 @dataclass(frozen=True)
 class TextAttention:
-    """An attention of `block` in a call that has second texts, over the rows of `chunks`. `steered`: of each of these,
-    whether the texts are for it. `attend(q, k, v, mask)`: the attention itself."""
+    """An attention of `block` in a call with second texts, over the rows of `chunks`. `image`: the place of the image
+    tokens; `steered`: for each chunk, whether the texts are used for it; `attend(q, k, v, mask)`: the attention
+    itself, [rows, heads, tokens, dim]."""
 
     texts: tuple[SecondText, ...]
     block: Block
@@ -78,8 +87,8 @@ class TextAttention:
     def steer(
         self, text: SecondText, positive: Tensor, q: Tensor, k: Tensor, v: Tensor, count: int, mask: Tensor | None
     ) -> Tensor:
-        """What becomes of the image tokens' attention output `positive`, [rows, heads, tokens, dim]: `q` are their
-        queries; keys and values begin with the `count` of the text."""
+        """The combined attention output of the image tokens, [rows, heads, tokens, dim]. `positive`: their output for
+        the row's own text; `q`: their queries; `k`, `v`: keys and values, the first `count` of which are the text's."""
         if text.steering.text_share:
             share = torch.zeros_like(v)
             share[:, :, :count] = v[:, :, :count]
@@ -92,7 +101,7 @@ class TextAttention:
 
 @dataclass(frozen=True)
 class BesideText:
-    """Second texts in self-attention, below all techniques. `steer(call, q, k, v, mask)`: how."""
+    """Second texts in self-attention, below all techniques; `steer(call, q, k, v, mask)` computes the output."""
 
     texts: tuple[SecondText, ...]
     steer: Callable[[TextAttention, Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -102,7 +111,7 @@ class BesideText:
         return self.texts[0].technique.label
 
     def attends(self, call: Call) -> bool:
-        # An attention without text tokens (SD3.5's second one) has nothing to look at.
+        # Not in an attention without text tokens (the second one of SD3.5).
         return call.layout.image.start > 0
 
     def attend(self, call: Call, q: Tensor, k: Tensor, v: Tensor, part: list[int], mask: Tensor | None) -> Tensor:
@@ -114,18 +123,18 @@ class BesideText:
 
 
 def with_texts(transformer_options: dict, texts: tuple[SecondText, ...]) -> dict:
-    """The options of a network call that has these texts."""
+    """The options of a network call with the second texts `texts`."""
     return {**transformer_options, _TEXTS: texts, _JOINED: {}}
 
 
 def second_texts(transformer_options: dict) -> tuple[SecondText, ...]:
-    """Those in the current network call."""
+    """The second texts in the current network call."""
     return transformer_options.get(_TEXTS, ())
 
 
 def before(texts: list[SecondText], context: Tensor, transformer_options: dict) -> Tensor:
-    """The texts and the rows' own, `context` [rows, N, C], as one. Made once in a network call, whose layers are all
-    given the same context."""
+    """The tokens of `texts` followed by the rows' own `context` [rows, N, C]. Made once per network call, since all its
+    layers get the same context."""
     known, key = transformer_options[_JOINED], tuple(text.technique for text in texts)
     if key not in known or known[key][0] is not context:
         known[key] = context, torch.cat([*(text.by_row(context, transformer_options) for text in texts), context], 1)

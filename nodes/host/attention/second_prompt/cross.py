@@ -1,8 +1,8 @@
-"""A second text in the cross-attention of a UNet: its tokens go in front of the context, so that the layer's own
-projections make keys and values of them, and the attention is split behind these.
+"""A second text in the cross-attention of a UNet: its tokens are put before the context, so that the layer's own
+projections make their keys and values, and the attention is split after the projections.
 
-Relies on: `attn2_patch`, which may lengthen context and value, and `patches_replace["attn2"]`, which is given queries,
-keys and values (comfy/ldm/modules/attention.py:951-975); the rows of chunk i being i * B to (i + 1) * B.
+Relies on: `attn2_patch`, which may lengthen context and value, and `patches_replace["attn2"]`, which gets queries, keys
+and values (comfy/ldm/modules/attention.py:951-975); the rows of chunk i being i * B to (i + 1) * B.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def _lengthen(n: Tensor, context: Tensor, value: Tensor, options: dict) -> tuple
 
 @dataclass(eq=False)
 class _Split:
-    inner: Callable | None  # what replaced the layer before
+    inner: Callable | None  # an earlier replacement of the attention
 
     @torch.compiler.disable
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
@@ -68,7 +68,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
 
 
 def split_cross_attention(transformer_options: dict, network: torch.nn.Module) -> None:
-    """Puts the hooks into the options of a run, around whatever other nodes have put there."""
+    """Puts the hooks of this file into the options of a run, around those of other nodes."""
     transformer_options.setdefault("patches", {}).setdefault("attn2_patch", []).append(_lengthen)
     replaced = transformer_options.setdefault("patches_replace", {}).setdefault("attn2", {})
     for block, layers in transformer_layers(network).items():

@@ -1,14 +1,15 @@
 """A second text in networks that refine and pad their text before the first block (Lumina2, Z-Image): in the attention
-of each layer, the network's own layer is called a second time, with the second text alone. Its attention is given the
-keys and values of the picture, so that the text goes from layer to layer as if it were the row's own.
+of each layer, the network's own layer is called a second time with the second text alone. Its attention also gets the
+keys and values of the image, so that the text passes through the layers as if it were the row's own.
 
 Relies on: NextDiT's `embed_cap`, `context_refiner` and `layers` (comfy/ldm/lumina/model.py);
 `patches["noise_refiner"]`, called before the first layer with the modulation and the text (model.py:793); positions
-along the first axis, of which only differences matter: text up to its length, the picture right behind.
+along the first axis, of which only differences matter: the text, then the image directly after it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,35 +25,36 @@ _STATE = "guidekit_text_layers"
 
 @dataclass(eq=False)
 class LayeredTexts:
-    """The second texts of one network call, and how far they have come."""
+    """The state of the second texts in one network call."""
 
-    modulation: Tensor | None = None  # [rows, channels]
+    modulation: Tensor = field(init=False)  # [rows, channels], known before the first layer
     before_image: int = 0  # tokens of the rows' own text
-    streams: dict = field(default_factory=dict)  # by text and chunk: {layer: its input}
-    places: dict = field(default_factory=dict)  # by text: rotary factors
+    streams: dict = field(default_factory=dict)  # by (text, chunk): {layer: its input}
+    places: dict = field(default_factory=dict)  # by text: its rotary factors
 
 
 @dataclass(eq=False)
 class _Alone:
     """The attention of a layer that is called with a second text alone."""
 
-    k: Tensor  # of what stands behind the text
+    k: Tensor  # keys and values of the tokens after the text
     v: Tensor
-    own: tuple[Tensor, Tensor] | None = None  # keys and values of text and picture
+    own: tuple[Tensor, Tensor] = field(init=False)  # keys and values of text and image, set by `attend`
 
     def attend(self, host: Callable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.own = tuple(torch.cat(pair, 2) for pair in ((k, self.k), (v, self.v)))
-        return host(q, *self.own, None)
+        k, v = torch.cat([k, self.k], 2), torch.cat([v, self.v], 2)
+        self.own = k, v
+        return host(q, k, v, None)
 
 
 def with_layers(transformer_options: dict) -> dict:
-    """The options of a network call whose second texts go through layers."""
+    """The options of a network call whose second texts pass through the network's layers."""
     return {**transformer_options, _STATE: LayeredTexts()}
 
 
 @torch.compiler.disable
 def see_refiner(args: dict) -> dict:
-    """A `noise_refiner` patch: notes what the layers will be given."""
+    """A `noise_refiner` patch: notes the modulation and the length of the text that the layers will get."""
     state = args["transformer_options"].get(_STATE)
     if state is not None:
         state.modulation, state.before_image = args["vec"], args["txt"].shape[1]
@@ -60,7 +62,7 @@ def see_refiner(args: dict) -> dict:
 
 
 def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """[rows, heads, tokens, dim] of the whole sequence."""
+    """The output [rows, heads, tokens, dim] of the whole sequence."""
     out = call.attend(q, k, v, mask)
     network, state, rows = current_forward(call.options).network, call.options[_STATE], len(q) // len(call.chunks)
     passing = skipping_chunks(call.run, call.block, call.options)
@@ -82,13 +84,21 @@ def steer_layer(call: TextAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tens
             if chunk not in passing:
                 stream[call.block.number + 1] = goes
             if call.block in text.steering.blocks:
-                asking = q[part, :, call.image], *alone.own, came.shape[1], None
-                out[part, :, call.image] = call.steer(text, out[part, :, call.image], *asking)
+                keys, values = alone.own
+                out[part, :, call.image] = call.steer(
+                    text,
+                    out[part, :, call.image],
+                    q=q[part, :, call.image],
+                    k=keys,
+                    v=values,
+                    count=came.shape[1],
+                    mask=None,
+                )
     return out
 
 
-def _refined(network: torch.nn.Module, text: SecondText, rows: slice, state: LayeredTexts, options: dict) -> Tensor:
-    """The text before the first layer, as the network makes it of its own."""
+def _refined(network: Any, text: SecondText, rows: slice, state: LayeredTexts, options: dict) -> Tensor:
+    """The text before the first layer, [rows, N, C], made as the network makes the row's own."""
     tokens = text.by_row(state.modulation, options)[rows]
     count = tokens.shape[1] + (-tokens.shape[1] % (network.pad_tokens_multiple or 1))
     (stream,), (places,), _ = network.embed_cap(

@@ -1,4 +1,4 @@
-"""How different the images of a batch are with NegToMe: `python dev.py bench tokens`."""
+"""How different the images of a batch are with NegToMe: `python dev.py bench negtome`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
