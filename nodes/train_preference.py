@@ -370,7 +370,12 @@ class TrainPreference(io.ComfyNode):
 
 
 def _objective(name: str, beta: float, reference_point: str) -> Objective:
-    kinds = {"KTO": KTO(beta, reference_point), "DiffusionNFT": NFT(beta), "DPO": DPO(beta), "SFT on likes": SFT()}
+    kinds: dict[str, Objective] = {
+        "KTO": KTO(beta, reference_point),
+        "DiffusionNFT": NFT(beta),
+        "DPO": DPO(beta),
+        "SFT on likes": SFT(),
+    }
     return kinds[name]
 
 

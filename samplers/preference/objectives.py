@@ -24,13 +24,11 @@ class Windowed(Protocol):
 
 @runtime_checkable
 class Single(Protocol):
-    compares: bool
+    @property
+    def compares(self) -> bool: ...
 
     def losses(self, prediction: Tensor, old: Tensor | None, target: Tensor, liked: Tensor) -> Tensor:
         """[B, ...] three times, [B] -> [B]. `old`: the reference's prediction, None if it `compares` nothing."""
-
-
-Objective = Windowed | Single
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,8 @@ class NFT:
     beta: float
     compares: bool = True
 
-    def losses(self, prediction: Tensor, old: Tensor, target: Tensor, liked: Tensor) -> Tensor:
+    def losses(self, prediction: Tensor, old: Tensor | None, target: Tensor, liked: Tensor) -> Tensor:
+        assert old is not None  # it compares
         return diffusion_nft.loss(prediction, old, target, liked.to(target.dtype), self.beta)
 
 
@@ -86,3 +85,6 @@ class SFT:
 
     def losses(self, prediction: Tensor, old: Tensor | None, target: Tensor, liked: Tensor) -> Tensor:
         return mean_square(prediction, target)
+
+
+Objective = KTO | DPO | NFT | SFT

@@ -44,7 +44,7 @@ class Plan:
         if self.pairs:
             number = max(self.size // 2, 1)
             turns = self._turns(len(self.pairs), step * number, (step + 1) * number, 2)
-            rows = [self.pairs[i] for i in turns]
+            rows: list[tuple[int, ...]] = [self.pairs[i] for i in turns]
         else:
             number, rows = self.size, [(row,) for row in self._rows(step)]
         place = (torch.randperm(number, generator=chance) + torch.rand(number, generator=chance)) / number

@@ -2,8 +2,8 @@
 
 The host checks the values of widgets when a prompt is queued (execution.py, validate_inputs). It does not check linked
 values, or null and {} in place of a link, and NaN passes its min and max. `checked` checks every input of a node by its
-type: number.py (also NaN and infinity), text.py (STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK, IMAGE), conditioning.py,
-connected.py (MODEL, GUIDER and other objects, and inputs of any type).
+type: number.py (also NaN and infinity), text.py (STRING, COMBO), tensors.py (LATENT, SIGMAS, MASK, IMAGE),
+conditioning.py, connected.py (MODEL, GUIDER and other objects, and inputs of any type).
 
 Relies on: `define_schema` of a node, whose inputs have `id`, `optional` and `get_io_type()` (comfy_api/latest/_io.py).
 """

@@ -57,7 +57,7 @@ class References:
         if any(len(entries) != 1 for entries in prompts.values()):
             return None
         entry = joined([prompts[i][0] for i in chosen])
-        return entry and [{**entry, "uuid": branch_uuid(run, (self, *chosen), entry["uuid"])}]
+        return None if entry is None else [{**entry, "uuid": branch_uuid(run, (self, *chosen), entry["uuid"])}]
 
     def pick(
         self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate

@@ -20,6 +20,8 @@ from comfy.weight_adapter import BypassInjectionManager
 from comfy.weight_adapter.base import WeightAdapterTrainBase
 from torch import Tensor, nn
 
+from .layers import Linear
+
 KEY = "guidekit_training"
 TUNED, REFERENCE = 1.0, 0.0
 Factors = tuple[Tensor, Tensor]  # up [out, rank], down [rank, in]
@@ -50,15 +52,18 @@ def _product(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
     return nn.functional.linear(nn.functional.linear(x, down.to(x.dtype)), up.to(x.dtype))
 
 
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone()
+
+
 class Adapters:
     """The products of a training, by the paths of their layers. They are the same for one seed, whatever else."""
 
-    def __init__(
-        self, layers: Mapping[str, nn.Module], rank: int, seed: int, start: Mapping[str, Factors] | None = None
-    ):
+    def __init__(self, layers: Mapping[str, Linear], rank: int, seed: int, start: Mapping[str, Factors] | None = None):
         chance, self.rank = torch.Generator().manual_seed(seed), rank
+        start = {} if start is None else start
         self.products = {
-            path: Product(layer.out_features, layer.in_features, rank, chance, start and start.get(path))
+            path: Product(layer.out_features, layer.in_features, rank, chance, start.get(path))
             for path, layer in layers.items()
         }
 
@@ -80,7 +85,7 @@ class Adapters:
 
     def factors(self) -> dict[str, Factors]:
         """On the processor."""
-        return {path: tuple(t.detach().cpu().clone() for t in (p.up, p.down)) for path, p in self.products.items()}
+        return {path: (_copy(p.up), _copy(p.down)) for path, p in self.products.items()}
 
     @contextmanager
     def on(self, model: ModelPatcher) -> Iterator[ModelPatcher]:

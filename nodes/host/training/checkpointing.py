@@ -10,7 +10,7 @@ Relies on: PatcherInjection (comfy/patcher_extension.py:132).
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class _Blocks:
 @dataclass(eq=False)
 class _Block:
     module: nn.Module
-    forward: Callable | None = None
+    forward: Callable[..., Any] = field(init=False)  # the module's own
 
     def __call__(self, *args, **kwargs) -> Any:
         if not torch.is_grad_enabled():
@@ -62,7 +62,8 @@ class _Block:
         tensors = list(_tensors((args, kwargs)))
         # One that has a gradient for sure: the products inside have, even if nothing that comes in has.
         begin = torch.zeros((), device=tensors[0].device if tensors else None, requires_grad=True)
-        again, shape = _Again(self.forward, args, kwargs), []
+        again = _Again(self.forward, args, kwargs)
+        shape: list[Any] = []
         outputs = _Checkpoint.apply(again, shape, begin, *tensors)
         return _filled(shape[0], iter(outputs))
 
@@ -71,7 +72,7 @@ class _Block:
 class _Again:
     """A call that can be made anew with other tensors."""
 
-    function: Callable
+    function: Callable[..., Any]
     args: tuple
     kwargs: dict
 
@@ -96,7 +97,7 @@ class _Checkpoint(torch.autograd.Function):
             outputs = list(_tensors(ctx.again(tuple(kept))))
             wanted = [(o, g) for o, g in zip(outputs, gradients) if o.requires_grad and g is not None]
             if wanted:
-                torch.autograd.backward(*zip(*wanted))
+                torch.autograd.backward([o for o, _ in wanted], [g for _, g in wanted])
         return None, None, None, *(t.grad for t in kept)
 
 

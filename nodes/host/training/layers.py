@@ -5,8 +5,9 @@ in blocks of Flux's kind that hold one stream, what goes into attention and what
 `linear2`. Cross-attention is `attn2` in UNets and `cross_attn` in Wan.
 """
 
+from typing import Protocol, cast
+
 from comfy.model_patcher import ModelPatcher
-from torch import nn
 
 from ..models.row_lora import is_linear
 
@@ -15,14 +16,21 @@ _FUSED = ("linear1", "linear2")
 _ACROSS = ("attn2", "cross_attn")
 
 
-def layers_of(model: ModelPatcher, kind: str) -> dict[str, nn.Module]:
+class Linear(Protocol):
+    """The host's quantised linear layers are not nn.Linear."""
+
+    in_features: int
+    out_features: int
+
+
+def layers_of(model: ModelPatcher, kind: str) -> dict[str, Linear]:
     """By their paths in the host's model, in order.
 
     Raises:
         ValueError: a network that has none of the kind.
     """
     linear = {
-        f"diffusion_model.{path}": module
+        f"diffusion_model.{path}": cast(Linear, module)
         for path, module in model.model.diffusion_model.named_modules()
         if is_linear(module) and getattr(module, "weight", None) is not None
     }

@@ -44,7 +44,7 @@ _NAMES = ("lora_up.weight", "lora_down.weight", "alpha")
 
 def tensors_of(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
     """alpha is the rank."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path, (up, down) in factors.items():
         alpha = torch.tensor(float(len(down)))
         found |= {f"{path}.{name}": t.contiguous() for name, t in zip(_NAMES, (up, down, alpha))}
@@ -127,7 +127,7 @@ def read_start(model: ModelPatcher, path: Path) -> dict[str, Factors]:
 
 
 def _factors(base: nn.Module, target: object, patch: object) -> Factors | None:
-    if not isinstance(target, str) or not target.endswith(".weight") or type(patch) is not LoRAAdapter:
+    if not isinstance(target, str) or not target.endswith(".weight") or not isinstance(patch, LoRAAdapter):
         return None
     up, down, alpha, *others = patch.weights
     if any(other is not None for other in others) or not is_linear(base.get_submodule(target.removesuffix(".weight"))):

@@ -11,7 +11,7 @@ how much memory is needed (comfy/sampler_helpers.py:181); `optimized_attention_o
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import comfy.model_management
 import comfy.sampler_helpers
@@ -107,9 +107,11 @@ def in_session(model: ModelPatcher, example: list, shape: tuple[int, ...], work:
     return sampler.result
 
 
-class _Work(comfy.samplers.Sampler):
-    def __init__(self, work: Callable[[Session], Any]):
-        self.work, self.result = work, None
+class _Work(comfy.samplers.Sampler, Generic[T]):
+    result: T
+
+    def __init__(self, work: Callable[[Session], T]):
+        self.work = work
 
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False

@@ -34,7 +34,8 @@ def identity(trainer: Trainer) -> dict:
 
 def save_state(name: str, trainer: Trainer) -> None:
     """Raises ValueError where it cannot be written; what was there is as it was then."""
-    state, tensors = trainer.state(), {}
+    state = trainer.state()
+    tensors: dict[str, Tensor] = {}
     for path, factors in state.factors.items():
         tensors |= {f"{path}.{part}": t for part, t in zip(_FACTORS, factors)}
     for i, moments in enumerate(state.moments):
@@ -57,10 +58,14 @@ def load_state(name: str, trainer: Trainer) -> State | None:
     parts = tuple(f"{path}.{part}" for path in paths for part in _FACTORS)
     moments = tuple(f"{i}.{part}" for i in range(number) for part in MOMENTS)
     tensors, about = TRAININGS.load(file, parts, moments)
-    factors = {path: tuple(tensors[f"{path}.{part}"] for part in _FACTORS) for path in paths}
+    factors = {path: (tensors[f"{path}.up"], tensors[f"{path}.down"]) for path in paths}
     held = [{part: tensors[f"{i}.{part}"] for part in MOMENTS if f"{i}.{part}" in tensors} for i in range(number)]
-    curve = [Point(*(math.nan if n is None else n for n in point)) for point in about["curve"]]
+    curve = [_point(*values) for values in about["curve"]]
     return State(about["step"], factors, held, curve)
+
+
+def _point(step: int, *values: float | None) -> Point:
+    return Point(step, *(math.nan if value is None else value for value in values))
 
 
 def _told(path: Path) -> dict:

@@ -1,7 +1,8 @@
 """The images of one step of training, and the outputs of the tuned model and of the reference for them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Noised:
 @dataclass(frozen=True, eq=False)
 class Tuning:
     """A model in a session, with products: the outputs of `samplers.preference.replay.Model`. Without products it is
-    what it is."""
+    what it is, and its own reference."""
 
     session: Session
     adapters: Adapters | None = None
@@ -35,15 +36,18 @@ class Tuning:
 
     @torch.no_grad()
     def reference(self, part: Part) -> Tensor:
-        with self.adapters.at(REFERENCE):
+        with self._as_reference():
             return self._output(part.given, part.given.prompts)
 
     @torch.no_grad()
-    def guided_away(self, part: Part, negatives: list[list[dict]], cfg: Tensor) -> Tensor:
-        """By how much the reference with guidance at each image's scale differs from that without, part.old."""
-        with self.adapters.at(REFERENCE):
-            negative = self._output(part.given, negatives)
-        return (cfg - 1).reshape(-1, *[1] * (negative.ndim - 1)) * (part.old - negative)
+    def guided_away(self, noised: Noised, old: Tensor, negatives: list[list[dict]], cfg: Tensor) -> Tensor:
+        """By how much the reference with guidance at each image's scale differs from that without, `old`."""
+        with self._as_reference():
+            negative = self._output(noised, negatives)
+        return (cfg - 1).reshape(-1, *[1] * (negative.ndim - 1)) * (old - negative)
+
+    def _as_reference(self) -> AbstractContextManager:
+        return nullcontext() if self.adapters is None else self.adapters.at(REFERENCE)
 
     def _output(self, noised: Noised, prompts: list[list[dict]]) -> Tensor:
         return self.session.output(prompts, noised.x, noised.sigma)
@@ -71,7 +75,7 @@ class Images:
         open_ones: dict[tuple, list[int]] = {}
         for place, draw in enumerate(window):
             vote = self.votes[draw.row]
-            key = vote.latent.shape, self._guides(draw)
+            key = vote.latent.shape, bool(self._guidance(session, [draw]))
             group = open_ones.get(key)
             if group is None or len(group) >= self.batch or not self._fits(session, window, (group[0], place)):
                 group = open_ones[key] = []
@@ -99,16 +103,21 @@ class Images:
             torch.tensor(places),
             Noised(x, sigma, self._prompts(session, draws)),
         )
-        if not self._guides(draws[0]):
+        guidance = self._guidance(session, draws)
+        if not guidance:
             return part
-        part = Part(part.target, part.liked, part.weight, part.places, part.given, tuning.reference(part))
-        negatives = [session.prompt(vote.negative, tuple(vote.latent.shape)) for vote in votes]
-        away = tuning.guided_away(part, negatives, torch.tensor([vote.cfg for vote in votes], device=x0.device))
-        return Part(part.target - away, part.liked, part.weight, part.places, part.given, part.old)
+        old, cfg = tuning.reference(part), torch.tensor([scale for _, scale in guidance], device=x0.device)
+        away = tuning.guided_away(part.given, old, [negative for negative, _ in guidance], cfg)
+        return replace(part, target=part.target - away, old=old)
 
-    def _guides(self, draw: Draw) -> bool:
-        vote = self.votes[draw.row]
-        return self.guided and not draw.empty and vote.negative is not None and vote.cfg not in (None, 1)
+    def _guidance(self, session: Session, draws: Sequence[Draw]) -> list[tuple[list[dict], float]]:
+        """(negative prompt, scale) of the images from which guidance is to be taken out."""
+        votes = [self.votes[draw.row] for draw in draws if self.guided and not draw.empty]
+        return [
+            (session.prompt(vote.negative, tuple(vote.latent.shape)), vote.cfg)
+            for vote in votes
+            if vote.negative is not None and vote.cfg is not None and vote.cfg != 1
+        ]
 
     def _prompts(self, session: Session, draws: Sequence[Draw]) -> list[list[dict]]:
         found = []
@@ -122,7 +131,5 @@ class Images:
         draws = [window[place] for place in places]
         if together(self._prompts(session, draws)) is None:
             return False
-        votes = [self.votes[draw.row] for draw in draws]
-        return not self._guides(draws[0]) or (
-            together([session.prompt(vote.negative, tuple(vote.latent.shape)) for vote in votes]) is not None
-        )
+        negatives = [negative for negative, _ in self._guidance(session, draws)]
+        return not negatives or together(negatives) is not None

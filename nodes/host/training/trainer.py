@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....samplers.preference.objectives import DPO, Objective
 from ....samplers.preference.replay import Seen, accumulate
-from ....samplers.preference.window import Plan, warm_up
+from ....samplers.preference.window import Levels, Plan, warm_up
 from ..models.second_model import separated
 from ..votes.vote_set import VoteRow, VoteSet
 from .adapters import Adapters, Factors
@@ -46,7 +46,7 @@ class Settings:
     clip: float = 1.0
     liked_share: float = 0.5
     dropout: float = 0.1
-    levels: str = "uniform"
+    levels: Levels = "uniform"
     first_level: float = 0.0
     last_level: float = 1.0
     guided: bool = False
