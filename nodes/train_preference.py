@@ -52,8 +52,8 @@ class TrainPreference(io.ComfyNode):
             display_name=LABEL,
             category="guidekit/alignment",
             description="Learns a LoRA from images that were liked and disliked: your taste, on your machine, in "
-            "minutes. Saves it in models/loras and gives the model with it. An interrupted training goes on where it "
-            "stopped when it is queued again.",
+            "minutes. Saves it in models/loras/guidekit and gives the model with it. An interrupted training goes on "
+            "where it stopped when it is queued again.",
             search_aliases=[
                 "train",
                 "teach",
@@ -96,7 +96,7 @@ class TrainPreference(io.ComfyNode):
                     tooltip="Of AdamW. Small networks take 1e-3, large ones 1e-4 and less.",
                 ),
                 io.String.Input(
-                    "name", default="my taste", tooltip="Of the file in models/loras; an old one is replaced."
+                    "name", default="my taste", tooltip="Of the file in models/loras/guidekit; an old one is replaced."
                 ),
                 io.Float.Input(
                     "beta",
@@ -293,11 +293,12 @@ class TrainPreference(io.ComfyNode):
         if objective == "SFT on likes":
             of_objective |= {"beta": beta, "liked_share": liked_share}
         ignored = unused(cls, f"by {objective}", **of_objective)
-        votes = _fitting(model, _swapped(votes) if learn == DISLIKED else votes)
+        votes = _swapped(votes) if learn == DISLIKED else votes
         start = None if go_on_from == NONE else read_start(model, tuned_files.path_of(go_on_from))
         made_by = model if start is None else _with(model, start)
         policy = policy_digest(made_by)
         votes, chosen = _chosen(votes, objective, policy, votes_on_others)
+        votes = _fitting(model, votes)
         settings = Settings(
             _objective(objective, beta or BETAS[objective], reference_point),
             layers,
@@ -421,7 +422,10 @@ def _chosen(votes: VoteSet, objective: str, policy: str, of_others: float) -> tu
             f"{len(others)} votes are on images of another model or LoRA than the one trained; they {left_out}."
         )
         if of_others == 0:
-            votes = dataclasses.replace(votes, rows=tuple(row for row in votes.rows if row.policy in ("", policy)))
+            rows, held_out = (
+                tuple(row for row in rows if row.policy in ("", policy)) for rows in (votes.rows, votes.held_out)
+            )
+            votes = dataclasses.replace(votes, rows=rows, held_out=held_out)
     votes.check()
     if objective == "DPO":
         pairs = len({row.pair for row in votes.rows if row.pair is not None})

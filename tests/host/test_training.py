@@ -3,6 +3,7 @@ and that it goes on to the bit."""
 
 import dataclasses
 import math
+from pathlib import Path
 
 import comfy.model_management
 import comfy.sd
@@ -421,7 +422,7 @@ def test_a_file_is_read_by_both_loaders_and_begins_another_training(tmp_path, mo
     perturb(found)
     monkeypatch.setattr(lora_file, "LORAS", folder(tmp_path))
     factors = found.adapters.factors()
-    name = save_lora("taste", factors, {"objective": "KTO"}, {"ss_network_dim": "4"})
+    name = Path(save_lora("taste", factors, {"objective": "KTO"}, {"ss_network_dim": "4"})).name
     read = read_tuned(found.model, tmp_path / name, 0)
     assert len(read.patches) == len(factors)
     assert f"{len(factors)} of its {len(factors)} modules are applied" in read.report[0]

@@ -30,12 +30,8 @@ TITLE_BAR = 30  # pixels above a node's position
 # Candidate lengthens a list of Candidates; the others act on votes that are there already. Their pages show how.
 IN_NO_TEMPLATE = {
     "GuidekitCandidate",
-    "GuidekitVoteByRule",
-    "GuidekitVotes",
     "GuidekitImportVotes",
     "GuidekitExportVotes",
-    "GuidekitTrainPreference",
-    "GuidekitPreferenceScore",
 }
 # Their makers call them something that says nothing.
 RENAMED = {"diffusion-kto.safetensors", "clip-vit-large-patch14.safetensors"}

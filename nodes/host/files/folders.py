@@ -188,6 +188,11 @@ def _loras() -> list[str]:
     return [os.path.join(place, _NAME) for place in folder_paths.get_folder_paths("loras")]
 
 
+def name_in_loras(name: str) -> str:
+    """By which loaders of LoRAs know a file of `LORAS`: as the host lists it, with the system's separator."""
+    return os.path.join(_NAME, name)
+
+
 def _trainings() -> list[str]:
     return [os.path.join(folder_paths.get_system_user_directory(_NAME), "training")]
 

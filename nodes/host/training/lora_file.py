@@ -17,7 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor, nn
 
-from ..files.folders import LORAS
+from ..files.folders import LORAS, name_in_loras
 from ..models.row_lora import is_linear
 from ..network.model_kind import kinds_of
 from ..run.noise_levels import is_flow
@@ -60,8 +60,9 @@ def patches_of(factors: Mapping[str, Factors]) -> dict[str, LoRAAdapter]:
 
 
 def save_lora(name: str, factors: Mapping[str, Factors], about: dict, metadata: Mapping[str, str]) -> str:
-    """In models/loras; `about` is ours. Raises ValueError where it cannot be written."""
-    return LORAS.save(name, tensors_of(factors), about, metadata)
+    """In models/loras/guidekit; `about` is ours. Returns the name by which loaders of LoRAs know it. Raises ValueError
+    where it cannot be written."""
+    return name_in_loras(LORAS.save(name, tensors_of(factors), about, metadata))
 
 
 def metadata_of(
