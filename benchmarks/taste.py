@@ -41,7 +41,7 @@ UNSAID = {"colour": ("colour",), "material": ("material",), "place": ()}
 # Judged by what the judge finds: one solid, and its class or place.
 LIKED_COLOURS, LIKED_MATERIAL, LEFT_THIRD = ("blue", "cyan"), "metal", 1 / 3
 NAMED = ("red", "yellow")  # colours that prompts ask for, whatever is liked
-TRAINED = {"images_per_step": BATCH, "images_at_once": BATCH, "gradient_checkpointing": False}
+TRAINED = {"images_per_step": BATCH, "images_at_once": BATCH, "checkpointing": False}
 ROWS: dict[str, dict] = {
     "base": {},
     "SFT on likes": {"objective": "SFT on likes"},

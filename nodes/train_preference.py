@@ -219,7 +219,7 @@ class TrainPreference(io.ComfyNode):
                     advanced=True,
                 ),
                 io.Boolean.Input(
-                    "gradient_checkpointing",
+                    "checkpointing",
                     default=True,
                     tooltip="Less memory for one more evaluation. Off is faster on small networks.",
                     advanced=True,
@@ -281,7 +281,7 @@ class TrainPreference(io.ComfyNode):
         votes_on_others,
         go_on_from,
         resume,
-        gradient_checkpointing,
+        checkpointing,
         preview_every,
         random_seed,
         start_percent,
@@ -316,7 +316,7 @@ class TrainPreference(io.ComfyNode):
             1 - limits.start_percent,
             images_are_of == GUIDED,
             votes_on_others,
-            gradient_checkpointing,
+            checkpointing,
             random_seed,
         )
         trainer = Trainer(model, votes, settings, start, policy)
@@ -345,7 +345,7 @@ class TrainPreference(io.ComfyNode):
             "seed": random_seed,
             "lr_warmup_steps": warm_up,
             "max_grad_norm": clip,
-            "gradient_checkpointing": gradient_checkpointing,
+            "checkpointing": checkpointing,
             "session_id": votes.digest,
         }
         about = {

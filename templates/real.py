@@ -660,82 +660,69 @@ def npo_sdxl(g: Graph) -> None:
     )
 
 
-def _teach(
-    g: Graph,
-    m: Loaded,
-    name: str,
-    texts: tuple[str, str],
-    negative: Output,
-    guidance: float,
-    how: tuple,
-    **given: object,
-) -> tuple[Node, Node, Node]:
-    """(the trainer, the sampler that uses the LoRA, its prompt)"""
-
-    def prompt(title: str, text: str) -> tuple[Node, Output]:
-        node = g.add("CLIPTextEncode", title, color=GREEN, clip=m.clip, text=text)
-        return node, g.add("FluxGuidance", conditioning=node[0], guidance=guidance)[0] if guidance else node[0]
-
+def _teach(g: Graph, m: Loaded, name: str, unwanted: Node, guidance: float, how: tuple, **given: object) -> None:
     latent = image(g, 1024, 4)
-    with g.row("1. Vote on these"):
+    texts = [g.add("CLIPTextEncode", title, color=GREEN, column=1, clip=m.clip, text=text) for title, text in _TAUGHT]
+    positives = [node[0] for node in texts]
+    if guidance:
+        positives = [g.add("FluxGuidance", column=1, conditioning=p, guidance=guidance)[0] for p in positives]
+    with g.row("Vote; then a LoRA is trained and used"):
         reports = []
-        for i, text in enumerate(texts):
-            _, positive = prompt(f"Prompt {i + 1}", text)
-            made = sampler(g, m.model, positive, negative, latent, *how, seed=10 + i)[0]
-            images = g.add("VAEDecode", samples=made, vae=m.vae)[0]
-            inputs = {"samples": made, "model": m.model, "positive": positive, "negative": negative}
-            reports.append(g.add("GuidekitVote", images=images, tag=name, **inputs)["report"])
-    with g.row("2. Train, and use what was learned"):
-        first = g.add("StringConcatenate", "After the images", string_a=reports[0], string_b=reports[1], delimiter="\n")
-        votes = g.add("GuidekitVotes", tag=name, vae=m.vae, clip=m.clip, after=first[0])
+        for i, positive in enumerate(positives[:2]):
+            made = sampler(g, m.model, positive, unwanted[0], latent, *how, seed=10 + i)[0]
+            images = g.add("VAEDecode", column=3, samples=made, vae=m.vae)[0]
+            inputs = {"samples": made, "model": m.model, "positive": positive, "negative": unwanted[0]}
+            reports.append(g.add("GuidekitVote", column=3, images=images, tag=name, **inputs)["report"])
+        both = {"string_a": reports[0], "string_b": reports[1], "delimiter": " "}
+        after = g.add("StringConcatenate", "After the votes", column=4, **both)[0]
+        votes = g.add("GuidekitVotes", column=4, tag=name, vae=m.vae, clip=m.clip, after=after)
         rate = {"steps": 200, "learning_rate": 1e-4, "name": name, "preview_every": 50}
-        trained = g.add("GuidekitTrainPreference", model=m.model, votes=votes["votes"], **rate, **given)
-        shown, positive = prompt("A new prompt", texts[0].partition(",")[0])
-        k = sampler(g, trained[0], positive, negative, latent, *how, seed=20)
+        trained = g.add("GuidekitTrainPreference", column=4, model=m.model, votes=votes["votes"], **rate, **given)
+        k = sampler(g, trained[0], positives[2], unwanted[0], latent, *how, seed=20)
         save(g, k[0], m.vae, name)
-    in_app(g, (shown, "text"), (k, "seed"), (trained, "objective"), (trained, "steps"), (trained, "learning_rate"))
-    return trained, k, shown
+        k.column = g.nodes[-1].column = g.nodes[-2].column = 5
+    in_app(g, (texts[2], "text"), (k, "seed"), (trained, "objective"), (trained, "steps"), (trained, "learning_rate"))
 
 
-_TO_VOTE = (
-    "a lighthouse on a rocky coast, waves",
-    "an old bicycle in front of a bakery, morning",
+_TAUGHT = (
+    ("To vote on, 1", "a lighthouse on a rocky coast, waves"),
+    ("To vote on, 2", "an old bicycle in front of a bakery, morning"),
+    ("To be made with the LoRA", "a red fox in a birch forest"),
 )
 
 
 def train_preference_sdxl(g: Graph) -> None:
     m = models.sdxl(g)
-    negative = g.add("CLIPTextEncode", "Negative prompt", color=RED, clip=m.clip, text=SDXL_NEGATIVE)
-    how = (25, 5.0, "dpmpp_2m", "karras")
-    _teach(g, m, "my_taste_sdxl", _TO_VOTE, negative[0], 0.0, how)
+    unwanted = g.add("CLIPTextEncode", "Negative prompt", color=RED, column=0, clip=m.clip, text=SDXL_NEGATIVE)
+    _teach(g, m, "my_taste_sdxl", unwanted, 0.0, (25, 5.0, "dpmpp_2m", "karras"))
     note(
         g,
-        "Run, and like or dislike each image of the upper row: light, mood, how things stand in the frame, whatever no "
-        "word says. With 4 likes and 4 dislikes the lower row trains a LoRA on them and uses it; until then it says "
-        "what is missing. While you collect votes, mute its frame (Ctrl+M).",
+        "Run, and like or dislike the images: for their light, their mood, how things stand in the frame, whatever no "
+        "word says. Run again: with 4 likes and 4 dislikes a LoRA is trained on them and used; until then the trainer "
+        "says what is missing.",
         "the curve in the trainer: likes should rise above dislikes; then the saved images, with the trainer bypassed "
         "(Ctrl+B) and without.",
         "other seeds and prompts until there are 30 likes and 30 dislikes, of each prompt both; another `objective`; "
         "the next round with `go_on_from` my_taste_sdxl.safetensors and images of it.",
-        "in each of 200 steps, for 8 votes, three evaluations and a gradient; memory for the gradient of one image. None "
+        "200 steps of 8 votes, each three evaluations and a gradient, with memory for the gradient of one image. None "
         "when sampling. We measured on the demo models only.",
     )
 
 
 def train_preference_flux_dev(g: Graph) -> None:
     m = models.flux(g, models.FLUX_DEV)
-    negative = g.add("CLIPTextEncode", UNREAD, color=RED, clip=m.clip, text="")
-    _teach(g, m, "my_taste_flux", _TO_VOTE, negative[0], 3.5, (20, 1.0), noise_levels="middle")
+    unwanted = g.add("CLIPTextEncode", UNREAD, color=RED, column=0, clip=m.clip, text="")
+    _teach(g, m, "my_taste_flux", unwanted, 3.5, (20, 1.0), noise_levels="middle")
     note(
         g,
-        "Run, and like or dislike each image of the upper row. With 4 likes and 4 dislikes the lower row trains a LoRA "
-        "on them and uses it; until then it says what is missing. While you collect votes, mute its frame (Ctrl+M).",
+        "Run, and like or dislike the images. Run again: with 4 likes and 4 dislikes a LoRA is trained on them and "
+        "used; until then the trainer says what is missing.",
         "the curve in the trainer: likes should rise above dislikes; then the saved images, with the trainer bypassed "
         "(Ctrl+B) and without.",
         "other seeds and prompts until there are 30 likes and 30 dislikes, of each prompt both; `weight_dtype` fp8 in "
         "the loader, if memory is short: weights are not changed; the next round with `go_on_from` "
         "my_taste_flux.safetensors and images of it.",
-        "in each of 200 steps, for 8 votes, three evaluations and a gradient; memory for the gradient of one image. None "
+        "200 steps of 8 votes, each three evaluations and a gradient, with memory for the gradient of one image. None "
         "when sampling. We measured on the demo models only.",
     )
 

@@ -20,7 +20,7 @@ from guidekit.nodes.train_preference import BETAS, DISLIKED, TrainPreference
 from guidekit.tests.host import tiny
 from guidekit.tests.host.votes import swapped, vote_set
 
-FEW = {"steps": 3, "images_per_step": 4, "images_at_once": 4, "gradient_checkpointing": False, "resume": False}
+FEW = {"steps": 3, "images_per_step": 4, "images_at_once": 4, "checkpointing": False, "resume": False}
 
 
 @pytest.fixture(autouse=True)

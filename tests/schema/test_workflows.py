@@ -122,6 +122,8 @@ def test_every_widget_has_its_value(name, host_info):
             linked = {i["name"] for i in node["inputs"]}
             slots = 0
             for input_name, (kind, options) in inputs(host_info[node["type"]]).items():
+                if options.get("forceInput"):
+                    continue
                 if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
                     slots += 1 + bool(options.get("control_after_generate")) + bool(options.get("image_upload"))
                 else:
