@@ -48,11 +48,11 @@ export class VoteGrid {
     element.setAttribute("role", "option")
     element.dataset.id = image.id
     element.title = about(image)
-    const picture = made("img")
-    picture.src = votes.url(image.id)
-    picture.alt = image.text
-    picture.loading = "lazy"
-    picture.draggable = false
+    const shown = made("img")
+    shown.src = votes.url(image.id)
+    shown.alt = image.text
+    shown.loading = "lazy"
+    shown.draggable = false
     const bar = made("div", "guidekit-bar")
     const buttons = {
       [LIKED]: button("pi-thumbs-up", "Like (+)", () => this.#vote(image, LIKED)),
@@ -60,7 +60,7 @@ export class VoteGrid {
     }
     bar.append(buttons[LIKED], buttons[DISLIKED])
     if (this.#removable) bar.append(remover(image.id))
-    element.append(picture, bar)
+    element.append(shown, bar)
     element.addEventListener("pointerdown", () => this.#focus(element))
     element.addEventListener("focus", () => this.#focus(element))
     this.#cards.set(image.id, { image, element, buttons })

@@ -5,7 +5,7 @@ import time
 
 from comfy_api.latest import io
 
-from .host.inputs import checked
+from .host.inputs import check_sampled, checked
 from .host.run.messages import tell
 from .host.run.outputs import report_output
 from .host.votes.as_json import for_page
@@ -53,6 +53,7 @@ class Vote(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, images, tag, samples=None, model=None, positive=None, negative=None) -> io.NodeOutput:
+        check_sampled(model, samples, positive, negative)
         shown = Shown(images, samples, model, positive, negative, tag, cls.hidden)
         votes = store().offer(shown.offers())
         known = sum(bool(vote.label) for vote in votes)

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .host.inputs import checked
+from .host.inputs import check_sampled, checked
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.votes.inputs import HIDDEN, shown_inputs
@@ -18,8 +18,8 @@ class VoteByRule(io.ComfyNode):
         rule = [
             io.Float.Input(
                 "score",
-                min=-1e30,
-                max=1e30,
+                min=-1e9,
+                max=1e9,
                 step=0.01,
                 optional=True,
                 force_input=True,
@@ -37,8 +37,8 @@ class VoteByRule(io.ComfyNode):
             io.Float.Input(
                 "threshold",
                 default=0.5,
-                min=-1e30,
-                max=1e30,
+                min=-1e9,
+                max=1e9,
                 step=0.01,
                 tooltip="Of the score: on one side of it are the likes.",
             ),
@@ -47,7 +47,7 @@ class VoteByRule(io.ComfyNode):
                 "margin",
                 default=0.0,
                 min=0.0,
-                max=1e30,
+                max=1e9,
                 step=0.01,
                 tooltip="Scores no further than this from the threshold give no vote.",
                 advanced=True,
@@ -84,6 +84,8 @@ class VoteByRule(io.ComfyNode):
         liked=None,
     ) -> io.NodeOutput:
         shown = listed(images, samples, model, positive, negative, tag[0], cls.hidden)
+        for each in shown:
+            check_sampled(each.model, each.latent, each.positive, each.negative)
         offers = [offer for each in shown for offer in each.offers()]
         labels = labels_of(len(offers), score, liked, threshold[0], likes[0], margin[0])
         decided = [(offer, label) for offer, label in zip(offers, labels) if label]

@@ -15,8 +15,8 @@ SHOWN = """(() => {
   const element = node?.widgets?.find((each) => each.name === "guidekit_votes")?.element
   return [...(element?.children ?? [])].map((card) => {
     const { width, height } = card.getBoundingClientRect()
-    const picture = card.querySelector("img")
-    const seen = width > 20 && height > 20 && picture.complete && picture.naturalWidth > 0
+    const image = card.querySelector("img")
+    const seen = width > 20 && height > 20 && image.complete && image.naturalWidth > 0
     return { id: card.dataset.id, vote: card.dataset.vote, seen }
   })
 })()"""

@@ -34,6 +34,7 @@ _TRAJECTORY = {"samplers": "direct_inversion", "maths": "trajectory", "host": "t
 _FRECAS = dict.fromkeys(Places._fields, "frecas")
 _NO_FORMULA = {"samplers": None, "maths": None}
 _FILES = {**_NO_FORMULA, "host": "inversion_files", "numbers": None}
+_VOTES = {**_NO_FORMULA, "host": "votes", "numbers": None}
 _CLASSIFIERS = {**_NO_FORMULA, "host": "classifiers", "numbers": "gfcg"}
 ELSEWHERE: dict[str, dict[str, str | None]] = {
     "adaptive_guidance": _SAVED,
@@ -48,10 +49,12 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "elucd": {"numbers": "gfcg"},
     "exact_invert": _EXACT,
     "exact_sample": _EXACT,
+    "export_votes": _VOTES,
     "frecas_plan": _FRECAS,
     "frecas_up": _FRECAS,
     "guidance_interval": {**_NO_FORMULA, **_SAVED},
     "image_classifier": {**_CLASSIFIERS, "samplers": "resnet", "maths": "resnet"},
+    "import_votes": _VOTES,
     "linear_ag": _LINEAR_AG,
     "linear_ag_fit": _LINEAR_AG,
     "load_inversion": _FILES,
@@ -67,8 +70,12 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "slg": {"samplers": "weak_branch", "maths": "weak_branch", **_WEAK},
     "trajectory_record": _TRAJECTORY,
     "trajectory_replay": _TRAJECTORY,
+    "vote": {**_NO_FORMULA, "numbers": None},
+    "vote_by_rule": _VOTES,
+    "votes": {**_NO_FORMULA, "numbers": None},
 }
-IN_NO_TEMPLATE = {"candidate"}  # Candidates takes plain words too
+# Candidates takes plain words too; the others act on votes that are there already.
+IN_NO_TEMPLATE = {"candidate", "export_votes", "import_votes", "vote_by_rule", "votes"}
 
 PLACES = {
     "samplers": ("samplers/**/{}.py", "samplers/**/{}/__init__.py"),

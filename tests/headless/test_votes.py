@@ -1,19 +1,23 @@
 """Votes without a page: over the routes, by rule, in folders; what is refused, and that it changes nothing."""
 
+import contextlib
 import csv
+import http.client
 import io
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from guidekit.demo.server import Server
-from guidekit.sweep import PromptError
+from guidekit.sweep import PromptError, ServerError
 
 FILTER = {"tag": "", "model_name": "", "lora_name": "", "last_days": 0}
 CHOICE = {**FILTER, "balance": "off", "hold_out": 0.25, "random_seed": 0}
@@ -112,8 +116,8 @@ UNKNOWN = "0" * 64
     [
         ({"do": "vote", "ids": [UNKNOWN], "vote": 1}, {}, 404, "1 of 1 ids are of no image that was shown here"),
         ({"do": "vote", "ids": ["OWN", UNKNOWN], "vote": 1}, {}, 404, "1 of 2 ids"),
-        ({"do": "delete", "ids": ["../../votes.sqlite"]}, {}, 404, "An id is none that this server gives"),
-        ({"do": "vote", "ids": [7], "vote": 1}, {}, 404, "An id is none that this server gives"),
+        ({"do": "delete", "ids": ["../../votes.sqlite"]}, {}, 404, "There is an id that this server has never given"),
+        ({"do": "vote", "ids": [7], "vote": 1}, {}, 404, "There is an id that this server has never given"),
         ({"do": "vote", "ids": [], "vote": 1}, {}, 400, "ids is not a list of 1 to 500 ids"),
         ({"do": "vote", "ids": [UNKNOWN] * 501, "vote": 1}, {}, 400, "ids is not a list of 1 to 500 ids"),
         ({"do": "vote", "ids": "OWN", "vote": 1}, {}, 400, "ids is not a list"),
@@ -121,7 +125,7 @@ UNKNOWN = "0" * 64
         ({"do": "vote", "ids": ["OWN"], "vote": True}, {}, 400, "vote is not 1 (like)"),
         ({"do": "tag", "ids": ["OWN"], "tag": "x" * 101}, {}, 400, "tag is not a text of up to 100"),
         ({"do": "sing", "ids": ["OWN"]}, {}, 400, "do is not one of vote, tag, delete and export"),
-        ({"do": "export", "votes": ["liked"]}, {}, 400, "A filter of an export is no text"),
+        ({"do": "export", "votes": ["liked"]}, {}, 400, "A filter of an export is not a text"),
         ({"do": "export", "votes": "best"}, {}, 400, "votes is 'best'"),
         ([], {}, 400, "not a JSON object"),
         (b"{", {}, 400, "not JSON"),
@@ -160,17 +164,25 @@ def test_pages_of_this_server_and_other_programs_may_vote(server):
 @pytest.mark.parametrize(
     ("query", "status", "sentence"),
     [
-        ("image=..%2Fvotes.sqlite", 404, "An id is none that this server gives"),
+        ("image=..%2Fvotes.sqlite", 404, "There is an id that this server has never given"),
         (f"image={UNKNOWN}", 404, "of no image that was shown here"),
         ("votes=best", 400, "votes is 'best'"),
         ("since=now", 400, "since is 'now'"),
-        ("after=1", 400, "after is not the `next` of an answer"),
+        ("after=1", 400, "after is not the `next` of an earlier answer"),
     ],
 )
 def test_refused_questions(server, query, status, sentence):
     found, said = answer(urllib.request.Request(f"{server.url}/guidekit/votes?{query}"))
     assert found == status
     assert sentence in said["error"]
+
+
+def test_pages_from_elsewhere_see_nothing(server):
+    [own] = offered(server, batch=1)
+    for query in ("", f"image={own}", "workflow=w&node=7"):
+        address = f"{server.url}/guidekit/votes?{query}"
+        status, said = answer(urllib.request.Request(address, headers={"Sec-Fetch-Site": "cross-site"}))
+        assert (status, "another origin" in said["error"]) == (403, True)
 
 
 def test_what_is_text_stays_text(server):
@@ -197,6 +209,69 @@ def test_eight_clients_at_once(server):
     assert found["liked"] + found["disliked"] == 500
     disliked = len([None for i in range(1, 500) if i % 3 == 0])
     assert found["disliked"] - disliked in (0, 1)
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_FSIZE"), reason="there is no limit of this kind")
+def test_a_full_disk(server):
+    """A sentence for the page and one for the graph; then all goes on."""
+    ids = offered(server, batch=2)
+    post(server, {"do": "vote", "ids": ids, "vote": 1})
+    # Sampled before, since the sampler's progress bar would find no room in the log.
+    post(server, {"do": "delete", "ids": offered(server, batch=1, seed=99)})
+    process = server.process.process
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    try:
+        process.rlimit(psutil.RLIMIT_FSIZE, (1000, before[1]))
+        status, said = post(server, {"do": "vote", "ids": ids, "vote": -1})
+        assert status == 507
+        assert "Make room on the disk. What was there is as it was." in said["error"]
+        with pytest.raises(PromptError, match="The image cannot be saved in .* What was there is as it was"):
+            server.run(graph(batch=1, seed=99))
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
+    assert counts(server) == {"liked": 2, "disliked": 0, "undecided": 0}
+    assert post(server, {"do": "vote", "ids": ids, "vote": -1})[0] == 200
+    assert len(offered(server, batch=1, seed=99)) == 1
+
+
+def test_a_server_that_is_killed_while_clients_vote_and_images_are_saved(tmp_path):
+    """Every vote that was answered is there, and every image that is there is whole."""
+    options, answered = ["--user-directory", str(tmp_path)], {}
+
+    def vote(each: str) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):  # the server is gone
+            if post(running, {"do": "vote", "ids": [each], "vote": 1})[0] == 200:
+                answered[each] = 1
+
+    def show() -> None:
+        with contextlib.suppress(ServerError):
+            running.run(graph(batch=500, seed=1))
+
+    with Server(options=options) as running, ThreadPoolExecutor(8) as clients:
+        ids = offered(running, batch=200)
+        shows = clients.submit(show)
+        votes = [clients.submit(vote, each) for each in ids]
+        while len(answered) < 20:
+            votes[len(answered)].result()
+        running.process.process.kill()
+        wait([shows, *votes])
+    assert 20 <= len(answered) < len(ids)
+    with Server(options=options) as again:
+        liked = everything(again, votes="liked")
+        assert {*answered} <= {image["id"] for image in liked}
+        assert len(liked) - len(answered) <= 8  # in the middle of which it was
+        for image in everything(again, votes="all"):
+            with urllib.request.urlopen(f"{again.url}/guidekit/votes?image={image['id']}") as found:
+                assert np.asarray(Image.open(io.BytesIO(found.read()))).shape == (64, 64, 3)
+        assert post(again, {"do": "vote", "ids": ids, "vote": -1})[0] == 200
+
+
+def everything(server, **wanted) -> list[dict]:
+    found, after = [], ""
+    while after is not None:
+        page = server.get("/guidekit/votes?" + urllib.parse.urlencode({**wanted, "after": after}))
+        found, after = found + page["images"], page["next"]
+    return found
 
 
 def test_by_rule_exported_imported(server):

@@ -12,11 +12,14 @@ from guidekit.benchmarks._nodes import run_node, run_node_all
 from guidekit.demo.world.models import load
 from guidekit.nodes.candidates import Candidates
 from guidekit.nodes.exact_invert import ExactInvert
+from guidekit.nodes.export_votes import ExportVotes
 from guidekit.nodes.frecas_plan import FreCaSPlan
+from guidekit.nodes.host.votes.rule import ABOVE
 from guidekit.nodes.image_classifier import ImageClassifier
 from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.nodes.save_inversion import SaveInversion
 from guidekit.nodes.trajectory_record import TrajectoryRecord
+from guidekit.nodes.vote_by_rule import VoteByRule
 from guidekit.tests.host.test_classifiers import clip_of_sdxl, vision
 
 
@@ -61,9 +64,23 @@ def _plan() -> Any:
     return run_node_all(FreCaSPlan, model=_model(), sizes="32, 64")[2]
 
 
+def _voted() -> str:
+    """The tag of votes that are in the store then."""
+    noise = torch.rand(8, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    settings = {"threshold": [0.5], "likes": [ABOVE], "margin": [0.0], "tag": ["right"]}
+    VoteByRule.execute(images=[noise], liked=[True, False] * 4, positive=[encode("a ball")], **settings)
+    return "right"
+
+
+def _exported() -> str:
+    run_node(ExportVotes, name="given")
+    return "given"
+
+
 _BY_TYPE: dict[str, Callable[[], Any]] = {
     "MODEL": _model,
     "COMFY_MATCHTYPE_V3": _model,  # anything
+    "*": _model,
     "CLIP": lambda: demo()[1],
     "VAE": lambda: demo()[2],
     "CONDITIONING": lambda: encode("a small blue cube"),
@@ -71,6 +88,7 @@ _BY_TYPE: dict[str, Callable[[], Any]] = {
     "SAMPLER": lambda: comfy.samplers.sampler_object("euler"),
     "SIGMAS": lambda: torch.tensor([14.0, 3.0, 1.0, 0.0]),
     "LATENT": lambda: {"samples": torch.ones(1, 8, 8, 8)},
+    "IMAGE": lambda: torch.linspace(0, 1, 192).reshape(1, 8, 8, 3),
     "MASK": lambda: torch.ones(1, 8, 8),
     "CURVE": lambda: [[0.0, 1.0], [1.0, 0.0]],
     "CLIP_VISION": lambda: vision(24),
@@ -86,8 +104,10 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitConceptEdit": {"edits": lambda: "a ball -> a blue ball"},
     "GuidekitEluCD": {"target": lambda: "red"},
     "GuidekitExactSample": {"inverted": _inverted},
+    "GuidekitExportVotes": {"name": lambda: _voted() and "mine"},
     "GuidekitGFCG": {"weak_model": _worse},
     "GuidekitImageClassifier": {"file": lambda: "demo"},
+    "GuidekitImportVotes": {"folder": lambda: _voted() and f"output/guidekit/{_exported()}"},
     "GuidekitLinearAG": {"file": lambda: run_node(LinearAGFit, **right(LinearAGFit))},
     "GuidekitLinearAGFit": {"prompts": lambda: "a large red ball", "trajectories": lambda: 1},
     "GuidekitLoadInversion": {"file": lambda: run_node(SaveInversion, inverted=_inverted())},
@@ -96,5 +116,7 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitPreferenceLoraLoader": {"file": lambda: "demo: liked"},
     "GuidekitSaveInversion": {"inverted": _inverted},
     "GuidekitStyleAligned": {"reference": lambda: "reference latent"},
+    "GuidekitVoteByRule": {"score": lambda: 0.7},
+    "GuidekitVotes": {"tag": lambda: _voted()},
     "GuidekitTrajectoryReplay": {"trajectory": lambda: run_node(TrajectoryRecord, **right(TrajectoryRecord))},
 }

@@ -14,8 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from guidekit.benchmarks._nodes import run_node_all
-from guidekit.nodes.host.votes import opened
+from guidekit.nodes.export_votes import ExportVotes
+from guidekit.nodes.host.votes import as_json, offers, opened
 from guidekit.nodes.host.votes.digest import model_digest, policy_digest
+from guidekit.nodes.host.votes.errors import StoreError
 from guidekit.nodes.host.votes.filters import Filter
 from guidekit.nodes.host.votes.offers import Shown, pixels_of
 from guidekit.nodes.host.votes.recipe import read_recipe
@@ -145,6 +147,45 @@ def shown(count=2, latent=None, graph=GRAPH, **changes):
     return Shown(images(count), latent, **{**given, **changes})
 
 
+ODD = {
+    "markup": ("<img src=x onerror=alert(1)> [[a|b]]", "<img src=x onerror=alert(1)> [[a|b]]"),
+    "huge": ("ball " * 100_000, ("ball " * 2000)),
+    "half a character": ("a \ud83d ball", "a ? ball"),
+    "nothing": ("", ""),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_texts_are_kept_shown_and_exported(store, tmp_path, name):
+    given, wanted = ODD[name]
+    graph = copy.deepcopy(GRAPH)
+    graph["9"]["inputs"]["value"] = given
+    graph["5"]["inputs"] |= {"cfg": float("nan"), "sampler_name": given}
+    [vote] = store.offer([offer.voted(1) for offer in shown(1, graph=graph).offers()])
+    assert vote.recipe.text == wanted
+    assert vote.recipe.cfg is None
+    assert json.loads(json.dumps(as_json.for_page(vote), allow_nan=False))["text"] == wanted
+    [report] = run_node_all(ExportVotes)
+    assert report == "1 likes, 0 dislikes and 0 pairs are in output/guidekit/votes."
+    [caption] = (tmp_path / "output" / "guidekit" / "votes").rglob("*.txt")
+    assert caption.read_text("utf-8") == wanted
+    [line] = (caption.parents[1] / "votes.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["sampler"] == wanted[:300]
+    assert imported("output/guidekit/votes").endswith("; 0 of the images are new.")
+    assert store.get([vote.id])[0].recipe.text == wanted.strip()
+
+
+@pytest.mark.parametrize("value", ["x" * offers.MOST_WORKFLOW, float("nan")], ids=["huge", "no JSON"])
+def test_a_workflow_that_cannot_be_kept(store, value):
+    graph = {**GRAPH, "12": {"class_type": "Odd", "inputs": {"value": value}}}
+    given = shown(1, graph=graph)
+    [vote] = store.offer(given.offers())
+    assert vote.workflow is None
+    assert vote.recipe.text == "a ball"
+    assert "The workflow is too large to be kept" in " ".join(given.lacks())
+    assert "workflow" not in " ".join(shown(1).lacks())
+
+
 def test_the_noise_is_that_of_each_image():
     first, second = shown().offers()
     host = comfy.sample.prepare_noise(torch.zeros(2, 4, 8, 8), 33)
@@ -238,6 +279,26 @@ def test_a_vote_node_keeps_what_it_shows(store):
     assert "No model is connected" in report
 
 
+def test_what_is_too_large_is_said(monkeypatch):
+    monkeypatch.setattr(offers.blobs, "LARGEST", 100)
+    given = shown(1, positive=tiny.conditioning("unet", 1, 5))
+    [offer] = given.offers()
+    assert (offer.latent, offer.positive) == (None, None)
+    said = " ".join(given.lacks())
+    assert "The tensors of positive are too large" in said
+    assert "The latents are too large" in said
+    assert "negative" not in said
+
+
+def test_latents_of_another_model_are_refused(store):
+    given = {"samples": {"samples": torch.randn(2, 16, 8, 8)}, "model": tiny.model("unet")}
+    with pytest.raises(ValueError, match="samples has shape .* takes .*4 channels"):
+        run_node_all(Vote, images=images(2), **given)
+    with pytest.raises(ValueError, match="samples has shape .* takes .*4 channels"):
+        run_node_all(VoteByRule, images=images(1), score=1.0, **given)
+    assert store.find(Filter()) == []
+
+
 @pytest.mark.parametrize("wrong", [torch.zeros(16, 16, 3), torch.full((1, 4, 4, 3), torch.nan), "image", None])
 def test_what_is_no_image_is_refused(wrong):
     with pytest.raises(ValueError, match=r"images (is|hold)|The values of images"):
@@ -261,6 +322,8 @@ def test_votes_by_rule(store):
         ({"score": [1.0]}, "There are 4 images and 1 scores"),
         ({"score": [1.0, torch.nan, 0.0, 0.0]}, "score is"),
         ({"liked": [True, 3, False, False]}, "liked is 3"),
+        ({"score": []}, "There are 4 images and 0 scores"),
+        ({"score": [1.0] * 4, "tag": []}, "tag is an empty list"),
     ):
         with pytest.raises(ValueError, match=sentence):
             by_rule(4, **wrong)
@@ -292,8 +355,11 @@ def test_votes_come_as_they_were_given(store):
     assert sorted(map(sorted, (labels for pair, labels in pairs.items() if pair is not None))) == [[-1, 1], [-1, 1]]
     assert pairs[None] == [1]
     assert "3 likes and 2 dislikes; 2 pairs within a prompt." in report
-    assert "Warning: there are 3 likes; at least 4 are wanted" in report
+    assert "Warning: there are 3 likes; at least 4 are needed" in report
     votes.check(3, 2)
+    for likes, dislikes in ((4, 2), (3, 3)):
+        with pytest.raises(ValueError, match=f"At least {likes} and {dislikes} are needed"):
+            votes.check(likes, dislikes)
     with pytest.raises(ValueError, match="There are 3 liked and 2 disliked images"):
         votes.check()
 
@@ -375,13 +441,15 @@ def test_the_empty_prompt(store):
 def test_damaged_and_bare_votes_are_left_out(store):
     ids = voted(store, "a ball", 4, 4)
     [bare] = voted(store, "a cube", 1, 0, latent=None)
+    voted(store, "a cone", 0, 1, recipe=Recipe(), positive=None, latent=torch.full((1, 4, 8, 8), 0.5))
     path = next(store._folder.glob(f"latents/{store.get(ids[:1])[0].latent}*"))
     path.unlink()
     votes, report = loaded()
     assert {row.id for row in votes.rows} == {*ids[1:]}
     assert bare not in {row.id for row in votes.rows}
     assert "1 votes are left out: they came without a latent (connect the VAE)." in report
-    assert "1 votes are left out, whose files are gone or damaged." in report
+    assert "1 votes are left out: they came without a prompt, and its text is not known." in report
+    assert "1 votes are left out: their files are missing or damaged." in report
 
 
 def test_votes_of_different_kinds_of_models_are_refused(store):
@@ -439,6 +507,38 @@ def test_pairs(store, tmp_path):
     (folder / "pairs.csv").write_text("one,two\n1,2\n", "utf-8")
     with pytest.raises(ValueError, match="pairs.csv has the columns one, two"):
         imported("pairs")
+
+
+def test_what_votes_jsonl_says_is_taken_where_it_is_right(store, tmp_path):
+    folder = tmp_path / "input" / "lines"
+    put(folder, "a.png", 1)
+    line = {"file": "a.png", "label": -1, "text": "a ball", "cfg": 4, "steps": True, "seed": 2**70, "model_name": 3}
+    others = ['{"file": "a.png", "label": 0}', '{"file": "../a.png", "label": 1}', "NaN", "[]", '{"label": 1.0}']
+    (folder / "votes.jsonl").write_text("\n".join([json.dumps({**line, "tag": "<b>"}), *others]), "utf-8")
+    report = imported("lines")
+    assert "0 likes and 1 dislikes were taken from lines" in report
+    assert "4 were not taken." in report
+    [vote] = store.find(Filter())
+    assert (vote.recipe.text, vote.recipe.cfg, vote.recipe.steps, vote.recipe.model_name) == ("a ball", 4.0, None, "")
+    assert (vote.recipe.seed, vote.label) == (2**70, -1)
+    assert "<" not in vote.tag
+
+
+def test_an_export_that_fails_leaves_nothing(store, tmp_path):
+    resource = pytest.importorskip("resource")
+    voted(store, "a ball", 2, 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(StoreError, match="cannot be exported to output/guidekit: .*too large"):
+            run_node_all(ExportVotes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [*(tmp_path / "output" / "guidekit").iterdir()] == []
+    assert "2 likes, 2 dislikes and 2 pairs are in output/guidekit/votes." in run_node_all(ExportVotes)
+    assert "output/guidekit/votes 2." in run_node_all(ExportVotes)[0]
+    with pytest.raises(ValueError, match="The file name is '../x'"):
+        run_node_all(ExportVotes, name="../x")
 
 
 @pytest.mark.parametrize("name", ["../user", "none", "", "/etc"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from guidekit.nodes.host.votes import opened
 from guidekit.nodes.host.votes import store as module
 from guidekit.nodes.host.votes.errors import StoreError, UnknownIdError
 from guidekit.nodes.host.votes.filters import Filter, filter_of
@@ -77,7 +78,7 @@ def test_all_of_an_image_comes_back(store):
     assert torch.equal(options.pop("pooled_output"), PROMPT[0][1]["pooled_output"])
     assert options == OPTIONS
     assert store.workflow(again) == {"prompt": {"1": {}}}
-    assert np.array_equal(np.asarray(Image.open(store.picture(vote.id))), offer(1).pixels)
+    assert np.array_equal(np.asarray(Image.open(store.image_path(vote.id))), offer(1).pixels)
 
 
 def test_noise_is_the_hosts():
@@ -235,7 +236,7 @@ def test_a_file_that_another_process_has_cleared_away(store, monkeypatch):
     monkeypatch.setattr(store._database, "write", lambda: other._tidy(always=True) or write())
     [vote] = store.offer([offer(1)])
     assert store.latent(vote) is not None
-    assert store.picture(vote.id).is_file()
+    assert store.image_path(vote.id).is_file()
     other.close()
 
 
@@ -288,6 +289,51 @@ def test_damage_is_said(store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be saved"):
         Store(tmp_path / "file" / "votes")
+
+
+def test_a_folder_that_nobody_may_write_to(tmp_path):
+    """Where there are votes, and where there are none."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("there are no permissions of this kind")
+    store = Store(tmp_path)
+    ids = offered(store, range(2))
+    store.vote(ids, 1)
+    store.close()
+    before = {path.name for path in tmp_path.iterdir()}
+    tmp_path.chmod(0o555)
+    root = os.geteuid() == 0  # who may write anywhere
+    try:
+        if root:
+            os.seteuid(65534)
+        for folder in (tmp_path, tmp_path / "none"):
+            with pytest.raises(StoreError, match=r"The votes cannot be saved in .*What was there is as it was"):
+                Store(folder).vote(ids, -1)
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+    assert before <= {path.name for path in tmp_path.iterdir()}
+    store = Store(tmp_path)
+    assert [vote.label for vote in store.get(ids)] == [1, 1]
+    store.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open cannot be moved away")
+def test_a_database_that_is_moved_away_while_it_is_open(monkeypatch, tmp_path):
+    """A new one begins; nothing goes on in a file that nobody finds."""
+    monkeypatch.setattr("folder_paths.get_user_directory", lambda: str(tmp_path))
+    first = opened.store()
+    ids = offered(first, range(2))
+    assert opened.store() is first
+    first._folder.rename(tmp_path / "away")
+    again = opened.store()
+    assert again is not first
+    assert again.find(Filter()) == []
+    again.close()
+    first.close()
+    old = Store(tmp_path / "away")
+    assert {vote.id for vote in old.find(Filter())} == {*ids}
+    old.close()
 
 
 # Versions
@@ -393,7 +439,7 @@ def test_a_killed_voter_leaves_what_it_had_said(tmp_path):
     for vote in votes.values():
         assert store.latent(vote) is not None
         assert store.conditioning(vote.positive)
-        assert hashlib.sha256(store.picture(vote.id).read_bytes())
+        assert hashlib.sha256(store.image_path(vote.id).read_bytes())
     [image_id] = offered(store, [7])
     assert store.vote([image_id], -1)
     store.close()

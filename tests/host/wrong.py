@@ -24,7 +24,7 @@ def wrong(wanted: io.Input) -> dict[str, Any]:
     kind = wanted.get_io_type()
     found = {**_WRONG[kind](wanted)} if kind in _WRONG else {**NOT_AN_OBJECT, "object": object()}
     if wanted.optional:
-        del found["null"]
+        found.pop("null", None)
     return found
 
 
@@ -85,6 +85,14 @@ def _mask(wanted) -> dict[str, Any]:
     return NOT_AN_OBJECT | broken | shapes
 
 
+def _image(wanted) -> dict[str, Any]:
+    good = torch.ones(1, 8, 8, 3)
+    broken = {name: good * value for name, value in NOT_FINITE.items()} | {"complex": good * 1j}
+    shapes = {"batch 0": good[:0], "side 0": good[:, :0], "3-D": good[0], "5-D": good[None], "channels first": good.mT}
+    kinds = {"integers": good.long(), "bool": good.bool(), "nested": NestedTensor([good, good]), "a list": [good]}
+    return NOT_AN_OBJECT | broken | shapes | kinds
+
+
 def _conditioning(wanted) -> dict[str, Any]:
     """For a network that takes a pooled output."""
     tokens, pooled = torch.ones(1, 4, 64), torch.ones(1, 64)
@@ -126,9 +134,11 @@ _WRONG = {
     io.Latent.io_type: _latent,
     io.Sigmas.io_type: _sigmas,
     io.Mask.io_type: _mask,
+    io.Image.io_type: _image,
     io.Conditioning.io_type: _conditioning,
     io.Curve.io_type: _curve,
     io.MatchType.io_type: lambda wanted: {},  # passed on, whatever it is
+    io.AnyType.io_type: lambda wanted: {},
 }
 _RANGES = {"long range": "0-99999999999", "long list": "all," * 2000, "digits to digits": f"{DIGITS}-{DIGITS}"}
 _ODD = {
@@ -138,5 +148,11 @@ _ODD = {
     io.Float.io_type: {"a whole number": 1, "numpy's": np.float64(0.5)},
     io.Int.io_type: {"a float": 1.0, "numpy's": np.int64(1)},
     io.Boolean.io_type: {"numpy's": np.bool_(True)},
+    io.Image.io_type: {
+        "several": torch.ones(2, 8, 8, 3),
+        "alpha": torch.ones(1, 8, 8, 4),
+        "half": torch.ones(1, 8, 8, 3).half(),
+    },
     io.MatchType.io_type: NOT_AN_OBJECT,
+    io.AnyType.io_type: NOT_AN_OBJECT,
 }

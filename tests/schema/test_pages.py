@@ -25,13 +25,24 @@ HELPERS = {
     "GuidekitCandidates",
     "GuidekitCLIPClassifier",
     "GuidekitDemoModel",
+    "GuidekitExportVotes",
     "GuidekitImageClassifier",
+    "GuidekitImportVotes",
     "GuidekitLoadInversion",
     "GuidekitReport",
     "GuidekitSaveInversion",
+    "GuidekitVote",
+    "GuidekitVoteByRule",
+    "GuidekitVotes",
 }
-# Of one class, beside which the others of its list are.
-IN_NO_TEMPLATE = {"GuidekitCandidate"}
+# Of one class, beside which the others of its list are; and what acts on votes that are there already.
+IN_NO_TEMPLATE = {
+    "GuidekitCandidate",
+    "GuidekitExportVotes",
+    "GuidekitImportVotes",
+    "GuidekitVoteByRule",
+    "GuidekitVotes",
+}
 OUR_TEMPLATE, OURS, PAPER = "our template", "ours", "the paper"
 # Of the nodes around ours: what a settings table may name beside a node's own inputs.
 AROUND = {"cfg": (0, 100), "steps": (1, 1000), "denoise": (0, 1)}

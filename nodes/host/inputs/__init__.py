@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..classifiers.labels import CandidatesType, ClassifierType
@@ -25,7 +26,7 @@ from .plan import PlanType, plan
 from .tensors import fit_latent, images, latent, mask, sigmas
 from .text import option, text
 
-__all__ = ["CHECKS", "check_prompt_for", "checked", "fit_latent"]
+__all__ = ["CHECKS", "check_prompt_for", "check_sampled", "checked", "fit_latent"]
 
 # check(name, value, input of the schema): the value, converted to what nodes expect where that is possible.
 # Raises ValueError with what was given and what is accepted.
@@ -58,7 +59,7 @@ _LONGEST = 2000  # characters of an error
 def checked(execute: Callable) -> Callable:
     """Decorates `execute` of a node, below `@classmethod`: it is called only with inputs that fit its schema.
 
-    Optional sockets also accept null, as None; of nodes that take lists, every entry is checked. The message of a
+    Optional sockets also accept null, as None. In nodes that take lists every entry is checked. The message of a
     ValueError is made one plain line.
 
     Raises:
@@ -76,7 +77,7 @@ def checked(execute: Callable) -> Callable:
                 if name in values and not (wanted.optional and values[name] is None):
                     check = CHECKS[wanted.get_io_type()]
                     if schema.is_input_list:
-                        values[name] = [check(name, value, wanted) for value in values[name]]
+                        values[name] = _entries(check, name, values[name], wanted)
                     else:
                         values[name] = check(name, values[name], wanted)
             return execute(**values)
@@ -85,3 +86,26 @@ def checked(execute: Callable) -> Callable:
             raise
 
     return entrance
+
+
+def check_sampled(
+    model: ModelPatcher | None, latent: dict | None, positive: list | None, negative: list | None
+) -> None:
+    """Checks that `latent`, `positive` and `negative` may be a sampler's with `model`, as far as they are connected.
+
+    Raises:
+        ValueError: the model does not take them.
+    """
+    if model is None:
+        return
+    if latent is not None:
+        fit_latent(model, latent["samples"], "samples")
+    for name, prompt in (("positive", positive), ("negative", negative)):
+        if prompt is not None:
+            check_prompt_for(model, prompt, name)
+
+
+def _entries(check: Check, name: str, values: list, wanted: io.Input) -> list:
+    if not values and not wanted.optional:
+        raise ValueError(f"{name} is an empty list. It has at least one entry.")
+    return [check(name, value, wanted) for value in values]

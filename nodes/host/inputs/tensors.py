@@ -71,11 +71,14 @@ def mask(name: str, value: Any, wanted: io.Mask.Input) -> Tensor:
 
 
 def images(name: str, value: Any, wanted: io.Image.Input) -> Tensor:
-    """[B, H, W, 1, 3 or 4]"""
-    if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[-1] not in (1, 3, 4) or value.is_complex():
-        raise ValueError(f"{name} is {quoted(value)}. It is an IMAGE [batch, height, width, channels].")
+    """An IMAGE [B, H, W, 1, 3 or 4]."""
+    if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+        shown = quoted(value) + (f" of {value.dtype}" if isinstance(value, Tensor) else "")
+        raise ValueError(f"{name} is {shown}. It is an IMAGE: floats [batch, height, width, channels].")
     check_tensor(f"The values of {name}", value)
-    return value if value.is_floating_point() else value.float()
+    if value.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{name} is {quoted(value)}. An IMAGE has 1, 3 or 4 channels, which come last.")
+    return value
 
 
 def check_tensor(name: str, value: Tensor) -> None:

@@ -4,7 +4,7 @@ from .vote import Vote
 
 
 def for_page(vote: Vote) -> dict:
-    """Of an image: what the page shows of it. All of it is data, and text."""
+    """What the page shows of an image. Every value is data: the page shows it as text."""
     recipe = vote.recipe
     return {
         "id": vote.id,
@@ -27,7 +27,7 @@ def for_page(vote: Vote) -> dict:
 
 
 def for_trainers(vote: Vote, file: str) -> dict:
-    """A line of votes.jsonl; `file`: where the image is, from its folder."""
+    """A line of votes.jsonl. `file`: the path of the image, relative to the exported folder."""
     recipe = vars(vote.recipe) | {
         "noise": vote.recipe.noise and vars(vote.recipe.noise),
         "loras": [vars(lora) for lora in vote.recipe.loras],

@@ -1,5 +1,5 @@
-"""Tensors in files that are named by what is in them: what is there already is not written again, and a file that is
-not what its name says is damaged.
+"""Files named by the checksum of their content. Content that is stored already is not written again, and a file whose
+content does not match its name is damaged.
 
 Relies on: CONDITIONING, a list of [tokens, options] (comfy/sampler_helpers.py:59).
 """
@@ -22,19 +22,15 @@ from ..files.whole_file import whole_file
 
 ENDING = ".safetensors"
 LARGEST = 2**26  # bytes of a latent, or of a prompt
-_KEY = "guidekit"  # of the description in a file
+_KEY = "guidekit"  # under which a file has its description
 _LATENT = "samples"
 _DEEPEST = 4  # lists within lists in a prompt's options
 
 
-def tensor_name(tensors: dict[str, Tensor], description: str) -> str:
-    return checksum(description, tensors)
-
-
 def write_tensors(folder: Path, tensors: dict[str, Tensor], description: str) -> str:
-    """The name of the file. Raises OSError; then there is none."""
+    """Writes a file and returns its name, without ending. Raises OSError; then there is no such file."""
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    name = tensor_name(tensors, description)
+    name = checksum(description, tensors)
     path = folder / (name + ENDING)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,11 +43,11 @@ def write_tensors(folder: Path, tensors: dict[str, Tensor], description: str) ->
 
 
 def read_named(folder: Path, name: str) -> tuple[dict[str, Tensor], str]:
-    """Raises ValueError with a sentence for a file that is gone, or not what it was."""
+    """The tensors and the description. Raises ValueError for a file that is missing or damaged."""
     path = folder / (name + ENDING)
     header = read_header(path)
     tensors, description = read_tensors(path, {key: key for key in header.tensors}), header.metadata.get(_KEY, "")
-    if tensor_name(tensors, description) != name:
+    if checksum(description, tensors) != name:
         raise ValueError(f"{path.name} is damaged: it is not what it was saved as.")
     return tensors, description
 
@@ -65,7 +61,8 @@ def read_latent(folder: Path, name: str) -> Tensor:
 
 
 def write_conditioning(folder: Path, conditioning: list) -> str:
-    tensors, entries = {}, []
+    tensors: dict[str, Tensor] = {}
+    entries = []
     for tokens, options in conditioning:
         given = {"": tokens, **{key: value for key, value in options.items() if _can_be_kept(value)}}
         entries.append({key: _take(value, tensors) for key, value in given.items()})
@@ -79,13 +76,13 @@ def read_conditioning(folder: Path, name: str) -> list:
 
 
 def not_kept(conditioning: list) -> list[str]:
-    """Names of options of a prompt that cannot be kept in a file, such as ControlNets and hooks."""
+    """The names of a prompt's options that cannot be stored in a file, such as ControlNets and hooks."""
     names = {key for _, options in conditioning for key, value in options.items() if not _can_be_kept(value)}
     return sorted(map(str, names))
 
 
 def row_of(conditioning: list, index: int, batch: int) -> list:
-    """What the row `index` of a batch is sampled with: a prompt may hold as many rows itself."""
+    """The prompt of the image `index` of a batch: a CONDITIONING may have one row for each image."""
 
     def row(value: Any) -> Any:
         own = isinstance(value, Tensor) and value.ndim > 1 and len(value) == batch > 1
@@ -95,7 +92,7 @@ def row_of(conditioning: list, index: int, batch: int) -> list:
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """`pixels`: [H, W, 3], 8 bits."""
+    """Writes a PNG, unless it is there. `pixels`: [H, W, 3], 8 bits. Raises OSError."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
@@ -109,7 +106,7 @@ def _can_be_kept(value: Any, depth: int = 0) -> bool:
 
 
 def _take(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """For JSON; a tensor is put away and named."""
+    """`value` for JSON. Tensors go into `tensors`, and a reference replaces them."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
@@ -120,6 +117,7 @@ def _take(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _give(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """What `_take` was given."""
     if not isinstance(value, dict):
         return value
     if "tensor" in value:

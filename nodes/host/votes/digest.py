@@ -1,11 +1,11 @@
-"""Names of models by their weights: which network made an image, whatever loaded it and whatever its file is called.
+"""Digests of models by their weights: which network made an image, independent of its loader and its file name.
 
-Of each tensor a few numbers in fixed places are looked at, which tells trained weights apart and takes milliseconds; it
-does not protect from somebody who wants two models to have one name. The same weights in another precision are another
-model.
+A digest reads a few numbers at fixed places of some tensors. That distinguishes trained weights and takes milliseconds,
+but is no protection against somebody who constructs two models with one digest. The same weights in another precision
+have another digest.
 
-Relies on: get_key_patches (comfy/model_patcher.py), which gives weights as they are without patches, whether they are
-loaded or not, and then each patch (strength, adapter or tensors, strength of the model, offset, function).
+Relies on: get_key_patches (comfy/model_patcher.py), which returns each weight without patches, whether the model is
+loaded or not, followed by its patches (strength, adapter or tensors, strength of the model, offset, function).
 """
 
 import hashlib
@@ -16,21 +16,22 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-_TENSORS = 48  # of the weights
-_NUMBERS = 64  # of each
-_LENGTH = 32  # of a digest, in hexadecimal
+_TENSORS = 48  # that are read, about
+_NUMBERS = 64  # that are read of each
+_LENGTH = 32  # hexadecimal digits of a digest
 
 
 def model_digest(model: ModelPatcher) -> str:
-    """Of the weights without patches."""
+    """The digest of the weights without patches."""
     digest = hashlib.sha256(type(model.model).__name__.encode())
     _add_weights(digest, model)
     return digest.hexdigest()[:_LENGTH]
 
 
 def policy_digest(model: ModelPatcher) -> str:
-    """Of the weights with their patches, at their strengths: the same for a LoRA from any loader. Without patches it is
-    `model_digest`. LoRAs that act on one side of guidance only (Preference LoRA Loader) are no patches of the model."""
+    """The digest of the weights with their patches and strengths: the same for a LoRA from any loader, and equal to
+    `model_digest` without patches. LoRAs on one side of guidance only (Preference LoRA Loader) are not patches of the
+    model and do not change it."""
     digest = hashlib.sha256(type(model.model).__name__.encode())
     _add_weights(digest, model)
     for key, patches in sorted(model.patches.items(), key=lambda each: str(each[0])):
@@ -57,7 +58,7 @@ def _add_tensor(digest: Any, tensor: Tensor) -> None:
 
 
 def _tensors(patch: Any) -> Iterator[Tensor]:
-    """Of an adapter, or of a tuple like ("diff", (tensor,))."""
+    """The tensors of an adapter, or of a tuple like ("diff", (tensor,))."""
     if isinstance(patch, Tensor):
         yield patch
     elif isinstance(patch, WeightAdapterBase):
@@ -68,5 +69,5 @@ def _tensors(patch: Any) -> Iterator[Tensor]:
 
 
 def _place(where: list) -> str:
-    """The offset, if a patch is of a part of a weight."""
+    """The offset of a patch that changes a part of a weight."""
     return repr([each for each in where if isinstance(each, tuple)])

@@ -1,4 +1,4 @@
-"""Latents and prompts of votes: stored, or else encoded.
+"""Latents and prompts of votes: the stored ones, or else encoded from the image and the text.
 
 Relies on: `encode` of a VAE, `tokenize` and `encode_from_tokens_scheduled` of a CLIP (comfy/sd.py).
 """
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Encoders:
-    """For votes that were stored without latent or prompt, as imported ones are; `vae` and `clip` may be None."""
+    """Encode what was not stored with a vote: imported votes have an image and a text only. `vae` and `clip` may be
+    None; then the result for such a vote is None."""
 
     vae: Any
     clip: Any
@@ -31,7 +32,7 @@ class Encoders:
             return store.latent(vote)
         if self.vae is None:
             return None
-        with Image.open(store.picture(vote.id)) as image:
+        with Image.open(store.image_path(vote.id)) as image:
             pixels = torch.from_numpy(np.asarray(image.convert("RGB")).astype(np.float32) / 255)
         return self.vae.encode(pixels[None]).cpu()
 

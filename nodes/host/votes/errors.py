@@ -1,9 +1,9 @@
-"""What the store says no to."""
+"""Errors of the store."""
 
 
 class StoreError(ValueError):
-    """What the disk or the database cannot do, as a sentence."""
+    """The disk or the database has failed; the message is a sentence for the user."""
 
 
 class UnknownIdError(ValueError):
-    """An id that no image has."""
+    """There is no image with this id."""

@@ -1,5 +1,5 @@
-"""Votes as a folder that other trainers read: liked/ and disliked/ with a caption beside each image, pairs.csv (prompt,
-chosen, rejected) and votes.jsonl, which has all that is known.
+"""Votes as a folder that other trainers can read: liked/ and disliked/ with a caption beside each image, pairs.csv
+(prompt, chosen, rejected) and votes.jsonl with everything that is known of each image.
 
 Relies on: get_output_directory (folder_paths.py); `--disable-metadata` (comfy/cli_args.py); the texts "prompt" and
 "workflow" of core's images (nodes.py:1668).
@@ -24,7 +24,7 @@ from ..files.folders import check_stem
 from .as_json import for_trainers
 from .errors import StoreError
 from .filters import Filter
-from .pairs import pairs_in
+from .pairs import Voted, pairs_in
 from .vote import LIKED, Vote, prompt_of
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ SHOWN = "output/guidekit"
 
 
 def export(store: Store, wanted: Filter, name: str) -> str:
-    """Writes the likes and dislikes among `wanted` into a new folder of that name, whole or not at all. Returns a
-    sentence. Raises ValueError where there are none, or the disk does not take them."""
+    """Writes the likes and dislikes among `wanted` into a new folder `name`, completely or not at all. Returns a
+    sentence about it.
+
+    Raises:
+        ValueError: there are no such votes, the name is not accepted, or the disk has failed.
+    """
     check_stem(name)
     if wanted.votes not in ("liked", "disliked"):
         wanted = replace(wanted, votes="decided")
@@ -65,7 +69,7 @@ def _fill(store: Store, votes: Sequence[Vote], folder: Path) -> None:
         (folder / name).mkdir()
     for vote in votes:
         path = folder / files[vote.id]
-        with Image.open(store.picture(vote.id)) as image:
+        with Image.open(store.image_path(vote.id)) as image:
             image.save(path, pnginfo=_metadata(store.workflow(vote)), compress_level=1)
         path.with_suffix(".txt").write_text(vote.recipe.text or "", "utf-8")
     lines = (json.dumps(for_trainers(vote, files[vote.id])) for vote in votes)
@@ -77,7 +81,8 @@ def _fill(store: Store, votes: Sequence[Vote], folder: Path) -> None:
 
 
 def _pairs(votes: Sequence[Vote]) -> list[tuple[Vote, Vote]]:
-    return pairs_in(votes, [vote.pair for vote in votes], list(map(prompt_of, votes)))
+    voted = [Voted(vote, vote.label, vote.pair, prompt_of(vote)) for vote in votes]
+    return [(liked.item, disliked.item) for liked, disliked in pairs_in(voted)]
 
 
 def _metadata(workflow: dict) -> PngInfo | None:
@@ -90,7 +95,7 @@ def _metadata(workflow: dict) -> PngInfo | None:
 
 
 def _new(place: Path, name: str) -> Path:
-    """A folder that was not there: this name, or with a number."""
+    """A new folder `name` in `place`; with a number where there is one already."""
     place.mkdir(parents=True, exist_ok=True)
     for number in range(1, 10_000):
         folder = place / (name if number == 1 else f"{name} {number}")

@@ -1,5 +1,6 @@
-"""Which of the stored images are meant."""
+"""Filters: a choice among the stored images."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ _LONGEST = 500  # characters
 
 @dataclass(frozen=True)
 class Filter:
-    """`model`, `lora`: a part of the file's name, whatever its case; `tag`: the whole; "" is any. `since`, `until`:
-    seconds since 1970, of the vote, or of being shown where there is none."""
+    """`votes`: a key of VOTES. `model`, `lora`: a part of the file's name, in any case; `tag`: the whole tag; ""
+    accepts any. `since`, `until`: the time of the vote, or of being shown if there is no vote, in seconds since
+    1970."""
 
     votes: str = "all"
     model: str = ""
@@ -25,13 +27,29 @@ class Filter:
 
 
 def filter_of(given: Mapping[str, str]) -> Filter:
-    """Of a request's query. Raises ValueError."""
-    texts = {name: given[name][:_LONGEST] for name in ("votes", "model", "lora", "tag") if given.get(name)}
-    times = {}
-    for name in ("since", "until"):
-        if text := given.get(name):
-            try:
-                times[name] = float(text)
-            except ValueError:
-                raise ValueError(f"{name} is {text[:50]!r}. It is a time in seconds since 1970.") from None
-    return Filter(**texts, **times)
+    """The filter that a request names. Raises ValueError."""
+
+    def text(name: str) -> str:
+        return given.get(name, "")[:_LONGEST]
+
+    return Filter(
+        votes=text("votes") or "all",
+        model=text("model"),
+        lora=text("lora"),
+        tag=text("tag"),
+        since=_time(given, "since"),
+        until=_time(given, "until"),
+    )
+
+
+def _time(given: Mapping[str, str], name: str) -> float | None:
+    text = given.get(name)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise ValueError(f"{name} is {text[:50]!r}. It is a time in seconds since 1970.")
+    return seconds

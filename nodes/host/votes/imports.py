@@ -1,5 +1,5 @@
-"""Votes from folders: of this pack's export, or images in liked/ and disliked/ with captions beside them (.txt) or in
-their own metadata, or pairs.csv (prompt, chosen, rejected).
+"""Reads votes from folders: images in liked/ and disliked/, with captions beside them (.txt) or in their own metadata;
+pairs.csv (prompt, chosen, rejected); and the exports of this pack, which also have votes.jsonl.
 
 Relies on: get_input_directory and get_output_directory (folder_paths.py); the texts "prompt" and "workflow" of core's
 images (nodes.py:1668).
@@ -18,11 +18,11 @@ import folder_paths
 import numpy as np
 from PIL import Image
 
-from ....samplers.strict_json import read_json
+from ....samplers.strict_json import is_number, read_json
 from ..run.messages import cut, plain
 from .export import COLUMNS, FOLDERS, LINES, PAIRS
 from .filters import Filter
-from .recipe import last_link, read_recipe
+from .recipe import last_link, read_recipe, whole_text
 from .vote import Offer, Recipe
 
 if TYPE_CHECKING:
@@ -33,22 +33,23 @@ _MOST = 100_000  # images
 _LARGEST = 2**26  # pixels of an image
 _LONGEST = 2**26  # bytes of a table
 _CAPTION = 10_000  # characters
-_TOGETHER = 32  # images that are held in memory
+_TEXTS = ("text", "negative_text", "sampler", "scheduler", "model_name", "model", "policy")  # of votes.jsonl
+_TOGETHER = 32  # images in memory at a time
 
 
 @dataclass
 class Found:
-    """What a folder says of an image."""
+    """What a folder says about an image. `known`: its line of votes.jsonl."""
 
     label: int
     text: str | None = None
     pair: str | None = None
     tag: str = ""
-    known: dict[str, Any] = field(default_factory=dict)  # of votes.jsonl
+    known: dict[str, Any] = field(default_factory=dict)
 
 
 def folders() -> dict[str, Path]:
-    """Folders with votes in input/ and in output/guidekit/, by name."""
+    """The folders with votes in input/ and in output/guidekit/, by name."""
     outputs = Path(folder_paths.get_output_directory()) / "guidekit"
     places = {"": Path(folder_paths.get_input_directory()), "output/guidekit/": outputs}
     return {
@@ -61,14 +62,19 @@ def folders() -> dict[str, Path]:
 
 
 def import_votes(store: Store, name: str, tag: str) -> list[str]:
-    """Sentences about what was taken. Raises ValueError for a folder without votes."""
+    """Stores the votes of the folder `name`. Returns sentences about what was taken.
+
+    Raises:
+        ValueError: there is no such folder with votes, one of its tables cannot be read, or the disk has failed.
+    """
     known = folders()
     if name not in known:
         raise ValueError(
             f"There is no folder {name[:200]!r} with {', '.join(FOLDERS.values())}, {PAIRS} or {LINES} in input or "
             f"output/guidekit. There are: {', '.join(known)[:500] or 'none'}."
         )
-    folder, refused = known[name].resolve(), []
+    folder = known[name].resolve()
+    refused: list[str] = []
     found = _images(folder, refused)
     counts, before = {1: 0, -1: 0}, _decided(store)
     offers: list[Offer] = []
@@ -98,7 +104,8 @@ def _decided(store: Store) -> int:
 
 
 def _images(folder: Path, refused: list[str]) -> dict[Path, Found]:
-    """By their files; what is said of one later adds to what was said before."""
+    """The images of a folder, by path. votes.jsonl and pairs.csv add to what liked/ and disliked/ say; sentences about
+    what is not accepted are added to `refused`."""
     found: dict[Path, Found] = {}
     for label, name in FOLDERS.items():
         for path in sorted((folder / name).rglob("*")):
@@ -107,28 +114,28 @@ def _images(folder: Path, refused: list[str]) -> dict[Path, Found]:
                 if len(found) > _MOST:
                     raise ValueError(f"{folder.name} has more than {_MOST} images. Import them in parts.")
     for line in _lines(folder / LINES, refused):
-        path, label = _inside(folder, line.get("file")), line.get("label")
-        if path is None or label not in (1, -1) or isinstance(label, bool):
+        named = _inside(folder, line.get("file"))
+        if named is None or type(said := line.get("label")) is not int or said not in (1, -1):
             refused.append(f"a line of {LINES} names no image of the folder, or no label 1 or -1")
             continue
-        about = found.setdefault(path, Found(label))
+        about = found.setdefault(named, Found(said))
         about.known = line
-        about.tag = line["tag"][:100] if isinstance(line.get("tag"), str) else ""
-        about.pair = line["pair"][:200] if isinstance(line.get("pair"), str) else None
+        about.tag = plain(line["tag"][:100]) if isinstance(line.get("tag"), str) else ""
+        about.pair = whole_text(line["pair"][:200]) if isinstance(line.get("pair"), str) else None
     for number, row in enumerate(_pairs(folder / PAIRS)):
-        paths = [_inside(folder, row.get(column)) for column in ("chosen", "rejected")]
-        if None in paths or paths[0] == paths[1]:
+        chosen, rejected = (_inside(folder, row.get(column)) for column in ("chosen", "rejected"))
+        if chosen is None or rejected is None or chosen == rejected:
             refused.append(f"line {number + 2} of {PAIRS} does not name two images of the folder")
             continue
-        for path, label in zip(paths, (1, -1)):
-            about = found.setdefault(path, Found(label))
+        for path, side in ((chosen, 1), (rejected, -1)):
+            about = found.setdefault(path, Found(side))
             about.text = about.text if about.text is not None else (row.get("prompt") or "")[:_CAPTION]
             about.pair = about.pair or f"{folder.name} {number + 1}"
     return found
 
 
 def _offer(path: Path, about: Found, tag: str) -> Offer:
-    """Raises ValueError for what is no image."""
+    """The image of a file, with its vote. Raises ValueError for a file that is not an image."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > _LARGEST:
@@ -142,35 +149,23 @@ def _offer(path: Path, about: Found, tag: str) -> Offer:
     recipe = replace(recipe, **_known(about.known))
     if about.text is not None:
         recipe = replace(recipe, text=about.text)
-    graph = {name: part for name, part in graph.items() if part}
+    known_parts = {name: part for name, part in graph.items() if part}
     return Offer(
         pixels=pixels,
         recipe=replace(recipe, text=recipe.text or ""),
         label=about.label,
         tag=tag or about.tag,
         pair=about.pair,
-        workflow=json.dumps(graph) if graph else None,
+        workflow=json.dumps(known_parts) if known_parts else None,
     )
 
 
 def _known(line: dict) -> dict[str, Any]:
-    """What a line of votes.jsonl says of how an image was made, where it is of the right kind."""
-    kinds = {
-        "negative_text": str,
-        "seed": int,
-        "sampler": str,
-        "scheduler": str,
-        "steps": int,
-        "cfg": float,
-        "model_name": str,
-        "model": str,
-        "policy": str,
-    }
-    return {
-        name: line[name][:_CAPTION] if kind is str else line[name]
-        for name, kind in kinds.items()
-        if isinstance(line.get(name), kind) and not isinstance(line.get(name), bool)
-    }
+    """The fields of a recipe in a line of votes.jsonl, as far as they have the right type."""
+    found = {name: whole_text(line[name])[:_CAPTION] for name in _TEXTS if isinstance(line.get(name), str)}
+    numbers = {name: line[name] for name in ("seed", "steps") if type(line.get(name)) is int}
+    cfg = {"cfg": float(line["cfg"])} if is_number(line.get("cfg")) else {}
+    return {**found, **numbers, **cfg}
 
 
 def _caption(path: Path) -> str | None:
@@ -211,7 +206,7 @@ def _text(path: Path) -> str:
 
 
 def _inside(folder: Path, name: Any) -> Path | None:
-    """Of a file in the folder, wherever a name leads."""
+    """The path of an image in the folder; None for a name that leads anywhere else."""
     if not isinstance(name, str) or not name or "\0" in name:
         return None
     path = (folder / name).resolve()

@@ -1,4 +1,4 @@
-"""Inputs that the nodes share which show images, and those which choose votes."""
+"""Inputs that several nodes share: those of nodes that show images, and of nodes that choose votes."""
 
 import time
 
@@ -11,7 +11,7 @@ _DAY = 24 * 3600.0
 
 
 def shown_inputs(what: str, *before: io.Input) -> list[io.Input]:
-    """`before`: further inputs, before those that may stay open."""
+    """`what`: what the images are for; `before`: further inputs, before the optional ones."""
     return [
         io.Image.Input("images", tooltip=f"The {what}."),
         *before,
@@ -60,6 +60,6 @@ def after_input() -> io.Input:
 
 
 def filter_from(tag: str | None, model_name: str | None, lora_name: str | None, last_days: float | None) -> Filter:
-    """Of the decided votes. None, which linked inputs are before a workflow runs, is any."""
+    """A filter among the likes and dislikes. Linked inputs are None before a workflow runs, and then accept any."""
     since = time.time() - _DAY * last_days if last_days else None
     return Filter("decided", (model_name or "").strip(), (lora_name or "").strip(), (tag or "").strip(), since)

@@ -1,7 +1,7 @@
-"""The store of this ComfyUI, opened when it is first asked for.
+"""The store of this ComfyUI, opened when it is first used.
 
 Relies on: get_system_user_directory (folder_paths.py:160), a folder below the user folder that no route of the host
-serves; SQLAlchemy, which the host asks for and starts without.
+serves; SQLAlchemy, which the host requires, but also starts without.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ _LOCK = threading.Lock()
 
 
 def store() -> Store:
-    """Raises ValueError where it cannot be opened."""
+    """Raises ValueError if it cannot be opened."""
+    folder = Path(folder_paths.get_system_user_directory("guidekit")) / "votes"
     with _LOCK:
-        return _store(Path(folder_paths.get_system_user_directory("guidekit")) / "votes")
+        if not _store(folder).is_current():  # somebody has moved the database away, or put another one in its place
+            _store.cache_clear()
+        return _store(folder)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,7 +1,8 @@
-"""How an image was made, read from the graph that made it.
+"""Reads how an image was made from the graph that made it.
 
-Nothing is sure in a graph: its sampler is the first node before the latent that has steps or sigmas and a seed or
-noise; values are looked for there, and then behind its links, the nearest first. What is not found stays open.
+A graph may hold nodes of any pack, so this is a search: the sampler is the nearest node upstream of the latent that has
+steps or sigmas, and a seed or noise. Values are looked for in its inputs, then in the nodes upstream of it, nearest
+first. What is not found stays unknown.
 
 Relies on: a prompt in API form, {id: {"class_type", "inputs"}}, in which a link is [id, slot]; names of inputs of
 core's samplers, schedulers, guiders, text encoders and loaders; folders of folder_paths.
@@ -19,6 +20,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_execution.graph_utils import is_link
 
+from ....samplers.strict_json import is_number
 from ..run.told import Nodes, lineage
 from .digest import model_digest, policy_digest
 from .vote import Lora, Recipe
@@ -32,8 +34,8 @@ _LONGEST_NAME = 300
 def read_recipe(
     nodes: Nodes, latent: Any = None, model: Any = None, positive: Any = None, negative: Any = None
 ) -> Recipe:
-    """`latent`, `model`, `positive`, `negative`: the links of a node that shows what was made; those that are None are
-    looked for at the sampler."""
+    """`latent`, `model`, `positive`, `negative`: the links of the node that shows the images. Those that are None are
+    taken from the sampler."""
     sampler = next(_behind(nodes, latent, _is_sampler), None) if latent else None
     given = nodes[sampler]["inputs"] if sampler else {}
     guider = given.get("guider")
@@ -56,7 +58,7 @@ def read_recipe(
 
 
 def is_direct(nodes: Nodes, latent: Any) -> bool:
-    """Whether a latent is what a sampler gave, row by row, that began with noise of its seed."""
+    """Whether the link comes from a sampler itself, which added noise of its seed."""
     if not is_link(latent) or latent[0] not in nodes:
         return False
     given = nodes[latent[0]]["inputs"]
@@ -68,13 +70,13 @@ def with_model(recipe: Recipe, model: ModelPatcher) -> Recipe:
 
 
 def last_link(nodes: Nodes, name: str) -> Any:
-    """Of the last node that takes something as `name`: an image, in graphs whose end is not known."""
+    """The input `name` of the last node that has it as a link."""
     found = [node["inputs"][name] for node in nodes.values() if is_link(node["inputs"].get(name))]
     return found[-1] if found else None
 
 
 def behind_link(nodes: Nodes, link: Any, names: tuple[str, ...]) -> Any:
-    """The first input of one of these names that is a link, behind another."""
+    """The nearest input upstream of `link` that has one of these names and is a link."""
     for node_id in _behind(nodes, link):
         for name in names:
             if is_link(found := nodes[node_id]["inputs"].get(name)):
@@ -83,8 +85,8 @@ def behind_link(nodes: Nodes, link: Any, names: tuple[str, ...]) -> Any:
 
 
 def _behind(nodes: Nodes, link: Any, wanted: Any = None) -> Iterator[str]:
-    """Ids of the nodes that a link leads to, the nearest first."""
-    waiting, seen = deque([link] if is_link(link) else []), set()
+    """Ids of the nodes upstream of a link, nearest first; only those whose inputs are `wanted`."""
+    waiting, seen = deque([link] if is_link(link) else []), set[str]()
     while waiting:
         node_id = waiting.popleft()[0]
         if node_id in seen or node_id not in nodes:
@@ -101,7 +103,7 @@ def _is_sampler(inputs: dict) -> bool:
 
 
 def _value(nodes: Nodes, inputs: dict, names: tuple[str, ...], links: tuple[str, ...], kind: Any) -> Any:
-    """Of one of these names, in a node or behind it."""
+    """The value of one of the inputs `names`; or else of a node upstream of one of the inputs `links`."""
     for name in names:
         found = inputs.get(name)
         if is_link(found):
@@ -116,18 +118,18 @@ def _value(nodes: Nodes, inputs: dict, names: tuple[str, ...], links: tuple[str,
 
 
 def _plain(nodes: Nodes, link: Any, kind: Any) -> Any:
-    """What a node that only holds a value gives: its only one of that kind."""
+    """The value of a primitive node: its only input of that kind."""
     inputs = nodes.get(link[0], {}).get("inputs", {})
     found = [value for value in inputs.values() if _is(value, kind)]
     return found[0] if len(found) == 1 else None
 
 
 def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and (isinstance(value, str) or is_number(value))
 
 
 def _text(nodes: Nodes, link: Any) -> str | None:
-    """Of the first text encoder behind a prompt."""
+    """The text of the nearest text encoder upstream of a prompt."""
     for node_id in _behind(nodes, link):
         inputs = nodes[node_id]["inputs"]
         for name in _TEXTS:
@@ -135,14 +137,15 @@ def _text(nodes: Nodes, link: Any) -> str | None:
             if is_link(value):
                 value = _plain(nodes, value, str)
             if isinstance(value, str):
-                return value[:_LONGEST]
+                return whole_text(value[:_LONGEST])
     return None
 
 
 def _files(nodes: Nodes, link: Any) -> tuple[str, tuple[Lora, ...]]:
-    """The name of the model, and the LoRAs on it."""
+    """The file name of the model, and the LoRAs on it."""
     models, loras, root = _known(*_MODELS), _known("loras"), ""
-    name, found = "", []
+    name = ""
+    found: list[Lora] = []
     for kind, inputs in lineage(nodes, link[0]).values() if is_link(link) else ():
         texts = [value for value in inputs.values() if isinstance(value, str)]
         if not any(map(is_link, inputs.values())):
@@ -155,7 +158,7 @@ def _files(nodes: Nodes, link: Any) -> tuple[str, tuple[Lora, ...]]:
 
 
 def _known(*folders: str) -> dict[str, Any]:
-    """Files by name; each gives its digest when it is called."""
+    """Functions that return the digest of a file, by the file's name."""
     return {
         name: functools.partial(_digest_of, folder, name)
         for folder in folders
@@ -180,8 +183,13 @@ def _file_digest(path: str, _size: int, _changed: int) -> str:
     return digest.hexdigest()[:32]
 
 
+def whole_text(text: str) -> str:
+    """Without lone surrogates, which JSON and file names may hold, but SQLite and text files cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _short(text: str | None) -> str:
-    return (text or "")[:_LONGEST_NAME]
+    return whole_text((text or "")[:_LONGEST_NAME])
 
 
 def _scale(value: float | None) -> float | None:

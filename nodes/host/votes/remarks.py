@@ -1,4 +1,4 @@
-"""What is to be said of votes before anything is learned from them."""
+"""What Load Votes reports: numbers, and warnings about votes from which a model would learn the wrong thing."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from ..run.messages import cut, plain
 from .vote_set import VoteRow, VoteSet
 
-_PROMPTS = 12  # named in a report
-_FEW = 4  # likes, or dislikes, with which nothing can be learned
+_PROMPTS = 12  # that a report names
+_FEW = 4  # likes or dislikes: trainers refuse less
 
 
 def groups_of(rows: Sequence[VoteRow]) -> dict[str, list[VoteRow]]:
+    """The rows of each prompt."""
     found = defaultdict(list)
     for row in rows:
         found[row.prompt].append(row)
@@ -18,6 +19,7 @@ def groups_of(rows: Sequence[VoteRow]) -> dict[str, list[VoteRow]]:
 
 
 def summary(found: VoteSet, voted: int) -> list[str]:
+    """`voted`: how many votes there were to choose from."""
     rows = [*found.rows, *found.held_out]
     liked = sum(row.label > 0 for row in rows)
     pairs = len({row.pair for row in rows} - {None})
@@ -35,7 +37,8 @@ def summary(found: VoteSet, voted: int) -> list[str]:
 
 
 def warnings(rows: Sequence[VoteRow], empty: list | None) -> list[str]:
-    found = []
+    """`empty`: the CONDITIONING of an empty prompt, or None."""
+    found: list[str] = []
     likes, dislikes = ({row.prompt for row in rows if row.label == label} for label in (1, -1))
     if likes and dislikes:
         apart = sum(row.prompt not in likes & dislikes for row in rows)
@@ -47,7 +50,7 @@ def warnings(rows: Sequence[VoteRow], empty: list | None) -> list[str]:
             )
     for name, label in (("likes", 1), ("dislikes", -1)):
         if (count := sum(row.label == label for row in rows)) < _FEW:
-            found.append(f"Warning: there are {count} {name}; at least {_FEW} are wanted, and 30 are better.")
+            found.append(f"Warning: there are {count} {name}; at least {_FEW} are needed, and 30 are better.")
     policies = {row.policy for row in rows}
     if len(policies) > 1:
         found.append(

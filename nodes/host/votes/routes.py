@@ -1,13 +1,12 @@
-"""The two routes of the page.
+"""The two routes that the page uses.
 
-GET /guidekit/votes: `?image=ID` an image; `?workflow=ID&node=ID` what a node showed last; else a part of the votes
-that the other parameters choose (filters.py), with their numbers.
-POST /guidekit/votes: JSON {"do": "vote", "ids": [...], "vote": 1, -1 or 0 to take it back}, {"do": "tag", "ids",
-"tag"}, {"do": "delete", "ids"} or {"do": "export", filters}. An answer is {"images", "counts"}, or {"error": a
-sentence}, after which everything is as it was.
+GET /guidekit/votes: `?image=ID` is an image; `?workflow=ID&node=ID` what a node showed last; anything else a page of
+the images that the other parameters choose (filters.py), with counts. POST /guidekit/votes: JSON {"do": "vote", "ids":
+[...], "vote": 1, -1, or 0 to take it back}, {"do": "tag", "ids", "tag"}, {"do": "delete", "ids"} or {"do": "export",
+filters}. The answer is {"images", "counts"}, or {"error": a sentence}; then nothing was changed.
 
-An id is what the server has given to the page; no request names a path. Requests of pages from elsewhere are refused,
-also where the host's own check is off (with --enable-cors-header, or when it listens to the network).
+Ids come from earlier answers; no request names a path. Requests from pages of another origin are refused, also where
+the host's own check is off (with --enable-cors-header, or when it listens to the network).
 
 Relies on: `PromptServer.instance`, its `routes` and `send_sync` (server.py); aiohttp.
 """
@@ -27,12 +26,12 @@ from .errors import StoreError, UnknownIdError
 from .export import export
 from .filters import Filter, filter_of
 from .opened import store
-from .vote import DISLIKED, LIKED, UNDECIDED
+from .vote import DISLIKED, LIKED, UNDECIDED, Vote
 
 log = logging.getLogger(__name__)
 
 PATH = "/guidekit/votes"
-EVENT = "guidekit.votes"  # {"votes": {id: vote or None}}: to all pages, after a change
+EVENT = "guidekit.votes"  # {"votes": {id: vote, None if deleted}}, sent to all pages after a change
 _LARGEST = 2**16  # bytes of a request
 _MOST = 500  # ids in a request
 _PAGE = 100  # images in an answer
@@ -41,13 +40,15 @@ _LONGEST_TAG = 100
 
 
 class RefusedError(ValueError):
+    """A request that is not accepted. `status`: of HTTP."""
+
     def __init__(self, status: int, sentence: str):
         super().__init__(sentence)
         self.status = status
 
 
 def serve() -> None:
-    """Adds the routes, where there is a server. A second copy of the pack finds it done."""
+    """Adds the routes, if there is a server and no other copy of the pack has done so."""
     server = _server()
     if server is not None and all(getattr(route, "path", None) != PATH for route in server.routes):
         server.routes.get(PATH)(_get)
@@ -81,7 +82,7 @@ async def _answer(request: web.Request, how: Callable) -> web.StreamResponse:
 async def _look(request: web.Request) -> web.StreamResponse:
     query = request.rel_url.query
     if "image" in query:
-        path = await asyncio.to_thread(lambda: store().picture(_id(query["image"])))
+        path = await asyncio.to_thread(lambda: store().image_path(_id(query["image"])))
         if not path.is_file():
             raise RefusedError(404, "The file of this image is gone.")
         headers = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
@@ -94,7 +95,7 @@ async def _look(request: web.Request) -> web.StreamResponse:
 
 
 def _page(wanted: Filter, after: str | None) -> dict:
-    found = store().find(wanted, _PAGE, after and _place(after))
+    found = store().find(wanted, _PAGE, _place(after) if after else None)
     following = f"{found[-1].shown!r} {found[-1].id}" if len(found) == _PAGE else None
     counts, names = store().counts(wanted), store().names()
     return {"images": list(map(for_page, found)), "next": following, "counts": counts, "names": names}
@@ -111,12 +112,12 @@ async def _change(request: web.Request) -> web.StreamResponse:
 
 
 def _do(given: dict) -> tuple[dict, dict]:
-    """The answer, and what other pages are told."""
-    what = given.get("do")
+    """The answer, and the votes that have changed, by id."""
+    what, votes = given.get("do"), list[Vote]()
     if what == "export":
         names = Filter.__dataclass_fields__.keys() & given.keys()
         if not all(isinstance(given[name], str) for name in names):
-            raise RefusedError(400, "A filter of an export is no text.")
+            raise RefusedError(400, "A filter of an export is not a text.")
         report = export(store(), filter_of({name: given[name] for name in names}), "taste")
         return {"report": report}, {}
     ids = _ids(given.get("ids"))
@@ -132,7 +133,6 @@ def _do(given: dict) -> tuple[dict, dict]:
         votes = store().tag(ids, plain(tag))
     elif what == "delete":
         store().delete(ids)
-        votes = []
     else:
         raise RefusedError(400, "do is not one of vote, tag, delete and export.")
     answer = {"images": list(map(for_page, votes)), "counts": store().counts(Filter())}
@@ -148,7 +148,7 @@ def _ids(given: Any) -> list[str]:
 
 def _id(given: Any) -> str:
     if not isinstance(given, str) or len(given) != _ID or set(given) - set("0123456789abcdef"):
-        raise RefusedError(404, "An id is none that this server gives. Nothing was changed.")
+        raise RefusedError(404, "There is an id that this server has never given. Nothing was changed.")
     return given
 
 
@@ -157,11 +157,11 @@ def _place(after: str) -> tuple[float, str]:
     try:
         return float(shown), _id(image_id)
     except ValueError:
-        raise RefusedError(400, "after is not the `next` of an answer.") from None
+        raise RefusedError(400, "after is not the `next` of an earlier answer.") from None
 
 
 async def _body(request: web.Request) -> dict:
-    """Read no further than it may be long."""
+    """The JSON of a request, of which no more than the longest accepted length is read."""
     too_long = RefusedError(413, f"The request is longer than {_LARGEST} bytes. Nothing was changed.")
     if (request.content_length or 0) > _LARGEST:
         raise too_long
@@ -180,7 +180,7 @@ async def _body(request: web.Request) -> dict:
 
 
 def _check_origin(request: web.Request) -> None:
-    """What browsers say of the page that asks; other clients say nothing."""
+    """By the headers in which browsers name the page that sends a request. Other clients send none and are accepted."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:
         own = site in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""Votes of many images at once, by their scores."""
+"""Votes by scores, or by a list of booleans."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,8 @@ ABOVE, BELOW = "above the threshold", "below the threshold"
 def listed(
     images: Sequence, samples: Any, model: Any, positive: Any, negative: Any, tag: str, hidden: Any
 ) -> list[Shown]:
-    """Of a node that takes lists: the last entry of the shorter ones holds for the rest, as the host has it."""
+    """The inputs of a node that takes lists, entry by entry. The last entry of a shorter list also stands for the
+    missing ones, as in the host."""
 
     def at(values: Sequence | None, index: int) -> Any:
         return values[min(index, len(values) - 1)] if values else None
@@ -24,18 +25,29 @@ def listed(
 
 
 def labels_of(
-    count: int, scores: Sequence | None, liked: Sequence | None, threshold: float, likes: str, margin: float
+    count: int,
+    scores: Sequence[float] | None,
+    liked: Sequence[bool] | None,
+    threshold: float,
+    likes: str,
+    margin: float,
 ) -> list[int]:
-    """Of each of `count` images. Raises ValueError where there is no rule, or none for each."""
-    if not (scores is None) ^ (liked is None):
-        raise ValueError("Connect score or liked: one of them says what is liked.")
-    given = scores if liked is None else liked
-    if len(given) != count:
-        raise ValueError(
-            f"There are {count} images and {len(given)} {'scores' if liked is None else 'answers'}. Give one for each."
-        )
-    if liked is not None:
+    """The label of each of `count` images. A score at the threshold is a dislike.
+
+    Raises:
+        ValueError: there is no rule or there are two, or not one value for each image.
+    """
+    if scores is not None and liked is None:
+        _check_count(count, len(scores), "scores")
+        side = 1 if likes == ABOVE else -1
+        distances = [side * (score - threshold) for score in scores]
+        return [UNDECIDED if margin and abs(each) <= margin else LIKED if each > 0 else DISLIKED for each in distances]
+    if liked is not None and scores is None:
+        _check_count(count, len(liked), "answers")
         return [LIKED if each else DISLIKED for each in liked]
-    side = 1 if likes == ABOVE else -1
-    distances = [side * (score - threshold) for score in scores]
-    return [UNDECIDED if margin and abs(each) <= margin else LIKED if each > 0 else DISLIKED for each in distances]
+    raise ValueError("Connect score or liked: one of them decides the votes.")
+
+
+def _check_count(images: int, given: int, what: str) -> None:
+    if given != images:
+        raise ValueError(f"There are {images} images and {given} {what}. Give one for each.")

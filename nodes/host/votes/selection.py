@@ -1,8 +1,7 @@
-"""Votes out of the store, as a trainer takes them: balanced, paired, a share of them held out; and what is to be said
-of them.
+"""Makes a VoteSet of stored votes: balanced, paired, a share of them held out.
 
-Which votes are held out, and which are dropped, is decided by the hash of each with the seed: the same vote falls the
-same way when others are added.
+Which votes are held out or dropped is decided by a hash of each vote and the seed, so that adding votes does not move
+the others.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..files.checksum import checksum
 from ..run.messages import cut
 from .encoders import Encoders
-from .pairs import pairs_in
+from .pairs import Voted, pairs_in
 from .remarks import groups_of, summary, warnings
 from .vote import Vote, prompt_of
 from .vote_set import VoteRow, VoteSet
@@ -25,19 +24,21 @@ from .vote_set import VoteRow, VoteSet
 if TYPE_CHECKING:
     from .store import Store
 
+_LATENT, _PROMPT = "a latent (connect the VAE)", "a prompt (connect the CLIP)"
+_UNKNOWN = "a prompt, and its text is not known"
 BALANCE = ("off", "as many likes as dislikes", "within each prompt")
 
 
 def select(
     store: Store, votes: Sequence[Vote], encoders: Encoders, balance: str, hold_out: float, seed: int
 ) -> tuple[VoteSet, list[str]]:
-    """Of `votes`, all of them decided; and sentences.
+    """`votes`: likes and dislikes only. Returns the set and sentences about it.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: no vote is left, or their latents are of different kinds of models.
     """
     order = partial(_order, seed)
-    votes = sorted(votes, key=lambda vote: (vote.voted, vote.id))
+    votes = sorted(votes, key=lambda vote: (vote.voted or 0.0, vote.id))
     rows, notes = _rows(store, votes, encoders)
     if not rows:
         raise ValueError(" ".join(["There is no vote to train on.", *notes]))
@@ -53,7 +54,7 @@ def select(
 
 
 def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list[VoteRow], list[str]]:
-    """Those that are whole, and sentences about the others."""
+    """The votes that have a latent and a prompt, and sentences about the others."""
     prompts: dict[tuple[str | None, str], list | None] = {}
 
     def prompt(name: str | None, text: str | None) -> list | None:
@@ -62,7 +63,9 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
             prompts[key] = encoders.prompt(store, *key) if name or text is not None else None
         return prompts[key]
 
-    rows, lacking, broken = [], Counter(), []
+    rows: list[VoteRow] = []
+    broken: list[str] = []
+    lacking: Counter[str] = Counter()
     for vote in votes:
         recipe = vote.recipe
         try:
@@ -72,7 +75,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
             broken.append(str(error))
             continue
         if latent is None or positive is None:
-            lacking["a latent (connect the VAE)" if latent is None else "a prompt (connect the CLIP)"] += 1
+            lacking[_LATENT if latent is None else _UNKNOWN if recipe.text is None else _PROMPT] += 1
             continue
         rows.append(
             VoteRow(
@@ -90,7 +93,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
         )
     notes = [f"{count} votes are left out: they came without {what}." for what, count in lacking.items()]
     if broken:
-        notes.append(f"{len(broken)} votes are left out, whose files are gone or damaged. {cut(broken[0], 300)}")
+        notes.append(f"{len(broken)} votes are left out: their files are missing or damaged. {cut(broken[0], 300)}")
     channels = sorted({row.latent.shape[1] for row in rows})
     if len(channels) > 1:
         raise ValueError(
@@ -101,7 +104,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
 
 
 def _order(seed: int, key: str) -> float:
-    """A number in 0..1 that is fixed for the key."""
+    """A number in 0..1, always the same for a seed and a key."""
     return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:6], "big") / 2**48
 
 
@@ -118,13 +121,14 @@ def _balanced(rows: list[VoteRow], balance: str, order: Callable[[str], float]) 
 
 
 def _paired(rows: list[VoteRow], names: dict[str, str | None]) -> list[VoteRow]:
-    pairs = pairs_in(rows, [names[row.id] for row in rows], [row.prompt for row in rows])
-    numbers = {row.id: number for number, pair in enumerate(pairs) for row in pair}
+    pairs = pairs_in([Voted(row.id, row.label, names[row.id], row.prompt) for row in rows])
+    numbers = {vote.item: number for number, pair in enumerate(pairs) for vote in pair}
     return [replace(row, pair=numbers.get(row.id)) for row in rows]
 
 
 def _held_out(rows: Sequence[VoteRow], share: float, order: Callable[[str], float]) -> set[str]:
-    """Ids. Whole prompts, if there are several that would do; else pairs, and votes without one."""
+    """The ids of held-out votes: whole prompts if there are enough of them for the share; else pairs, and votes without
+    a pair."""
     if share == 0:
         return set()
     groups = groups_of(rows)
@@ -142,6 +146,7 @@ def _held_out(rows: Sequence[VoteRow], share: float, order: Callable[[str], floa
 
 
 def _empty(store: Store, votes: Sequence[Vote], encoders: Encoders) -> list | None:
+    """The CONDITIONING of an empty prompt: encoded, or that of a vote."""
     if encoders.clip is not None:
         return encoders.prompt(store, None, "")
     empty = (

@@ -1,4 +1,4 @@
-"""The votes of a folder: what was shown, how it was made, and what was said of it."""
+"""The store: the images that were shown, how they were made, and the votes on them, in a folder."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ from .filters import VOTES, Filter
 from .tables import IMAGES, LORAS, WORKFLOWS, Database
 from .vote import UNDECIDED, Lora, Noise, Offer, Recipe, Vote
 
-# Of images without a vote; those with one are kept until they are deleted.
+# How many images without a vote are kept; those with one are kept until they are deleted.
 _MOST_UNDECIDED = 1000
 _MOST_BYTES = 2**31
-_SLACK = 50  # that many more, before the oldest are forgotten together
-_LARGEST_WORKFLOW = 2**22  # characters
+_SLACK = 50  # the oldest are forgotten when there are so many more
 _AT_ONCE = 500  # ids in a statement
 
 
 class Store:
-    """In `folder`. Threads and processes may use it at once. Raises StoreError for what the disk does not do."""
+    """A store in `folder`, which several threads and processes may use at once. All methods raise StoreError if the
+    disk or the database fails."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -38,27 +38,31 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    # What is shown
+    def is_current(self) -> bool:
+        """Whether the database in the folder is still the one that was opened."""
+        return self._database.is_current()
+
+    # Images
 
     def offer(self, offers: Sequence[Offer]) -> list[Vote]:
-        """Keeps what is shown, in its order; an image that is known keeps its vote, unless it is offered with one."""
+        """Stores images that are shown, in their order. A known image keeps its vote, unless it is offered with one."""
         now = time.time()
         offered = [replace(self._with_files(offer), shown=now) for offer in offers]
         with self._database.write() as connection:
             known = {vote.id: vote for vote in self._get(connection, [vote.id for vote in offered])}
             for place, (offer, vote) in enumerate(zip(offers, offered)):
-                if not all(path.exists() for path in self._files(vote)):  # another process has tidied up
+                if not all(path.exists() for path in self._files(vote)):  # another process has removed them
                     self._with_files(offer)
                 known[vote.id] = _merged(known.get(vote.id), vote, now)
                 self._put(connection, known[vote.id], place)
                 if vote.workflow is not None:
-                    values = {"name": vote.workflow, "json": zlib.compress(offer.workflow.encode())}
+                    values = {"name": vote.workflow, "json": zlib.compress((offer.workflow or "").encode())}
                     connection.execute(insert(WORKFLOWS).values(values).on_conflict_do_nothing())
         self._tidy()
         return [known[vote.id] for vote in offered]
 
     def shown_at(self, workflow_id: str, node: str) -> list[Vote]:
-        """What a node of a workflow showed last."""
+        """The images that a node of a workflow showed last, in their order."""
         here = and_(IMAGES.c.workflow_id == workflow_id, IMAGES.c.node == node)
         last = select(func.max(IMAGES.c.shown)).where(here).scalar_subquery()
         query = select(IMAGES).where(here, IMAGES.c.shown == last).order_by(IMAGES.c.place)
@@ -68,29 +72,31 @@ class Store:
     # Votes
 
     def vote(self, ids: Sequence[str], label: int) -> list[Vote]:
-        """Raises UnknownIdError for any that is not there; then nothing is changed."""
+        """Sets the label of images. Raises UnknownIdError if one of them is not there; then none is changed."""
         return self._change(ids, label=label, voted=time.time() if label else None)
 
     def tag(self, ids: Sequence[str], tag: str) -> list[Vote]:
+        """Raises UnknownIdError as `vote` does."""
         return self._change(ids, tag=tag)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """With all that is kept of them."""
+        """Deletes images, their votes and their files. Raises UnknownIdError as `vote` does."""
         with self._database.write() as connection:
             self._check_all(connection, ids)
             for some in _parts(ids):
                 connection.execute(IMAGES.delete().where(IMAGES.c.id.in_(some)))
         self._tidy(always=True)
 
-    # What is there
+    # Queries
 
     def get(self, ids: Sequence[str]) -> list[Vote]:
+        """Raises UnknownIdError."""
         with self._database.read() as connection:
             self._check_all(connection, ids)
             return self._get(connection, ids)
 
     def find(self, wanted: Filter, limit: int | None = None, after: tuple[float, str] | None = None) -> list[Vote]:
-        """Those shown last first; `after`: `shown` and `id` of the last one that is known."""
+        """The latest first. `after`: `shown` and `id` of the last image of the page before."""
         query = select(IMAGES).where(_condition(wanted)).order_by(IMAGES.c.shown.desc(), IMAGES.c.id.desc())
         if after is not None:
             shown, image_id = after
@@ -100,7 +106,7 @@ class Store:
             return [_vote(row) for row in connection.execute(query.limit(limit))]
 
     def counts(self, wanted: Filter) -> dict[str, int]:
-        """Of each vote, whatever vote the filter names."""
+        """The number of images with each vote; the filter's own `votes` is ignored."""
         condition = _condition(replace(wanted, votes="all"))
         query = select(IMAGES.c.label, func.count().label("number")).where(condition).group_by(IMAGES.c.label)
         with self._database.read() as connection:
@@ -108,7 +114,7 @@ class Store:
         return {name: found.get(labels[0], 0) for name, labels in VOTES.items() if len(labels) == 1}
 
     def names(self) -> dict[str, list[str]]:
-        """What can be filtered by: `model`, `lora`, `tag`."""
+        """The names that a filter can choose: `model`, `lora`, `tag`."""
         columns = {"model": IMAGES.c.model_name, "lora": LORAS.c.name, "tag": IMAGES.c.tag}
         with self._database.read() as connection:
             return {
@@ -117,35 +123,35 @@ class Store:
             }
 
     def fingerprint(self, wanted: Filter) -> str:
-        """Another one whenever another image, or another vote on one, is among `wanted`."""
+        """A digest that changes whenever the images that `wanted` chooses, or their votes, change."""
         columns = (IMAGES.c.id, IMAGES.c.label, IMAGES.c.tag, IMAGES.c.pair, IMAGES.c.latent, IMAGES.c.positive)
         query = select(*columns).where(_condition(wanted)).order_by(IMAGES.c.id)
         with self._database.read() as connection:
             return hashlib.sha256(repr([tuple(row) for row in connection.execute(query)]).encode()).hexdigest()
 
     def workflow(self, vote: Vote) -> dict:
-        """What was stored with it: {"prompt", "workflow"}, as far as there is."""
+        """{"prompt", "workflow"}, each of them only if it was stored."""
         with self._database.read() as connection:
             packed = connection.scalar(select(WORKFLOWS.c.json).where(WORKFLOWS.c.name == vote.workflow))
         return read_json(zlib.decompress(packed)) if packed else {}
 
-    def picture(self, image_id: str) -> Path:
-        """A PNG. Raises UnknownIdError."""
+    def image_path(self, image_id: str) -> Path:
+        """The path of a PNG. Raises UnknownIdError."""
         self.get([image_id])
-        return self._picture(image_id)
+        return self._image_path(image_id)
 
     def latent(self, vote: Vote) -> Tensor | None:
-        """Raises ValueError for a file that is gone or damaged."""
-        return vote.latent and blobs.read_latent(self._folder / "latents", vote.latent)
+        """[1, C, ...], None if there is none. Raises ValueError for a file that is missing or damaged."""
+        return blobs.read_latent(self._folder / "latents", vote.latent) if vote.latent else None
 
     def conditioning(self, name: str) -> list:
-        """Of a vote's `positive` or `negative`. Raises ValueError for a file that is gone or damaged."""
+        """`name`: `positive` or `negative` of a vote. Raises ValueError for a file that is missing or damaged."""
         return blobs.read_conditioning(self._folder / "prompts", name)
 
-    # Below
+    # Files and rows
 
     def _with_files(self, offer: Offer) -> Vote:
-        """A row, and the files that it names. Raises StoreError."""
+        """Writes the files of an image and returns its row. Raises StoreError."""
         try:
             return self._written(offer)
         except OSError as error:
@@ -156,34 +162,29 @@ class Store:
     def _written(self, offer: Offer) -> Vote:
         latents, prompts = self._folder / "latents", self._folder / "prompts"
         height, width, _ = offer.pixels.shape
-        workflow = offer.workflow if offer.workflow and len(offer.workflow) <= _LARGEST_WORKFLOW else None
-        blobs.write_image(self._picture(offer.id), offer.pixels)
-        prompt = {
-            name: blobs.write_conditioning(prompts, value)
-            for name, value in (("positive", offer.positive), ("negative", offer.negative))
-            if value is not None
-        }
+        blobs.write_image(self._image_path(offer.id), offer.pixels)
         return Vote(
             id=offer.id,
             width=width,
             height=height,
             recipe=offer.recipe,
             latent=None if offer.latent is None else blobs.write_latent(latents, offer.latent),
+            positive=None if offer.positive is None else blobs.write_conditioning(prompts, offer.positive),
+            negative=None if offer.negative is None else blobs.write_conditioning(prompts, offer.negative),
             label=offer.label,
             tag=offer.tag,
             pair=offer.pair,
-            workflow=workflow and hashlib.sha256(workflow.encode()).hexdigest(),
+            workflow=None if offer.workflow is None else hashlib.sha256(offer.workflow.encode()).hexdigest(),
             workflow_id=offer.workflow_id,
             node=offer.node,
-            **prompt,
         )
 
-    def _picture(self, image_id: str) -> Path:
+    def _image_path(self, image_id: str) -> Path:
         return self._folder / "images" / f"{image_id}.png"
 
     def _own_files(self, vote: Vote) -> list[Path]:
         latent = [self._folder / "latents" / f"{vote.latent}{blobs.ENDING}"] if vote.latent else []
-        return [self._picture(vote.id), *latent]
+        return [self._image_path(vote.id), *latent]
 
     def _files(self, vote: Vote) -> list[Path]:
         prompts = [name for name in (vote.positive, vote.negative) if name]
@@ -214,27 +215,30 @@ class Store:
             )
 
     def _get(self, connection: Connection, ids: Sequence[str]) -> list[Vote]:
-        found = {}
+        found: dict[str, Vote] = {}
         for some in _parts(ids):
             found |= {row.id: _vote(row) for row in connection.execute(select(IMAGES).where(IMAGES.c.id.in_(some)))}
         return [found[each] for each in dict.fromkeys(ids) if each in found]
 
     def _tidy(self, always: bool = False) -> None:
-        """Forgets the oldest images without a vote, and removes what no row names any more. Files go only when the rows
-        are gone for good, and while nobody writes; who has written files before their row looks for them then."""
-        newest = {"order_by": (IMAGES.c.shown.desc(), IMAGES.c.id.desc())}
-        before = func.count().over(**newest), func.sum(IMAGES.c.bytes).over(**newest)
-        ranked = select(IMAGES.c.id, *before).where(IMAGES.c.label == UNDECIDED)
+        """Forgets the oldest images without a vote, and removes files that no row names.
+
+        Files are removed after their rows are committed, and under the write lock. `offer` writes files before it has
+        the lock, and looks for them again when it has it.
+        """
+        newest = IMAGES.c.shown.desc(), IMAGES.c.id.desc()
+        count, size = func.count().over(order_by=newest), func.sum(IMAGES.c.bytes).over(order_by=newest)
+        ranked = select(IMAGES.c.id, count, size).where(IMAGES.c.label == UNDECIDED)
         with self._database.read() as connection:
             rows = list(connection.execute(ranked))
-        old = [image_id for image_id, count, size in rows if count > _MOST_UNDECIDED or size > _MOST_BYTES]
+        old = [image_id for image_id, number, total in rows if number > _MOST_UNDECIDED or total > _MOST_BYTES]
         if len(old) < _SLACK and not always:
             return
         with self._database.write() as connection:
             for some in _parts(old):
                 connection.execute(IMAGES.delete().where(IMAGES.c.id.in_(some), IMAGES.c.label == UNDECIDED))
-            used = select(IMAGES.c.workflow).where(IMAGES.c.workflow.is_not(None))
-            connection.execute(WORKFLOWS.delete().where(WORKFLOWS.c.name.not_in(used)))
+            named = select(IMAGES.c.workflow).where(IMAGES.c.workflow.is_not(None))
+            connection.execute(WORKFLOWS.delete().where(WORKFLOWS.c.name.not_in(named)))
         with self._database.write() as connection:
             for folder, columns in (("images", ["id"]), ("latents", ["latent"]), ("prompts", ["positive", "negative"])):
                 used = {name for column in columns for name in connection.scalars(select(IMAGES.c[column]))}
@@ -249,7 +253,7 @@ def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
 
 def _condition(wanted: Filter) -> ColumnElement[bool]:
     when = func.coalesce(IMAGES.c.voted, IMAGES.c.shown)
-    conditions = [IMAGES.c.label.in_(VOTES[wanted.votes])]
+    conditions: list[ColumnElement[bool]] = [IMAGES.c.label.in_(VOTES[wanted.votes])]
     if wanted.model:
         conditions.append(IMAGES.c.model_name.icontains(wanted.model, autoescape=True))
     if wanted.lora:
@@ -265,7 +269,7 @@ def _condition(wanted: Filter) -> ColumnElement[bool]:
 
 
 def _merged(known: Vote | None, offered: Vote, now: float) -> Vote:
-    """An image that is shown again: with what is known of it, and what is new."""
+    """The row of an image that is shown again: what is new, and of what is not given, what was known."""
     if known is None:
         return replace(offered, voted=now if offered.label else None)
     latent = offered.latent or known.latent

@@ -1,16 +1,16 @@
-"""The database's tables, its versions, and its connections.
+"""The tables of the database, its versions, and its connections.
 
-Every writer takes the write lock before it reads (BEGIN IMMEDIATE) and waits for others, in this process or another
-one; readers see what was committed before they began (WAL), and wait for nobody. A process that is killed leaves the
-last commit.
+A writer takes the write lock before it reads (BEGIN IMMEDIATE) and waits for other writers, in any process. Readers see
+what was committed before they began (WAL) and wait for nobody. A process that is killed leaves the last commit.
 
-Relies on: SQLAlchemy, the host's own requirement; its recipe for transactions of SQLite that hold for schema changes
-too (isolation_level None, an own BEGIN).
+Relies on: SQLAlchemy, a requirement of the host; its recipe for SQLite transactions that include schema changes
+(isolation_level None, and an explicit BEGIN).
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, String, Table, create_engine, event
 from sqlalchemy.engine import Connection, Engine
@@ -39,15 +39,15 @@ IMAGES = Table(
     Column("workflow", String),
     Column("workflow_id", String),
     Column("node", String),
-    Column("place", Integer),  # among the images that were shown with it
-    Column("bytes", Integer),  # of its own files
+    Column("place", Integer),  # in the batch that it was shown in
+    Column("bytes", Integer),  # of its image and latent
     Column("model_name", String),
     Column("recipe", String),  # JSON
 )
 LORAS = Table("loras", _metadata, Column("image", String, primary_key=True), Column("name", String, primary_key=True))
 WORKFLOWS = Table("workflows", _metadata, Column("name", String, primary_key=True), Column("json", LargeBinary))
 
-# One step from each version to the next one; a step never changes once it was released.
+# STEPS[n] are the statements from version n to version n + 1. A released step never changes.
 STEPS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE images (
@@ -66,7 +66,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
 
 
 class Database:
-    """At a path; there or made. Raises StoreError."""
+    """The database at a path, which is created or brought up to date. All methods raise StoreError."""
 
     def __init__(self, path: Path, steps: Sequence[Sequence[str]] = STEPS):
         self._path = path
@@ -74,6 +74,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._engine = _engine(path)
             self._migrate(steps)
+            self._identity = _identity(path)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -82,12 +83,19 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """All or nothing of the block is done, and no other writer in between."""
+        """A transaction under the write lock: all changes of the block are committed, or none."""
         with self._sentences(), self._engine.execution_options(**{_WRITES: True}).begin() as connection:
             yield connection
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def is_current(self) -> bool:
+        """Whether the file at the path is still the one that was opened."""
+        try:
+            return _identity(self._path) == self._identity
+        except OSError:
+            return False
 
     def _migrate(self, steps: Sequence[Sequence[str]]) -> None:
         with self._engine.begin() as connection:
@@ -118,6 +126,11 @@ class Database:
             ) from error
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
 def _version(connection: Connection) -> int:
     return connection.exec_driver_sql("PRAGMA user_version").scalar_one()
 
@@ -126,7 +139,7 @@ def _reason(said: str, path: Path) -> str:
     if "locked" in said:
         return f"The votes are being written by another process for more than {_WAIT:g} s. Try again."
     if "malformed" in said or "not a database" in said:
-        return f"{path} is damaged ({said}). Move it away to begin anew, or put back a copy."
+        return f"{path} is damaged ({said}). Move it away to start anew, or put back a copy."
     if "full" in said or "disk I/O" in said or "too large" in said:
         return f"The votes cannot be saved in {path.parent}: {said}. Make room on the disk."
     return f"The votes cannot be saved in {path}: {said}."
@@ -139,7 +152,7 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _set_up(connection, _record) -> None:
+def _set_up(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}").close()

@@ -1,4 +1,4 @@
-"""One image that was shown, and the vote on it."""
+"""An image that was shown, and the vote on it."""
 
 import functools
 import hashlib
@@ -14,8 +14,8 @@ LIKED, UNDECIDED, DISLIKED = 1, 0, -1
 
 @dataclass(frozen=True)
 class Noise:
-    """How the host made the noise that an image was sampled from (comfy.sample.prepare_noise): `shape` of one draw with
-    `seed`; before it there were `skipped` others of that shape; the image is row `index` of it."""
+    """How the host drew the initial noise of an image (comfy.sample.prepare_noise): it is row `index` of a tensor of
+    `shape` from a generator with `seed`, after `skipped` other draws of that shape."""
 
     seed: int
     shape: tuple[int, ...]
@@ -23,14 +23,14 @@ class Noise:
     skipped: int = 0
 
     def tensor(self) -> Tensor:
-        """[1, C, ...], standard normal, in float32 on the CPU, where the host makes it."""
+        """[1, C, ...], standard normal, in float32 on the CPU, as in the host."""
         drawn = comfy.sample.prepare_noise(torch.zeros(self.shape), self.seed, [self.skipped] if self.skipped else None)
         return drawn[self.index : self.index + 1]
 
 
 @dataclass(frozen=True)
 class Lora:
-    """`digest`: the first half of the file's SHA-256, in hexadecimal; "" if the file is gone."""
+    """A LoRA on the model. `digest`: the first half of the file's SHA-256, in hexadecimal; "" if there is no file."""
 
     name: str
     strength: float
@@ -39,30 +39,30 @@ class Lora:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image was made, as far as the graph that made it says so: what it does not is "" or None. A prompt may be
-    empty, and is then ""; one that is not known is None."""
+    """How an image was made, as far as it is known; the rest is "" or None. An empty prompt is "", an unknown one
+    None."""
 
-    text: str | None = None  # of the positive prompt
+    text: str | None = None  # the positive prompt
     negative_text: str | None = None
     seed: int | None = None
-    noise: Noise | None = None  # only where the latent comes from the sampler directly
+    noise: Noise | None = None  # only if the latent came from the sampler directly
     sampler: str = ""
     scheduler: str = ""
     steps: int | None = None
     cfg: float | None = None
-    model_name: str = ""  # the loader's file
-    model: str = ""  # digest.model_digest: of the weights without patches
-    policy: str = ""  # digest.policy_digest: of the weights with their LoRAs: the one that made the image
+    model_name: str = ""  # the file that was loaded
+    model: str = ""  # digest.model_digest of the MODEL: its weights without patches
+    policy: str = ""  # digest.policy_digest of the MODEL: its weights with their LoRAs
     loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True)
 class Vote:
-    """A row of the store. `id`: SHA-256 of the image's 8-bit pixels, by which the same image is one row. `latent`,
-    `positive`, `negative` name files of the store by their content, and are None where the image came without.
-    `label`: LIKED, DISLIKED, or UNDECIDED for an image that was shown and not voted on. `pair`: the name of an imported
-    pair. `shown`, `voted`: seconds since 1970. `workflow`: names a stored JSON; `workflow_id` and `node`: where it was
-    shown, which is for the page."""
+    """A row of the store. `id`: SHA-256 of the image's 8-bit pixels, so that equal images are one row. `latent`,
+    `positive`, `negative`: names of files of the store, which are digests of their content; None if the image came
+    without them. `label`: LIKED, DISLIKED, or UNDECIDED for an image that was shown and has no vote. `pair`: the name
+    of an imported pair. `shown`, `voted`: seconds since 1970. `workflow`: the name of a stored JSON. `workflow_id` and
+    `node`: where the image was shown last."""
 
     id: str
     width: int
@@ -82,14 +82,14 @@ class Vote:
 
 
 def prompt_of(vote: Vote) -> str:
-    """The same for images of one prompt."""
+    """A text that is the same for images of one prompt."""
     return vote.recipe.text or f"prompt {vote.positive}"
 
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """An image that is shown. `pixels`: [H, W, 3], 8 bits; `latent`: [1, C, ...]; `label` as in Vote. `workflow`: JSON
-    of the graph that made it."""
+    """An image to be stored. `pixels`: [H, W, 3], 8 bits; `latent`: [1, C, ...]; `positive`, `negative`: CONDITIONING
+    of this image; `workflow`: JSON of the graph that made it; the others as in Vote."""
 
     pixels: np.ndarray
     recipe: Recipe
@@ -106,7 +106,7 @@ class Offer:
     @functools.cached_property
     def id(self) -> str:
         digest = hashlib.sha256(repr(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(self.pixels.tobytes())
         return digest.hexdigest()
 
     def voted(self, label: int) -> "Offer":

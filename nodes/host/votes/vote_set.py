@@ -1,4 +1,4 @@
-"""Votes as a trainer takes them: tensors, prompts and labels; nothing has to be sampled, decoded or encoded again."""
+"""Votes as a trainer takes them: latents, encoded prompts and labels."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ VotesType = io.Custom("GUIDEKIT_VOTES")
 
 @dataclass(frozen=True, eq=False)
 class VoteRow:
-    """`latent`: [1, C, ...], the `samples` of a LATENT (before the model's `process_latent_in`), finite, on the CPU.
-    `positive`, `negative`: the host's CONDITIONING lists; rows of one prompt share one object. `label`: +1 or -1.
-    `prompt`: the same for rows of one positive prompt. `pair`: rows of one prompt, one liked and one disliked, that
-    share it are a pair; each row is in one pair at most. `policy`: `digest.policy_digest` of the MODEL that made the
-    image, "" if unknown; `cfg`: the scale that it was made at, None if unknown. `noise`: what it was sampled from, if
-    known.
+    """One vote. `latent`: [1, C, ...], the `samples` of a LATENT (before the model's `process_latent_in`), finite, on
+    the CPU. `positive`, `negative`: CONDITIONING lists; rows of one prompt share one object. `label`: +1 or -1.
+    `prompt`: a text that is the same for rows of one positive prompt. `pair`: a number that one liked and one disliked
+    row of a prompt share; each row is in one pair at most. `policy`: `digest.policy_digest` of the MODEL that made the
+    image, "" if unknown; `cfg`: the guidance scale that it was made with, None if unknown; `noise`: its initial noise,
+    None if unknown.
     """
 
     id: str
@@ -35,10 +35,10 @@ class VoteRow:
 
 @dataclass(frozen=True, eq=False)
 class VoteSet:
-    """`rows` to train on and `held_out` ones to measure with, in an order that depends only on the votes and the seed;
-    no prompt's rows are in both where there are prompts enough. `empty`: the CONDITIONING of an empty prompt, for
-    caption dropout; None if neither a CLIP was connected nor one of the votes' prompts is empty. `digest` names all of
-    it: the same votes, labels, tensors and split have the same."""
+    """`rows` to train on and `held_out` rows to measure with, in an order that depends only on the votes and the seed.
+    If there are enough prompts, none has rows in both. `empty`: the CONDITIONING of an empty prompt, for caption
+    dropout; None if no CLIP was connected and no prompt of the votes is empty. `digest`: equal for equal votes, labels,
+    tensors and split."""
 
     rows: tuple[VoteRow, ...]
     held_out: tuple[VoteRow, ...]
@@ -54,9 +54,9 @@ class VoteSet:
         return sum(row.label < 0 for row in self.rows)
 
     def check(self, liked: int = 4, disliked: int = 4) -> None:
-        """Raises ValueError where there are fewer."""
+        """Raises ValueError if there are fewer likes or dislikes to train on."""
         if self.liked < liked or self.disliked < disliked:
             raise ValueError(
-                f"There are {self.liked} liked and {self.disliked} disliked images to train on, and at least {liked} "
-                f"and {disliked} are wanted. Vote on more."
+                f"There are {self.liked} liked and {self.disliked} disliked images to train on. At least {liked} and "
+                f"{disliked} are needed: vote on more images."
             )
