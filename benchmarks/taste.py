@@ -28,6 +28,7 @@ from ..nodes.host.models.model_for_prompt import predict_negative_by
 from ..nodes.host.run.ranges import Range
 from ..nodes.host.votes.digest import policy_digest
 from ..nodes.host.votes.vote_set import VoteRow, VoteSet
+from ..nodes.preference_score import PreferenceScore
 from ..nodes.train_preference import DISLIKED, GUIDED, TrainPreference
 from . import KNOWN_FAMILIES
 from ._demo import Demo, found_in
@@ -158,14 +159,26 @@ def _column(images: Tensor) -> Tensor:
     return (heat.flatten(1).argmax(1) % heat.shape[-1] + 0.5) / heat.shape[-1]
 
 
-def train(place: Place, model: ModelPatcher, votes: VoteSet, name: str, settings: dict) -> tuple[ModelPatcher, str]:
+def train(
+    place: Place, model: ModelPatcher, votes: VoteSet, name: str, settings: dict
+) -> tuple[ModelPatcher, str, str]:
+    """(the model with the LoRA, its file, what was said)"""
     given = {**TRAINED, "random_seed": place.seed, "name": name, "resume": False, **settings}
-    tuned, _, _, report = run_node_all(TrainPreference, model=model, votes=votes, **given)
-    return tuned, report
+    tuned, file, _, report = run_node_all(TrainPreference, model=model, votes=votes, **given)
+    return tuned, file, report
+
+
+def told_apart(place: Place, tuned: ModelPatcher, number: int) -> float:
+    """Of pairs of a like and a dislike, on prompts that nothing was learned of, how many the LoRA's implicit reward has
+    in the right order: 0..1, NaN without a pair."""
+    votes = place.votes(place.demo.model, number, chunk=40)
+    if not 0 < votes.liked < len(votes.rows):
+        return float("nan")
+    return run_node_all(PreferenceScore, model=place.demo.model, tuned=tuned, votes=votes, images_at_once=BATCH)[2]
 
 
 def make(place: Place, row: str, settings: dict, number: int) -> dict:
-    model, negative, report, begun = place.demo.model, "", "", time.perf_counter()
+    model, tuned, negative, report, begun = place.demo.model, None, "", "", time.perf_counter()
     settings = dict(settings)
     rounds = settings.pop("rounds", 1)
     if settings.pop("negative", False):
@@ -175,36 +188,40 @@ def make(place: Place, row: str, settings: dict, number: int) -> dict:
         name = hashlib.sha256(f"{place} {row}".encode()).hexdigest()[:12]
         votes = place.votes(model, VOTES // rounds)
         begun = time.perf_counter()
-        tuned, report = train(place, model, votes, name, settings)
+        tuned, file, report = train(place, model, votes, name, settings)
         for i in range(1, rounds):
             more = place.votes(tuned, VOTES // rounds, chunk=i)
             votes = VoteSet((*votes.rows, *more.rows), (), place.empty, f"{votes.digest} {more.digest}")
-            again = {**settings, "go_on_from": f"{name}.safetensors"}
-            tuned, report = train(place, model, votes, f"{name} {i}", again)
+            tuned, file, report = train(place, model, votes, f"{name} {i}", {**settings, "go_on_from": file})
         if settings.get("learn") == DISLIKED:
             model = model.clone()
             predict_negative_by(model, tuned, row, Range())
         else:
             model = tuned
     seconds = time.perf_counter() - begun
-    return {"report": report, "seconds": seconds, **place.measure(model, number, negative)}
+    agrees = {}
+    if tuned is not None:
+        right = told_apart(place, tuned, max(PROMPTS, number // 4))
+        agrees = {"told apart": [1 - right if settings.get("learn") == DISLIKED else right]}
+    return {"report": report, "seconds": seconds, **agrees, **place.measure(model, number, negative)}
 
 
 def line(family: str, taste: str, row: str, found: list[dict], base: list[dict] | None) -> str:
     """Of all seeds."""
     values = {name: torch.tensor([v for each in found for v in each.get(name, ())]) for name in MEASURED}
-    cells = [_share(values[name]) for name in MEASURED if name != "saturation"]
+    apart = values.pop("told apart")
+    cells = [_share(values[name]) for name in values if name != "saturation"]
     saturation = values["saturation"].mean().item()
     change = ""
     if base:
         before = torch.tensor([v for each in base for v in each["saturation"]]).mean().item()
         change = f" ({100 * (saturation / before - 1):+.0f} %)"
     seconds = sum(each["seconds"] for each in found) / len(found)
-    cells += [f"{saturation:.3f}{change}", f"{seconds:.0f} s"]
+    cells += [f"{saturation:.3f}{change}", f"{100 * apart.mean():.1f} %" if len(apart) else "-", f"{seconds:.0f} s"]
     return f"| {family} | {taste} | {row} | {len(found)} | {' | '.join(cells)} |"
 
 
-MEASURED = ("liked", "prompt", "named colour", "saturation")
+MEASURED = ("liked", "prompt", "named colour", "saturation", "told apart")
 
 
 def _share(values: Tensor) -> str:
@@ -217,8 +234,11 @@ def _share(values: Tensor) -> str:
 def print_table(folder: Path) -> None:
     print(
         f"{VOTES} votes on images of {PROMPTS} prompts, {FRESH} fresh images, euler, {STEPS} steps, cfg {CFG:g}. "
-        "Prompt: shape, size, floor and time as said. With 95 % bootstrap intervals.\n\n"
-        "| model | taste | row | seeds | liked | prompt | named colour | saturation | time |\n" + "|---" * 9 + "|"
+        "Prompt: shape, size, floor and time as said. Told apart: pairs of a like and a dislike of other prompts that "
+        "the LoRA's implicit reward has in the right order. With 95 % bootstrap intervals.\n\n"
+        "| model | taste | row | seeds | liked | prompt | named colour | saturation | told apart | time |\n"
+        + "|---" * 10
+        + "|"
     )
     kept: dict[tuple, list[dict]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -238,7 +258,8 @@ def _settings(row: str) -> dict:
         i.id: i.default for i in TrainPreference.define_schema().inputs if getattr(i, "default", None) is not None
     }
     types: dict[str, Callable] = {name: type(value) for name, value in defaults.items()}
-    names = {"SFT": "SFT on likes", "NFT": "DiffusionNFT", "guided": GUIDED}
+    types["rounds"] = int
+    names = {"SFT": "SFT on likes", "NFT": "DiffusionNFT", "guided": GUIDED, "disliked": DISLIKED}
     return {name: names.get(value, types[name](value)) for name, value in pairs}
 
 

@@ -507,7 +507,7 @@ def train_preference(g: Graph) -> None:
             ("1_plain", "The model", loaded.model, 1),
             ("2_taught", "With the LoRA", trained[0], 3),
         ):
-            sampled = ksampler(g, model, fresh, negative, few, 5, 3.0)
+            sampled = ksampler(g, model, fresh, negative, few, 11, 3.0)
             sampled.node.column = column
             shown(g, sampled, loaded.vae, name).title = title
             for node in g.nodes[-3:]:
