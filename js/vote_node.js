@@ -8,7 +8,7 @@ import { votes } from "./votes.js"
 const CLASS = "GuidekitVote"
 const WIDGET = "guidekit_votes"
 const EMPTY = 60 // pixels of height without images
-const [CARD, BAR, ROWS] = [110, 40, 3] // the least width of an image, what is below it, rows that are seen at once
+const [CARD, BAR, ROWS] = [110, 34, 3] // the least width of an image, what is below it, rows that are seen at once
 const grids = new WeakMap()
 
 app.registerExtension({

@@ -20,6 +20,7 @@ from guidekit.nodes.host.votes.digest import model_digest, policy_digest
 from guidekit.nodes.host.votes.errors import StoreError
 from guidekit.nodes.host.votes.filters import Filter
 from guidekit.nodes.host.votes.offers import Shown, pixels_of
+from guidekit.nodes.host.votes.pairs import Voted, pairs_in
 from guidekit.nodes.host.votes.recipe import read_recipe
 from guidekit.nodes.host.votes.rule import ABOVE, BELOW, labels_of
 from guidekit.nodes.host.votes.vote import Offer, Recipe
@@ -362,6 +363,13 @@ def test_votes_come_as_they_were_given(store):
             votes.check(likes, dislikes)
     with pytest.raises(ValueError, match="There are 3 liked and 2 disliked images"):
         votes.check()
+
+
+def test_pairs_by_name_come_first_and_each_vote_is_in_one():
+    given = [("a", 1, "n", "p"), ("b", 1, None, "p"), ("c", -1, "n", "p"), ("d", -1, None, "p"), ("e", -1, None, "q")]
+    given += [("f", 1, "three", "q"), ("g", 1, "three", "q"), ("h", -1, "three", "r")]
+    pairs = pairs_in([Voted(*each) for each in given])
+    assert [(liked.item, disliked.item) for liked, disliked in pairs] == [("a", "c"), ("b", "d"), ("f", "e")]
 
 
 def test_likes_and_dislikes_of_different_prompts_are_warned_of(store):

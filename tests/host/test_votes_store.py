@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,8 +188,9 @@ def test_filters_pages_and_names(store):
     assert sorted(pages) == sorted(ids)
     with pytest.raises(ValueError, match="votes is 'best'. It is one of liked,"):
         filter_of({"votes": "best"})
-    with pytest.raises(ValueError, match="since is 'yesterday'"):
-        filter_of({"since": "yesterday"})
+    for wrong in ("yesterday", "nan", "inf"):
+        with pytest.raises(ValueError, match=f"since is '{wrong}'"):
+            filter_of({"since": wrong})
 
 
 def test_the_fingerprint_is_of_what_is_chosen(store):
@@ -442,6 +444,43 @@ def test_a_killed_voter_leaves_what_it_had_said(tmp_path):
         assert hashlib.sha256(store.image_path(vote.id).read_bytes())
     [image_id] = offered(store, [7])
     assert store.vote([image_id], -1)
+    store.close()
+
+
+EXPORTER = """
+import sys
+from pathlib import Path
+import guidekit.demo.own_folders
+import folder_paths
+from guidekit.tests.host.test_votes_store import Filter, Store, offered
+from guidekit.nodes.host.votes.export import export
+
+folder = Path(sys.argv[1])
+folder_paths.set_output_directory(str(folder))
+store = Store(folder / "votes")
+store.vote(offered(store, range(100)), 1)
+print("ready", flush=True)
+for _ in range(100):
+    export(store, Filter(), "mine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9")
+def test_a_killed_export_leaves_whole_folders(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", EXPORTER, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    place = tmp_path / "guidekit"
+    while not any(place.glob("*/liked/*.png")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    for folder in place.glob("[!.]*"):
+        assert len(list(folder.glob("liked/*.png"))) == 100
+        assert (folder / "pairs.csv").read_text().startswith("prompt,chosen,rejected")
+    store = Store(tmp_path / "votes")
+    assert store.counts(Filter())["liked"] == 100
     store.close()
 
 

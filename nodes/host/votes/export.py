@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,13 +50,15 @@ def export(store: Store, wanted: Filter, name: str) -> str:
     votes = sorted(store.find(wanted), key=lambda vote: (vote.voted, vote.id))
     if not votes:
         raise ValueError("There is no vote to export.")
+    place = Path(folder_paths.get_output_directory()) / "guidekit"
+    part = place / f".{secrets.token_hex(8)}.part"  # so that a process that is killed leaves no folder of this name
     try:
-        folder = _new(Path(folder_paths.get_output_directory()) / "guidekit", name)
+        part.mkdir(parents=True)
         try:
-            _fill(store, votes, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            _fill(store, votes, part)
+            folder = _renamed(part, place, name)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise StoreError(f"The votes cannot be exported to {SHOWN}: {error.strerror or error}.") from error
     likes = sum(vote.label == LIKED for vote in votes)
@@ -94,14 +97,15 @@ def _metadata(workflow: dict) -> PngInfo | None:
     return found
 
 
-def _new(place: Path, name: str) -> Path:
-    """A new folder `name` in `place`; with a number where there is one already."""
-    place.mkdir(parents=True, exist_ok=True)
+def _renamed(part: Path, place: Path, name: str) -> Path:
+    """Renames a folder to `name` in `place`; with a number if there is one already. Returns its new path."""
     for number in range(1, 10_000):
         folder = place / (name if number == 1 else f"{name} {number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
+        if folder.exists():
             continue
-        return folder
+        try:
+            return part.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process has just made it
+                raise
     raise OSError(f"there are 10000 folders {name} already")

@@ -57,7 +57,9 @@ def folders() -> dict[str, Path]:
         for prefix, place in places.items()
         if place.is_dir()
         for path in sorted(place.iterdir())
-        if path.is_dir() and any((path / name).exists() for name in (*FOLDERS.values(), PAIRS, LINES))
+        if path.is_dir()
+        and not path.name.startswith(".")
+        and any((path / name).exists() for name in (*FOLDERS.values(), PAIRS, LINES))
     }
 
 
