@@ -238,7 +238,7 @@ class TrainPreference(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the LoRA at strength 1."),
-                io.Combo.Output(display_name="file", tooltip="For a LoRA loader's input."),
+                io.AnyType.Output(display_name="file", tooltip="For the input of a LoRA loader."),
                 io.Image.Output(display_name="curve", tooltip="The course of the training."),
                 report_output("What was learned from what, and warnings."),
             ],
