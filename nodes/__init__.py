@@ -35,12 +35,14 @@ from .negtome import NegToMe
 from .pag import PAG
 from .preference_cfg import PreferenceCFG
 from .preference_lora_loader import PreferenceLoraLoader
+from .preference_score import PreferenceScore
 from .report import Report
 from .sampler_cfgpp import SamplerCFGPP
 from .save_inversion import SaveInversion
 from .seg import SEG
 from .slg import SLG
 from .style_aligned import StyleAligned
+from .train_preference import TrainPreference
 from .trajectory_record import TrajectoryRecord
 from .trajectory_replay import TrajectoryReplay
 from .vote import Vote
@@ -88,6 +90,8 @@ NODES: list[type[io.ComfyNode]] = [
     Votes,
     ImportVotes,
     ExportVotes,
+    TrainPreference,
+    PreferenceScore,
     Report,
     DemoModel,
 ]

@@ -18,7 +18,6 @@ class VoteByRule(io.ComfyNode):
         rule = [
             io.Float.Input(
                 "score",
-                default=0.0,
                 min=-1e9,
                 max=1e9,
                 step=0.01,
@@ -28,7 +27,6 @@ class VoteByRule(io.ComfyNode):
             ),
             io.Boolean.Input(
                 "liked",
-                default=False,
                 optional=True,
                 force_input=True,
                 tooltip="Yes or no for each image, instead of a score.",

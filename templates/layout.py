@@ -14,7 +14,7 @@ GAP_X, GAP_Y, TITLE, FOLDED_WIDTH = 40, 16, 30, 160
 _FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 _PAD, _HEAD = 16, 40  # of a frame, at its sides and above its nodes' titles
 # Nodes between a sampler and a node that saves have nothing to set: they are drawn as titles, above the latter.
-_FOLDED = ("VAEDecode", "ImageScaleBy")
+_FOLDED = ("VAEDecode", "ImageScaleBy", "StringConcatenate")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 

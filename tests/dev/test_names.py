@@ -60,6 +60,8 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "load_inversion": _FILES,
     "pag": _WEAK,
     "preference_cfg": {**_NO_FORMULA, "numbers": "preference"},
+    "preference_score": {**_NO_FORMULA, "numbers": "taste"},
+    "train_preference": {"samplers": "preference", "maths": "preference", "numbers": "taste"},
     "preference_lora_loader": {"samplers": "lora", "maths": "lora", "host": "preference_lora", "numbers": "preference"},
     "report": {**_NO_FORMULA, "host": "told", "numbers": None},
     "sampler_cfgpp": _CFGPP,

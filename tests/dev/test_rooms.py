@@ -18,6 +18,7 @@ BELOW = {
     "inversion": {"run"},
     "weights": {"files"},
     "votes": {"files", "run"},
+    "training": {"files", "models", "network", "predictions", "run", "votes", "weights"},
     "concepts": {"network", "run", "weights"},
     "inputs": {"classifiers", "network", "run", "votes"},
 }

@@ -30,6 +30,7 @@ def workflow(name: str = "apg", **changes) -> dict:
     """An API workflow of the pack with inputs changed by node class: `KSampler={"steps": 2}`."""
     prompt = json.loads(WORKFLOWS[name].read_text())
     few = {"KSampler": {"steps": 3}, "BasicScheduler": {"steps": 3}, "GuidekitLinearAGFit": {"trajectories": 4}}
+    few["GuidekitTrainPreference"] = {"steps": 2}
     for class_type, inputs in (few | changes).items():
         for node in prompt.values():
             if node["class_type"] == class_type:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 from guidekit.demo.server import PACK, Server
 from guidekit.nodes.host.network.families import families_with_second_text
+from guidekit.sweep import PromptError
 from guidekit.templates import BLUEPRINTS, edits, models, real
 from guidekit.tests.headless import stand_in_nodes as stand_ins
 from guidekit.tests.schema.blueprint_use import workflow_with
 
 NAMES = [made.name for made in (*real.TEMPLATES, *edits.TEMPLATES)]
+TAUGHT = ("train_preference_sdxl", "train_preference_flux_dev")
 # The host knows the sizes of these beforehand: a tiny network stands in for their loader. All others are loaded by it.
 FAMILIES = {
     models.SDXL_BASE.name: "unet sdxl",
@@ -136,7 +139,38 @@ def test_blueprints_run(server, blueprint):
     assert any(output.get("images") for output in outputs.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TAUGHT)
+def test_votes_by_hand_are_learned(server, name):
+    """The first run shows images, and says that there are no votes on them yet; the second one trains and uses the
+    LoRA."""
+    prompt = small(name)
+    for node in prompt.values():
+        if "batch_size" in node["inputs"]:
+            node["inputs"]["batch_size"] = 4
+        if node["class_type"] == "GuidekitTrainPreference":
+            node["inputs"] |= {"steps": 2, "preview_every": 1}
+    with pytest.raises(PromptError, match="There are 0 liked and 0 disliked images to train on"):
+        server.run(prompt)
+    tag = next(node["inputs"]["tag"] for node in prompt.values() if node["class_type"] == "GuidekitVotes")
+    shown = server.get(f"/guidekit/votes?tag={tag}")["images"]
+    assert len(shown) == 8
+    for vote, images in ((1, shown[::2]), (-1, shown[1::2])):
+        post(server, {"do": "vote", "ids": [image["id"] for image in images], "vote": vote})
+    outputs = server.run(prompt)
+    [trainer] = [node_id for node_id, node in prompt.items() if node["class_type"] == "GuidekitTrainPreference"]
+    assert f"{tag}.safetensors: KTO on " in server.told[trainer]
+    assert all(text.startswith("True") for text in numbers(outputs))
+    [kept] = (server.models / "loras" / "guidekit").glob(f"{tag}.safetensors")
+    assert kept.stat().st_size > 1000
+
+
+def post(server: Server, body: dict) -> None:
+    request = urllib.request.Request(f"{server.url}/guidekit/votes", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request).close()
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*TAUGHT}))
 def test_runs_and_acts(server, name):
     """It gives images without a warning, and its technique changes them."""
     if name == "nag_wan" and "Wan" not in families_with_second_text():

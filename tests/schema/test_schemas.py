@@ -92,9 +92,12 @@ def _strings(tree):
 
 @every_node
 def test_defaults_are_allowed(node_id):
-    """The host checks values against these limits, but not the defaults against them."""
+    """The host checks values against these limits, but not the defaults against them. What is no widget has none:
+    converters of workflows would send it."""
     for name, (kind, options) in inputs(INFO[node_id]).items():
-        if kind in NUMBERS:
+        if options.get("forceInput"):
+            assert "default" not in options, name
+        elif kind in NUMBERS:
             assert {"min", "max", "default", "step"} <= set(options), name
             assert options["min"] <= options["default"] <= options["max"], name
             assert options["step"] <= options["max"] - options["min"], name

@@ -30,8 +30,6 @@ TITLE_BAR = 30  # pixels above a node's position
 # Candidate lengthens a list of Candidates; the others act on votes that are there already. Their pages show how.
 IN_NO_TEMPLATE = {
     "GuidekitCandidate",
-    "GuidekitVoteByRule",
-    "GuidekitVotes",
     "GuidekitImportVotes",
     "GuidekitExportVotes",
 }
@@ -124,6 +122,8 @@ def test_every_widget_has_its_value(name, host_info):
             linked = {i["name"] for i in node["inputs"]}
             slots = 0
             for input_name, (kind, options) in inputs(host_info[node["type"]]).items():
+                if options.get("forceInput"):
+                    continue
                 if isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
                     slots += 1 + bool(options.get("control_after_generate")) + bool(options.get("image_upload"))
                 else:

@@ -1,7 +1,7 @@
 """Guidekit's own files: safetensors with a description, in folders of the host.
 
-Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory and get_input_directory
-(folder_paths.py).
+Relies on: folder_paths.add_model_folder_path, get_folder_paths, get_output_directory, get_input_directory and
+get_system_user_directory (folder_paths.py).
 """
 
 import json
@@ -188,6 +188,16 @@ def _loras() -> list[str]:
     return [os.path.join(place, _NAME) for place in folder_paths.get_folder_paths("loras")]
 
 
+def name_in_loras(name: str) -> str:
+    """By which loaders of LoRAs know a file of `LORAS`: as the host lists it, with the system's separator."""
+    return os.path.join(_NAME, name)
+
+
+def _trainings() -> list[str]:
+    return [os.path.join(folder_paths.get_system_user_directory(_NAME), "training")]
+
+
 MODELS = Folder("models/guidekit", _models)
 INVERSIONS = Folder("output/guidekit or input/guidekit", _inversions)
 LORAS = Folder("models/loras/guidekit", _loras)
+TRAININGS = Folder("user/__guidekit/training", _trainings)

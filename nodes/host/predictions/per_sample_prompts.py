@@ -56,12 +56,8 @@ class References:
             return prompts[chosen[0]]
         if any(len(entries) != 1 for entries in prompts.values()):
             return None
-        entries = [prompts[i][0] for i in chosen]
-        joined = _joined([entry["model_conds"] for entry in entries])
-        if joined is None or any(_rest(entry) != _rest(entries[0]) for entry in entries):
-            return None
-        uuid = branch_uuid(run, (self, *chosen), entries[0]["uuid"])
-        return [{**entries[0], "model_conds": joined, "uuid": uuid}]
+        entry = joined([prompts[i][0] for i in chosen])
+        return None if entry is None else [{**entry, "uuid": branch_uuid(run, (self, *chosen), entry["uuid"])}]
 
     def pick(
         self, run: Run, conds: dict[str, list[dict]], chosen: list[int], evaluate: _Evaluate
@@ -86,6 +82,14 @@ class References:
             return comfy.samplers.calc_cond_batch(args["model"], conds, x, sigma, options)[place:]
 
         return self.pick(run, run.prompts.by_name, chosen, evaluate)
+
+
+def joined(entries: list[dict]) -> dict | None:
+    """One prepared entry that is `entries[b]` for sample b of a batch; None where they do not fit into one."""
+    conds = _joined([entry["model_conds"] for entry in entries])
+    if conds is None or any(_rest(entry) != _rest(entries[0]) for entry in entries):
+        return None
+    return {**entries[0], "model_conds": conds}
 
 
 def _widths(entries: list[dict]) -> set[int]:

@@ -1,0 +1,1 @@
+"""Preference alignment: what is learned from images that somebody likes and dislikes."""
