@@ -20,6 +20,7 @@ from guidekit.nodes.linear_ag_fit import LinearAGFit
 from guidekit.nodes.save_inversion import SaveInversion
 from guidekit.nodes.trajectory_record import TrajectoryRecord
 from guidekit.nodes.vote_by_rule import VoteByRule
+from guidekit.nodes.votes import Votes
 from guidekit.tests.host.test_classifiers import clip_of_sdxl, vision
 
 
@@ -94,6 +95,7 @@ _BY_TYPE: dict[str, Callable[[], Any]] = {
     "CLIP_VISION": lambda: vision(24),
     "GUIDEKIT_FRECAS_PLAN": _plan,
     "GUIDEKIT_CLASSIFIER": lambda: run_node(ImageClassifier, file="demo"),
+    "GUIDEKIT_VOTES": lambda: run_node(Votes, tag=_voted(), clip=demo()[1], vae=demo()[2], hold_out=0.0),
     "GUIDEKIT_CANDIDATES": lambda: run_node(Candidates, clip=demo()[1], words="red\nblue"),
 }
 _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
@@ -118,5 +120,7 @@ _OF_NODE: dict[str, dict[str, Callable[[], Any]]] = {
     "GuidekitStyleAligned": {"reference": lambda: "reference latent"},
     "GuidekitVoteByRule": {"score": lambda: 0.7},
     "GuidekitVotes": {"tag": lambda: _voted()},
+    "GuidekitPreferenceScore": {"votes": lambda: None},
+    "GuidekitTrainPreference": {"steps": lambda: 1, "images_per_step": lambda: 2, "name": lambda: "right"},
     "GuidekitTrajectoryReplay": {"trajectory": lambda: run_node(TrajectoryRecord, **right(TrajectoryRecord))},
 }

@@ -46,7 +46,7 @@ class Session:
 
     def enter(self, latents: Tensor) -> Tensor:
         """From a VAE's latents."""
-        return self.base.process_latent_in(latents.to(self.device, torch.float32))
+        return self.base.process_latent_in(latents.detach().to(self.device, torch.float32))
 
     def sigma(self, level: float) -> float:
         """At a share of the training time, 1 being the most noise."""
@@ -75,9 +75,10 @@ class Session:
 
 
 def with_gradients(tree: Any) -> Any:
-    """A CONDITIONING whose tensors autograd may keep: those that a node has made (in torch's inference mode) it does
-    not."""
+    """A CONDITIONING whose tensors autograd may keep, which it does not with those that a node has made (in torch's
+    inference mode), and that lead nowhere: what has made them is not trained."""
     if isinstance(tree, Tensor):
+        tree = tree.detach()
         return tree.clone() if tree.is_inference() and not torch.is_inference_mode_enabled() else tree
     if isinstance(tree, dict):
         return {key: with_gradients(value) for key, value in tree.items()}
