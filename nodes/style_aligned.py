@@ -283,8 +283,17 @@ def _warning(model) -> str:
 def _riders(model, latent: dict, when: Range, for_negatives: bool) -> tuple[ReferenceRow, ...]:
     if isinstance(latent.get(KEY), Trajectory):
         recorded = Trajectory.of(latent, model)
-        about = LABEL, recorded.image, NOISY, when.active, for_negatives
-        return (RecordedRow(*about, recorded.sigmas, recorded.latents),)
+        return (
+            RecordedRow(
+                label=LABEL,
+                latent=recorded.image,
+                noise=NOISY,
+                active=when.active,
+                for_negatives=for_negatives,
+                sigmas=recorded.sigmas,
+                latents=recorded.latents,
+            ),
+        )
     samples = fit_latent(model, latent["samples"], "latent")
     if len(samples) > _MOST:
         raise ValueError(
