@@ -93,7 +93,7 @@ def test_too_few_votes_are_refused_with_a_sentence(server):
             node["inputs"]["tag"] = "few"
         if "seed" in node["inputs"]:
             node["inputs"]["seed"] += 100
-    with pytest.raises(PromptError, match=r"There are \d liked and \d disliked images .* at least 4 and 4"):
+    with pytest.raises(PromptError, match=r"There are \d liked and \d disliked images to train on"):
         server.run(prompt)
     assert not lora_file(server, "few").exists()
 

@@ -32,8 +32,10 @@ def _own_folders(tmp_path, monkeypatch):
 
 
 def train(family="unet", **given):
+    """As the host executes nodes: in torch's inference mode."""
     given = {"model": tiny.model(family), "votes": vote_set(family), **FEW, **given}
-    return run_node_all(TrainPreference, **given)
+    with torch.inference_mode():
+        return run_node_all(TrainPreference, **given)
 
 
 def lora_file(name: str) -> Path:

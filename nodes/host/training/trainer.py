@@ -211,7 +211,9 @@ class Trainer:
             product.down.data.copy_(down)
         parameters = self.adapters.parameters()
         whole = self.optimizer.state_dict()
-        whole["state"] = {i: dict(kept) for i, kept in enumerate(state.moments) if kept}
+        # Clones: what was read while a node executes cannot be changed afterwards (torch's inference mode).
+        moments = [{name: tensor.clone() for name, tensor in kept.items()} for kept in state.moments]
+        whole["state"] = {i: kept for i, kept in enumerate(moments) if kept}
         self.optimizer.load_state_dict(whole)
         for p in parameters:
             if "step" in self.optimizer.state.get(p, {}):  # load_state_dict casts it to the parameter's type
