@@ -231,7 +231,7 @@ class CFGCache(RangedNode):
                 ),
                 io.Float.Input(
                     "limit",
-                    default=2.0,
+                    default=3.0,
                     min=0.0,
                     max=100.0,
                     step=0.05,
