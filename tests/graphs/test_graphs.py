@@ -5,7 +5,7 @@ import pytest
 from guidekit.tests.graphs import table
 from guidekit.tests.graphs.crossing import ACTS, Cross, cases_of, crossed, host_fails_too
 from guidekit.tests.graphs.networks import NETWORKS
-from guidekit.tests.graphs.patches import PATCHES, WITH_FILES, patch_nodes
+from guidekit.tests.graphs.patches import LEFT_OUT, PATCHES, patch_nodes
 from guidekit.tests.graphs.selection import Case
 from guidekit.tests.graphs.variants import PATCH, Result
 
@@ -26,7 +26,7 @@ FAMILIES = [
 
 
 def test_every_patch_node_is_here():
-    assert patch_nodes() == {patch.node_id for patch in PATCHES} | WITH_FILES
+    assert patch_nodes() == {patch.node_id for patch in PATCHES} | LEFT_OUT
 
 
 def test_every_template_is_of_a_known_kind(templates):
