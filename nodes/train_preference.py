@@ -22,13 +22,13 @@ from .host.inputs.shared import random_seed_input, range_inputs, validate_range
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.run.ranges import Range
-from .host.training.curve import as_image, beside, draw
+from .host.training.curve import as_image, draw, with_previews
 from .host.training.layers import LAYERS
 from .host.training.lora_file import metadata_of, patches_of, read_start, save_lora
 from .host.training.previews import of_different_prompts, previews
 from .host.training.remarks import remarks
 from .host.training.session import Session
-from .host.training.state_file import load_state, save_state
+from .host.training.state_file import check_state, load_state, save_state
 from .host.training.trainer import Point, Settings, Trainer
 from .host.votes.digest import model_digest, policy_digest
 from .host.votes.vote_set import VoteSet, VotesType
@@ -288,6 +288,7 @@ class TrainPreference(io.ComfyNode):
         end_percent,
     ) -> io.NodeOutput:
         file = LORAS.check(name)
+        check_state(file)
         limits = Range(start_percent, end_percent)
         of_objective = {} if objective == "KTO" else {"reference_point": reference_point}
         if objective == "SFT on likes":
@@ -464,7 +465,7 @@ class _Show:
             self.images, self.shown = previews(session, self.rows), 0.0
         if now - self.shown > _SHOW_EVERY or point.step == self.steps:
             left = (now - self.begun) / (point.step - self.first) * (self.steps - point.step)
-            image = beside(draw(trainer.curve, self.steps, f"step {point.step}, {_spoken(left)} left"), self.images)
+            image = with_previews(draw(trainer.curve, self.steps, f"step {point.step}, {_spoken(left)} left"), self.images)
             preview, self.shown = ("JPEG", image, max(image.size)), now
         self.bar.update_absolute(point.step, self.steps, preview)
         if now - self.saved > _SAVE_EVERY:

@@ -163,6 +163,54 @@ def test_names_of_files_are_checked_before_anything_is_trained():
         train(name="../x")
 
 
-def test_previews_are_made_of_the_model_in_training():
-    train(preview_every=2, steps=2)
-    train("wan", preview_every=1, steps=1)
+def test_a_state_that_cannot_be_written_is_said_before(tmp_path):
+    (tmp_path / "trainings").write_text("a file")
+    with pytest.raises(ValueError, match="cannot be saved in trainings: trainings is a file and no folder"):
+        train()
+
+
+class Shown:
+    """What a node's page is sent: (step, steps, image or None)."""
+
+    def __init__(self, monkeypatch):
+        self.sent = []
+        monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", self)
+
+    def __call__(self, value, total, preview, node_id=None):
+        self.sent.append((value, total, preview and preview[1]))
+
+    @property
+    def images(self):
+        return [image for _, _, image in self.sent if image is not None]
+
+
+def test_the_course_is_shown_while_it_runs(monkeypatch):
+    shown = Shown(monkeypatch)
+    train(votes=vote_set("unet", held_out=4), steps=3)
+    assert [(step, steps) for step, steps, _ in shown.sent] == [(1, 3), (2, 3), (3, 3)]
+    first, *_, last = shown.images
+    assert last.height > first.height  # of the votes that are held out is known more at the end
+
+
+@pytest.mark.parametrize("family", ["unet", "wan"])
+def test_previews_are_made_of_the_model_in_training(family, monkeypatch):
+    """Below the curve; of prompts that the votes have."""
+    shown = Shown(monkeypatch)
+    train(family, preview_every=1, steps=1)
+    plain = Shown(monkeypatch)
+    train(family, steps=1)
+    assert shown.images[-1].height > plain.images[-1].height
+
+
+def test_saturated_votes_are_said(monkeypatch):
+    votes = vote_set("unet")  # of bright and dark images, so that they are told apart
+    rows = tuple(dataclasses.replace(row, latent=0.3 * row.latent + 8.0 * row.label) for row in votes.rows)
+    given = {"votes": dataclasses.replace(votes, rows=rows), "steps": 12, "learning_rate": 2e-2, "warm_up": 0}
+    assert "Warning: most votes are saturated" in train(**given, beta=1e5)[3]
+    assert "saturated" not in train(**given, beta=1e-2)[3]
+
+
+def test_a_missing_empty_prompt_is_said():
+    votes = dataclasses.replace(vote_set("unet"), empty=None)
+    assert "connect the CLIP to Load Votes" in train(votes=votes)[3]
+    assert "connect the CLIP" not in train()[3]

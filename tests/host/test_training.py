@@ -15,6 +15,7 @@ from guidekit.nodes.host.files.folders import Folder
 from guidekit.nodes.host.run.raw_predictions import to_raw
 from guidekit.nodes.host.training import lora_file, state_file
 from guidekit.nodes.host.training.adapters import REFERENCE
+from guidekit.nodes.host.training.layers import layers_of
 from guidekit.nodes.host.training.lora_file import patches_of, read_start, save_lora, tensors_of
 from guidekit.nodes.host.training.score import accuracy, errors, scores
 from guidekit.nodes.host.training.session import in_session
@@ -205,6 +206,33 @@ def test_the_gradient_is_the_slope_of_the_loss(family):
         moved.append(other.curve[0].loss)
     slope = (moved[0] - moved[1]) / 4e-2
     assert slope == pytest.approx(gradient(found).norm().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_network_has_attention(family):
+    """And products on nothing else, unless all linear layers are wanted."""
+    model = tiny.model(family)
+    attention, everything = (layers_of(model, kind) for kind in ("attention", "all linear"))
+    assert 0 < len(attention) < len(everything)
+    assert attention.items() <= everything.items()
+    assert not any("ff" in path.split(".") or "mlp" in path for path in attention)
+
+
+def test_cross_attention_is_where_words_come_in():
+    paths = [*layers_of(tiny.model("unet"), "cross-attention")]
+    assert paths
+    assert all(".attn2." in path for path in paths)
+    with pytest.raises(ValueError, match=r"Flux has no layers of the kind 'cross-attention'.*attention, all linear"):
+        layers_of(tiny.model("flux"), "cross-attention")
+
+
+def test_gradients_are_clipped_and_the_rate_rises():
+    found = trainer("unet", steps=1, clip=1e-4, warm_up=4, rate=1e-2)
+    perturb(found)
+    found.run()
+    norms = torch.stack([p.grad.norm() for p in found.adapters.parameters()])
+    assert norms.norm().item() == pytest.approx(1e-4, rel=1e-3)
+    assert found.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 / 4)
 
 
 # What it changes

@@ -100,6 +100,26 @@ def test_nothing_is_evaluated_twice_without_need(objective, size, asked):
     assert model.asked == asked
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=ids)
+def test_only_one_part_is_kept_for_its_gradient(objective):
+    """However large the window is: what autograd keeps is that of a part, and is gone before the next one's."""
+    kept, most = Counter(), []
+
+    def pack(tensor):
+        kept["bytes"] += tensor.nbytes
+        return tensor
+
+    def collect():
+        most.append(kept.pop("bytes"))
+
+    each = [Part(p.target, p.liked, torch.ones(len(p.places)), p.places, p.given) for p in parts(2)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        accumulate(objective, Toy(), each, N, collect=collect)
+    assert len(most) == N // 2
+    assert len(set(most)) == 1
+    assert not kept
+
+
 class Meeting:
     """Adds up what two threads bring."""
 

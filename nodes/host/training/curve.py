@@ -42,15 +42,15 @@ def as_image(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).astype(np.float32) / 255)[None]
 
 
-def beside(image: Image.Image, pictures: Sequence[Image.Image]) -> Image.Image:
-    """With pictures below it, in a row."""
-    if not pictures:
+def with_previews(image: Image.Image, previews: Sequence[Image.Image]) -> Image.Image:
+    """With previews below it, in a row."""
+    if not previews:
         return image
-    side = _WIDTH // max(len(pictures), 3)
+    side = _WIDTH // max(len(previews), 3)
     whole = Image.new("RGB", (_WIDTH, image.height + side), _PAPER)
     whole.paste(image)
-    for i, picture in enumerate(pictures):
-        scaled = picture.copy()
+    for i, preview in enumerate(previews):
+        scaled = preview.copy()
         scaled.thumbnail((side, side))
         if max(scaled.size) < side:
             scaled = scaled.resize([n * (side // max(scaled.size)) for n in scaled.size], Image.Resampling.NEAREST)

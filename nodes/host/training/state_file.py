@@ -32,6 +32,11 @@ def identity(trainer: Trainer) -> dict:
     }
 
 
+def check_state(name: str) -> None:
+    """Raises ValueError where no state could be written, before anything is trained."""
+    TRAININGS.check(name)
+
+
 def save_state(name: str, trainer: Trainer) -> None:
     """Raises ValueError where it cannot be written; what was there is as it was then."""
     state = trainer.state()
