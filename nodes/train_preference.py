@@ -34,7 +34,7 @@ from .host.votes.digest import model_digest, policy_digest
 from .host.votes.vote_set import VoteSet, VotesType
 
 LABEL = "Train Preference LoRA"
-# With the beta that each has where none is given: found on both demo models (docs/benchmarks/taste.md).
+# With the beta that each has where none is given, from trials on the demo models (docs/benchmarks/taste.md).
 BETAS = {"KTO": 100.0, "DiffusionNFT": 0.1, "DPO": 200.0, "SFT on likes": 0.0}
 LIKED, DISLIKED = "what is liked", "what is disliked (for a negative)"
 PLAIN, GUIDED = "the model", "the model with guidance"
