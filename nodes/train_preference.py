@@ -465,7 +465,9 @@ class _Show:
             self.images, self.shown = previews(session, self.rows), 0.0
         if now - self.shown > _SHOW_EVERY or point.step == self.steps:
             left = (now - self.begun) / (point.step - self.first) * (self.steps - point.step)
-            image = with_previews(draw(trainer.curve, self.steps, f"step {point.step}, {_spoken(left)} left"), self.images)
+            image = with_previews(
+                draw(trainer.curve, self.steps, f"step {point.step}, {_spoken(left)} left"), self.images
+            )
             preview, self.shown = ("JPEG", image, max(image.size)), now
         self.bar.update_absolute(point.step, self.steps, preview)
         if now - self.saved > _SAVE_EVERY:
