@@ -226,7 +226,7 @@ def test_dropout_changes_from_step_to_step_and_with_the_seed():
     [
         ({"weakness": "second model"}, "nothing is connected to weak_model"),
         ({"weakness": "LoRA strength", "amount": 0.5}, "no LoRA whose strength"),
-        ({"weakness": "dropout", "amount": 1.0}, "dropout is 1. It is a share"),
+        ({"weakness": "dropout", "amount": 1.0}, "dropout is 1. It is a fraction"),
         ({"weakness": "token noise", "amount": -0.5}, "token noise is -0.5"),
         ({"blocks": "77"}, "name 77, which this model does not have"),
     ],
