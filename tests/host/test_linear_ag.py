@@ -180,7 +180,7 @@ def test_the_fit_explains_what_it_was_fitted_on():
         1e-6,
     )[1]
     assert report.startswith("mine.safetensors: 8 trajectories of 8 steps.")
-    left = [float(part.split(": ")[1].rstrip(".")) for part in report.split("prediction: ")[1].split(", ")]
+    left = [float(part.split(": ")[1].rstrip(".")) for part in report.split("by step: ")[1].split(", ")]
     assert len(left) == STEPS
     assert max(left[1:]) < 0.05
 
