@@ -110,8 +110,10 @@ def debias(family: str) -> None:
     for turn in range(ROUNDS):
         lean = " ".join(f"{'+' if amount >= 0 else '-'} {abs(amount):.3f} {name}" for name, amount in amounts.items())
         keep = "\n".join(f"a {shape}" for shape in SHAPES if shape not in CONCEPT)
-        model = run_node(ConceptEdit, model=demo.model, clip=demo.clip, edits=f"{CONCEPT} -> {lean}", keep=keep)
-        colours = found_in(demo.sample(model if turn else demo.model, CFG, STEPS)).colour[:, 0]
+        model = demo.model
+        if turn:  # before it nothing is added, and an edit that changes nothing is refused
+            model = run_node(ConceptEdit, model=model, clip=demo.clip, edits=f"{CONCEPT} -> {lean}", keep=keep)
+        colours = found_in(demo.sample(model, CFG, STEPS)).colour[:, 0]
         shares = {name: (colours == COLOURS.index(name)).float().mean().item() for name in ATTRIBUTES}
         cells = " | ".join(f"{amounts[name]:.2f} | {100 * shares[name]:.0f} %" for name in ATTRIBUTES)
         print_row(f"| {family} | {turn} | {cells} |")
