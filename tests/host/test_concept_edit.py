@@ -196,6 +196,8 @@ def test_time_takes_each_word_to_itself():
     assert pairs[5] == (5, 6)  # the end
     assert pairs[-2:] == [(75, 76), (76, 76)]
     assert target.aligned(source) is None
+    [source], [target] = (read[text].stretches for text in ("red red roses", "red red blue roses"))
+    assert source.aligned(target)[:4] == [(0, 0), (1, 1), (2, 2), (3, 4)]
 
 
 # Maps
