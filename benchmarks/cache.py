@@ -32,7 +32,9 @@ def easy_cache(model: ModelPatcher, threshold: float) -> ModelPatcher:
     """EasyCache on a copy of the network's input: it adds to the input in place, and with a flow model in 32 bits that
     is the x from which x0 is computed afterwards (apply_cache_diff in core's nodes_easycache.py)."""
     model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "copy", lambda run, x, *args, **kw: run(x.clone(), *args, **kw))
+    model.add_wrapper_with_key(
+        WrappersMP.DIFFUSION_MODEL, "copy", lambda run, x, *args, **kw: run(x.clone(), *args, **kw)
+    )
     return EasyCacheNode.execute(model, threshold, 0.15, 0.95, False).result[0]
 
 

@@ -6,7 +6,7 @@ import comfy.sample
 import pytest
 import torch
 
-from guidekit.nodes.host.attention.calls import SelfAttention
+from guidekit.nodes.host.attention.calls import Further, SelfAttention
 from guidekit.nodes.host.attention.self_attention import replace_self_attention
 from guidekit.nodes.host.network.families import Block, family_of, self_attention_blocks
 from guidekit.nodes.host.predictions.branches import Branch, add_branch, prediction
@@ -277,3 +277,70 @@ def test_a_model_that_cannot_be_reached_is_refused():
 def test_a_block_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no self-attention block double 9.*double 0, double 1, single 0"):
         patched("flux", Spy(), [Block("double", 9)])
+
+
+# Further keys
+
+
+@dataclass(eq=False)
+class SeesMore:
+    """Sees its own first tokens once more, as further keys; `got`: per call, its inputs, its bias and the output."""
+
+    count: int
+    got: list[tuple] = field(default_factory=list)
+    label, idle_reason = "sees more", "never"
+
+    def __call__(self, a: SelfAttention):
+        keys = a.k.shape[2] + self.count
+        bias = torch.linspace(-1.5, 1.0, keys).roll(self.count).expand(len(a.q), 1, 1, keys)
+        k, v = (torch.cat((t, t[:, :, : self.count].flip(1)), 2) for t in (a.k, a.v))
+        out = a.attend(a.q, k, v, more=Further(self.count, bias))
+        self.got.append((a, k, v, bias, out))
+        return out
+
+
+def dense(a: SelfAttention, k, v, *biases):
+    """The call's own mask on its own keys, each bias on the keys that its technique knew of."""
+    logits = a.q @ k.mT * a.scale
+    if a.mask is not None:
+        mask = a.mask.expand(*a.mask.shape[:2], *logits.shape[2:3], a.mask.shape[3])
+        known = logits[..., : mask.shape[3]]
+        known.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else known.add_(mask)
+    for bias in biases:
+        logits[..., : bias.shape[3]] += bias
+    return logits.softmax(-1) @ v
+
+
+def sees_with_a_mask(family, *techniques):
+    model = tiny.model(family)
+    for technique in techniques:
+        replace_self_attention(model, self_attention_blocks(model), technique)
+    prompt = tiny.conditioning(family, 1)
+    if family != "unet":
+        kept = torch.ones(1, prompt[0][0].shape[1], dtype=torch.long)
+        kept[:, -2:] = 0
+        prompt = [[prompt[0][0], {**prompt[0][1], "attention_mask": kept}]]
+    start = tiny.noise(family)
+    comfy.sample.sample(
+        model, start, 1, 1.0, "euler", "simple", prompt, prompt, torch.zeros_like(start), seed=0, disable_pbar=True
+    )
+
+
+@pytest.mark.parametrize("family", ["unet", "qwen_image"])
+def test_further_keys_are_behind_those_that_the_mask_covers(family):
+    sees = SeesMore(3)
+    sees_with_a_mask(family, sees)
+    assert sees.got
+    assert all((a.mask is None) == (family == "unet") for a, *_ in sees.got)
+    for a, k, v, bias, out in sees.got:
+        assert probes.distance(out, dense(a, k, v, bias)) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["unet", "qwen_image"])
+def test_further_keys_of_two_are_behind_one_another(family):
+    one, two = SeesMore(3), SeesMore(2)
+    sees_with_a_mask(family, one, two)  # the last one is the outermost
+    for (a, k, v, inner, out), (_, _, _, outer, whole) in zip(one.got, two.got, strict=True):
+        wanted = dense(a, k, v, inner, outer)
+        assert probes.distance(out, wanted) < 1e-5
+        assert probes.distance(whole, wanted) < 1e-5
