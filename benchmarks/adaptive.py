@@ -19,7 +19,7 @@ from ..nodes.linear_ag_fit import LinearAGFit
 from . import FAMILIES
 from ._demo import SOLIDS, Demo
 from ._nodes import run_node
-from ._quality import MEANING, Table, print_header
+from ._quality import MEANING, Table, asked, print_header
 
 COUNT = 240
 STEPS = 20  # as the paper
@@ -48,8 +48,8 @@ def fitted(demo: Demo, cfg: float) -> str:
 
 def methods(demo: Demo, cfg: float) -> dict[str, ModelPatcher]:
     model = demo.model
-    found = {
-        "LinearAG": run_node(LinearAG, model=model, file=fitted(demo, cfg)),
+    found = {"LinearAG": run_node(LinearAG, model=model, file=fitted(demo, cfg))} if asked("LinearAG") else {}
+    found |= {
         "interval SDXL": run_node(GuidanceInterval, model=model),
         "first 5 steps": run_node(GuidanceInterval, model=model, limits="percent", end_percent=5 / STEPS),
     }
@@ -65,10 +65,13 @@ def fill(family: str, cfg: float) -> None:
     plain = table.demo.model
     table.row(f"CFG {cfg:g}", plain, cfg, STEPS)
     for steps in (15, 12):
-        table.row(f"CFG {cfg:g}, {steps} steps", plain, cfg, steps)
-    table.row("none", plain, 1.0, STEPS)
+        if asked(f"{steps} steps"):
+            table.row(f"CFG {cfg:g}, {steps} steps", plain, cfg, steps)
+    if asked("none"):
+        table.row("none", plain, 1.0, STEPS)
     for name, model in methods(table.demo, cfg).items():
-        table.row(f"{name}, cfg {cfg:g}", model, cfg, STEPS)
+        if asked(name):
+            table.row(f"{name}, cfg {cfg:g}", model, cfg, STEPS)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from . import FAMILIES
 from ._decoding import table as decoding_table
 from ._demo import Demo, count_evaluations, drawn, found_in, measure_scale
 from ._nodes import run_node
+from ._quality import asked
 from ._table import print_row
 
 COUNT, STEPS = 500, 15
@@ -140,6 +141,8 @@ def table(model: str, count: int = COUNT) -> None:
     rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
     done = {(bench.cfg, STEPS)}
     for name, settings in (SOME if bench.cfg == 1 else MORE).items():
+        if not asked(name):
+            continue
         found = bench.run(name, bench.cfg, guide=bench.gfcg(settings))
         print_row(found.row(model))
         if abs(found.scale - bench.cfg) > 0.1:
@@ -180,6 +183,8 @@ def main() -> None:
         for model in CASES:
             if models.family_of(model) in FAMILIES:
                 table(model)
+        if not asked("EluCD"):
+            return
         print(f"\nEluCD, {COUNT} captions.\n\n" + HEAD)
         for model in FAMILIES:
             elucd(model)

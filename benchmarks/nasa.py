@@ -17,6 +17,7 @@ from ..nodes.nasa import NASA
 from . import FAMILIES
 from ._demo import Demo, found_in
 from ._nodes import run_node
+from ._quality import asked
 from ._table import print_row
 from ._timing import medians
 
@@ -131,7 +132,10 @@ def removal(families: list[str]) -> None:
     )
     for family in families:
         for case in CASES:
-            _table(family, case)
+            if asked(case.negative):
+                _table(family, case)
+    if not asked("cost"):
+        return
     print("\nA prompt whose pooled text is that of another colour: colours drawn.\n")
     print("| model | of the tokens | of the pooled text |\n|---|---|---|")
     for family in families:
