@@ -67,23 +67,29 @@ def spread(found: Found, name: str) -> Tensor:
     return differ.sum((1, 2)) / (IMAGES * (IMAGES - 1))
 
 
-def rows(batches: Batches) -> dict[str, Callable[[], Found]]:
+def rows(family: str, batches: Batches) -> dict[str, Callable[[], Found]]:
     model = batches.demo.model
 
     def node(**settings) -> Callable[[], Found]:
         return lambda: batches.look(run_node(StyleAligned, model=model, **settings))
 
-    return {
+    found = {
         "none": lambda: batches.look(model),
         "paper": node(),
         "share 0.7": node(share=0.7),
         "share -1": node(share=-1.0),
+        "share -2": node(share=-2.0),
         "no AdaIN": node(adain=False),
+        "no AdaIN, share -1": node(adain=False, share=-1.0),
         "strength 0.5": node(strength=0.5),
         "positive only": node(apply_to="positive only"),
         "reference latent": batches.after_the_first,
         "reference latent, share 0.7": lambda: batches.after_the_first(share=0.7),
     }
+    if family == "dit":  # not its first blocks, in which text and image have weights of their own
+        found["single blocks"] = node(blocks="single")
+        found["single blocks, share -1"] = node(blocks="single", share=-1.0)
+    return found
 
 
 def _interval(values: Tensor) -> str:
@@ -104,7 +110,7 @@ def table(families: list[str], wanted: list[str]) -> None:
     )
     for family in families:
         batches = Batches(family)
-        for name, look in rows(batches).items():
+        for name, look in rows(family, batches).items():
             if wanted and name not in wanted:
                 continue
             found = look()
