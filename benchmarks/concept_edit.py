@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..demo import measures
 from ..demo.world.judge import Found
-from ..demo.world.scenes import COLOURS, SHAPES
+from ..demo.world.scenes import COLOURS, MATERIALS, SHAPES
 from ..nodes.concept_edit import ConceptEdit
 from . import FAMILIES, KNOWN_FAMILIES
 from ._demo import Demo, found_in
@@ -41,8 +41,8 @@ ROWS = {
     "UCE, kept": {"edits": "a ball -> a blue ball", "keep": KEEP},
     "TIME, kept": {"edits": "a ball -> a blue ball", "keep": KEEP, "method": "TIME", "expand": "off"},
 }
-# For the loop over ratios: both values equally often.
-CONCEPT, ATTRIBUTES, ROUNDS, STEP = "a cube", ("red", "blue"), 8, 1.0
+# For the loop over ratios: all materials equally often.
+CONCEPT, ROUNDS, STEP = "a cube", 8, 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Looks:
 def debias(family: str) -> None:
     """UCE's loop: the numbers of attributes are raised in proportion to what is missing of their ratio (UCE: a tenth of
     it, in 30 rounds), and the edit is made anew."""
-    demo, amounts = Demo(family, COUNT, seed=14_000, solids=1, each=1), dict.fromkeys(ATTRIBUTES, 0.0)
+    demo, amounts = Demo(family, COUNT, seed=14_000, solids=1, each=1), dict.fromkeys(MATERIALS, 0.0)
     demo = demo.asking([f"{CONCEPT} {PLACES[i % len(PLACES)]}" for i in range(COUNT)], 14_000)
     for turn in range(ROUNDS):
         lean = " ".join(f"{'+' if amount >= 0 else '-'} {abs(amount):.3f} {name}" for name, amount in amounts.items())
@@ -113,12 +113,14 @@ def debias(family: str) -> None:
         model = demo.model
         if turn:  # before it nothing is added, and an edit that changes nothing is refused
             model = run_node(ConceptEdit, model=model, clip=demo.clip, edits=f"{CONCEPT} -> {lean}", keep=keep)
-        colours = found_in(demo.sample(model, CFG, STEPS)).colour[:, 0]
-        shares = {name: (colours == COLOURS.index(name)).float().mean().item() for name in ATTRIBUTES}
-        cells = " | ".join(f"{amounts[name]:.2f} | {100 * shares[name]:.0f} %" for name in ATTRIBUTES)
-        print_row(f"| {family} | {turn} | {cells} |")
-        for name in ATTRIBUTES:
-            amounts[name] += STEP * (1 / len(ATTRIBUTES) - shares[name])
+        found = found_in(demo.sample(model, CFG, STEPS))
+        counts = torch.bincount(found.material[:, 0] + 1, minlength=len(MATERIALS) + 1)[1:]
+        shares = dict(zip(MATERIALS, (counts / counts.sum().clamp(min=1)).tolist()))
+        cubes = 100 * (found.shape[:, 0] == SHAPES.index("cube")).float().mean()
+        cells = " | ".join(f"{amounts[name]:+.2f} | {100 * shares[name]:.0f} %" for name in MATERIALS)
+        print_row(f"| {family} | {turn} | {cells} | {cubes:.0f} % |")
+        for name in MATERIALS:
+            amounts[name] += STEP * (1 / len(MATERIALS) - shares[name])
 
 
 def _percent(hits: Tensor) -> str:
@@ -144,9 +146,11 @@ def edits(families: list[str], wanted: list[str]) -> None:
 
 
 def ratios(families: list[str]) -> None:
-    heads = " | ".join(f"{name} added | {name}" for name in ATTRIBUTES)
+    heads = " | ".join(f"{name} added | {name}" for name in MATERIALS)
     print(
-        f"\nDebias {CONCEPT}: {COUNT} images in each round.\n\n| model | round | {heads} |\n|---|---|---|---|---|---|"
+        f"\nThe materials of {CONCEPT}: {COUNT} images in each round.\n\n| model | round | {heads} | cubes |\n"
+        + "|---" * (3 + 2 * len(MATERIALS))
+        + "|"
     )
     for family in families:
         debias(family)

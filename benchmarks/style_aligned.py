@@ -82,6 +82,8 @@ def rows(family: str, batches: Batches) -> dict[str, Callable[[], Found]]:
         "no AdaIN": node(adain=False),
         "no AdaIN, share -1": node(adain=False, share=-1.0),
         "strength 0.5": node(strength=0.5),
+        "strength 0.7": node(strength=0.7),
+        "strength 0.7, share -1": node(strength=0.7, share=-1.0),
         "positive only": node(apply_to="positive only"),
         "reference latent": batches.after_the_first,
         "reference latent, share 0.7": lambda: batches.after_the_first(share=0.7),
