@@ -232,18 +232,20 @@ def _share(values: Tensor) -> str:
 
 
 def print_table(folder: Path) -> None:
-    print(
-        f"{VOTES} votes on images of {PROMPTS} prompts, {FRESH} fresh images, euler, {STEPS} steps, cfg {CFG:g}. "
-        "Prompt: shape, size, floor and time as said. Told apart: pairs of a like and a dislike of other prompts that "
-        "the LoRA's implicit reward has in the right order. With 95 % bootstrap intervals.\n\n"
-        "| model | taste | row | seeds | liked | prompt | named colour | saturation | told apart | time |\n"
-        + "|---" * 10
-        + "|"
-    )
     kept: dict[tuple, list[dict]] = {}
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text("utf-8"))
         kept.setdefault((found["model"], found["taste"], found["row"]), []).append(found)
+    fresh = " or ".join(map(str, sorted({len(each["liked"]) for some in kept.values() for each in some})))
+    print(
+        f"{VOTES} votes on images of {PROMPTS} prompts, and {fresh} fresh images of others, for each seed; euler, "
+        f"{STEPS} steps, cfg {CFG:g}. Prompt: shape, size, floor and time as said. Told apart: pairs of a like and a "
+        "dislike of other prompts that the LoRA's implicit reward has in the right order. With 95 % bootstrap "
+        "intervals.\n\n"
+        "| model | taste | row | seeds | liked | prompt | named colour | saturation | told apart | time |\n"
+        + "|---" * 10
+        + "|"
+    )
     order = {row: i for i, row in enumerate(ROWS)}
     for key in sorted(kept, key=lambda key: (key[:2], order.get(key[2], len(order)), key[2])):
         print_row(line(*key, kept[key], kept.get((*key[:2], "base"))))
