@@ -54,6 +54,7 @@ ROWS: dict[str, dict] = {
     "negative prompt": {"negative": True},
     "dislike LoRA on the negative": {"objective": "KTO", "learn": DISLIKED},
     "KTO, two rounds": {"objective": "KTO", "rounds": 2},
+    "DiffusionNFT, two rounds": {"objective": "DiffusionNFT", "rounds": 2},
 }
 
 
