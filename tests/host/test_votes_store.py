@@ -20,6 +20,7 @@ from PIL import Image
 from guidekit.nodes.host.votes import opened
 from guidekit.nodes.host.votes import store as module
 from guidekit.nodes.host.votes.errors import StoreError, UnknownIdError
+from guidekit.nodes.host.votes.export import export
 from guidekit.nodes.host.votes.filters import Filter, filter_of
 from guidekit.nodes.host.votes.store import Store
 from guidekit.nodes.host.votes.tables import STEPS, Database
@@ -466,20 +467,33 @@ for _ in range(100):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9")
-def test_a_killed_export_leaves_whole_folders(tmp_path):
+def test_a_killed_export_leaves_whole_folders_and_the_next_clears_the_rest(monkeypatch, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", EXPORTER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     place = tmp_path / "guidekit"
-    while not any(place.glob("*/liked/*.png")):
+    while not any(place.glob(".*/liked/*.png")):
         assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
         time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+    [part] = place.glob(".*")
+    others = [place / f".guidekit.elsewhere.1.{'0' * 16}.part", place / ".mine.part", place / "a folder.part"]
+    for other in others:
+        other.mkdir()
+    monkeypatch.setattr("folder_paths.get_output_directory", lambda: str(tmp_path))
+    store = Store(tmp_path / "votes")
+    export(store, Filter(), "while it is at work")
+    assert any(part.iterdir())
     process.kill()
     process.wait()
     process.stdout.close()
-    for folder in place.glob("[!.]*"):
+    whole = [path for path in place.glob("[!.]*") if path not in others]
+    for folder in whole:
         assert len(list(folder.glob("liked/*.png"))) == 100
         assert (folder / "pairs.csv").read_text().startswith("prompt,chosen,rejected")
-    store = Store(tmp_path / "votes")
+    export(store, Filter(), "next")
+    assert {*place.iterdir()} == {*whole, *others, place / "next"}
     assert store.counts(Filter())["liked"] == 100
     store.close()
 
