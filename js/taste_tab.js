@@ -11,7 +11,6 @@ const VOTES = {
   undecided: "without a vote",
   all: "all",
 }
-const DAY = 24 * 3600
 const REFRESH = 400 // ms after a change, so that many together ask once
 
 app.registerExtension({
@@ -50,8 +49,8 @@ class Tab {
       this.#field("model", "Model", made("select")),
       this.#field("lora", "LoRA", made("select")),
       this.#field("tag", "Tag", made("select")),
-      this.#field("since", "From", dated()),
-      this.#field("until", "To", dated()),
+      this.#field("from_date", "From", dated()),
+      this.#field("to_date", "To", dated()),
       this.#counts,
       this.#grid.element,
       row(this.#more, ...this.#actions()),
@@ -70,16 +69,7 @@ class Tab {
   }
 
   get filter() {
-    const { votes: vote, model, lora, tag, since, until } = this.#inputs
-    const at = (input, days) => (input.value ? String(new Date(`${input.value}T00:00`) / 1000 + days * DAY) : "")
-    return {
-      votes: vote.value,
-      model: model.value,
-      lora: lora.value,
-      tag: tag.value,
-      since: at(since, 0),
-      until: at(until, 1),
-    }
+    return Object.fromEntries(Object.entries(this.#inputs).map(([name, { value }]) => [name, value]))
   }
 
   #field(name, label, input) {
@@ -130,8 +120,13 @@ class Tab {
 
   async #tag(tag) {
     const ids = this.#grid.images.map(({ id }) => id)
-    for (let i = 0; i < ids.length; i += 100)
-      await votes.post({ do: "tag", ids: ids.slice(i, i + 100), tag }).catch(() => {})
+    let done = 0
+    try {
+      for (; done < ids.length; done += 100) await votes.post({ do: "tag", ids: ids.slice(done, done + 100), tag })
+      this.#said.textContent = `${ids.length} images have ${tag ? `the tag ${tag}` : "no tag"} now.`
+    } catch (error) {
+      this.#said.textContent = `${done} of ${ids.length} images were tagged. ${error.message}`
+    }
     await this.#load()
   }
 
@@ -142,14 +137,15 @@ class Tab {
 
   // Load Votes with this filter, and the trainer behind it, in the middle of what is seen.
   #train() {
-    const { model, lora, tag, since } = this.filter
-    const days = since ? Math.ceil((Date.now() / 1000 - Number(since)) / DAY) : 0
+    const { votes: vote, model, lora, ...same } = this.filter
     const loader = placed("GuidekitVotes", 0)
-    const values = { tag, model_name: model, lora_name: lora, last_days: days }
+    const values = { ...same, model_name: model, lora_name: lora }
     for (const [name, value] of Object.entries(values)) loader.widgets.find((each) => each.name === name).value = value
     const trainer = placed("GuidekitTrainPreference", 1)
     if (trainer) loader.connect(0, trainer, trainer.inputs.findIndex(({ type }) => type === "GUIDEKIT_VOTES"))
-    this.#said.textContent = "Load Votes is in the workflow."
+    const said = ["Load Votes, with these filters, and Train Preference LoRA are in the workflow. Connect the model."]
+    if (vote !== "decided") said.push("The filter Vote is not passed on, since training takes likes and dislikes.")
+    this.#said.textContent = said.join(" ")
   }
 }
 

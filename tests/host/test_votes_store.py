@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,8 @@ def test_filters_pages_and_names(store):
     assert found(tag="mine") == set(ids[5:])
     voted = store.get(ids[5:6])[0].voted
     assert found(since=voted) == {ids[5]}
-    assert ids[5] not in found(until=voted - 1e-6)
+    assert ids[5] not in found(until=voted)
+    assert ids[5] in found(until=voted + 1e-3)
     assert store.counts(Filter(votes="liked", tag="mine")) == {"liked": 0, "disliked": 1, "undecided": 2}
     assert store.names() == {
         "model": ["One/Model.safetensors", "two.ckpt"],
@@ -189,9 +191,20 @@ def test_filters_pages_and_names(store):
     assert sorted(pages) == sorted(ids)
     with pytest.raises(ValueError, match="votes is 'best'. It is one of liked,"):
         filter_of({"votes": "best"})
-    for wrong in ("yesterday", "nan", "inf"):
-        with pytest.raises(ValueError, match=f"since is '{wrong}'"):
-            filter_of({"since": wrong})
+    for wrong in ("yesterday", "nan", "2026-02-30", "2026-3", "12026-03-01", "0"):
+        for name in ("from_date", "to_date"):
+            with pytest.raises(ValueError, match=f"{name} is '{wrong}'. It is a date such as"):
+                filter_of({name: wrong})
+
+
+def test_days_are_whole_and_local():
+    """A day of a request lasts from midnight to midnight of the server's clock; years that no vote is of are taken."""
+    one = filter_of({"from_date": "2026-03-01", "to_date": "2026-03-01"})
+    assert datetime.fromtimestamp(one.since) == datetime(2026, 3, 1)
+    assert datetime.fromtimestamp(one.until) == datetime(2026, 3, 2)
+    assert filter_of({"from_date": "", "to_date": " "}) == Filter()
+    assert 0 < filter_of({"to_date": "0002-01-01"}).until < 2**26
+    assert filter_of({"from_date": "9999-12-31"}).since > 2**34
 
 
 def test_the_fingerprint_is_of_what_is_chosen(store):
