@@ -5,9 +5,11 @@ import time
 import urllib.request
 
 CLASS = "GuidekitVote"
-# Of the node: each image's vote, and whether a person sees it.
-SHOWN = """(() => {
-  const node = app.graph.nodes.find((each) => each.type === "GuidekitVote")
+# Of all such nodes, or the first: each image's vote, and whether a person sees it.
+_BY_ID = "filter((each) => each.type === '{}').sort((one, other) => one.id - other.id)"  # a click reorders the nodes
+_SHOWN_BY = (
+    f"app.graph.nodes.{_BY_ID.format(CLASS)}"
+    + """.map((node) => {
   const element = node?.widgets?.find((each) => each.name === "guidekit_votes")?.element
   return [...(element?.children ?? [])].map((card) => {
     const { width, height } = card.getBoundingClientRect()
@@ -15,7 +17,9 @@ SHOWN = """(() => {
     const seen = width > 20 && height > 20 && image.complete && image.naturalWidth > 0
     return { id: card.dataset.id, vote: card.dataset.vote, seen }
   })
-})()"""
+})"""
+)
+SHOWN, ALL_SHOWN = f"({_SHOWN_BY})[0]", _SHOWN_BY
 TAB = """[...document.querySelectorAll(".guidekit-taste .guidekit-card")].map((card) =>
   ({ id: card.dataset.id, vote: card.dataset.vote }))"""
 COUNTS = "document.querySelector('.guidekit-counts')?.textContent"
@@ -133,14 +137,14 @@ def empty_date(frontend, name: str) -> None:
     )
 
 
-def look_at(frontend, kind: str = CLASS) -> None:
-    """At the first node of a type."""
+def look_at(frontend, kind: str = CLASS, which: int = 0, scale: float = 1.0) -> None:
+    """At a node of a type."""
     frontend.page.run(
         f"""(() => {{
-          const node = app.graph.nodes.find((each) => each.type === "{kind}")
+          const node = app.graph.nodes.{_BY_ID.format(kind)}[{which}]
           const {{ width }} = app.canvas.canvas.getBoundingClientRect()
-          app.canvas.ds.scale = 1
-          app.canvas.ds.offset = [width / 2 - node.pos[0] - node.size[0] / 2, 120 - node.pos[1]]
+          app.canvas.ds.scale = {scale}
+          app.canvas.ds.offset = [width / 2 / {scale} - node.pos[0] - node.size[0] / 2, 120 / {scale} - node.pos[1]]
           app.canvas.setDirty(true, true)
         }})()"""
     )

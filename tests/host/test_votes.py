@@ -421,6 +421,19 @@ def test_hold_out_within_one_prompt_keeps_pairs_together(store):
     assert sum(row.label for row in votes.held_out) == 0
 
 
+def test_too_few_votes_to_train_on_are_refused_with_the_reason(store):
+    voted(store, "a ball", 4, 4)
+    loaded()[0].check()
+    held = loaded(hold_out=0.5)[0]
+    train, out = len(held.rows) // 2, len(held.held_out)
+    with pytest.raises(
+        ValueError, match=f"{train} liked and {train} disliked .*, and {out} that are held out.*hold_out"
+    ):
+        held.check()
+    with pytest.raises(ValueError, match="4 liked and 4 disliked images to train on. At least 5 and .* more images.$"):
+        loaded()[0].check(liked=5)
+
+
 def test_the_digest_is_of_all_that_is_trained_on(store):
     ids = voted(store, "a ball", 4, 4)
     first = loaded()[0].digest
