@@ -104,18 +104,18 @@ def test_a_taste_is_taught_and_used(frontend, look):
     frontend.set("GuidekitVotes", tag="by hand", hold_out=0)
     frontend.set(TRAINER, name="by hand", steps=STEPS, preview_every=EVERY, resume=False)
     frontend.set("KSampler", steps=6)
-    look_at(frontend, TRAINER, scale=0.9)
+    look_at(frontend, TRAINER, scale=0.6)
     frontend.queue()
     small, _ = page.until(SEEN, 120)
-    seen = page.until(f"({SEEN})?.[1] > 300 && ({SEEN})", 120)
+    seen = page.until(f"({SEEN})?.[1] > 500 && ({SEEN})", 120)
     frontend.shoot("taught, while it trains")
     frontend.finish(240)
-    look_at(frontend, TRAINER, scale=0.9)
+    look_at(frontend, TRAINER, scale=0.6)
     frontend.shoot("taught, the trainer")
     page.run("app.canvas.ds.scale = 0.5, app.canvas.ds.offset = [-1200, 100], app.canvas.setDirty(true, true), null")
     time.sleep(1)
     frontend.shoot("taught, at the end")
-    assert small == seen[0] == 480
+    assert small == seen[0] == 640
     said = frontend.texts()[frontend.node(TRAINER)]
     assert said.startswith("guidekit/by hand.safetensors: KTO on "), said
     assert f"{STEPS} steps" in said
