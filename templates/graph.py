@@ -288,9 +288,10 @@ def _ui_note(note: Note, order: int) -> dict[str, Any]:
 # Sizes, as the frontend draws them -----------------------------------------------------------------------------------
 
 _SLOT, _WIDGET, _TEXT, _IMAGE = 20, 24, 90, 225
-_VOTES = 3 * 180 + 60  # of the rows of images that Vote on Images shows at once, and of what it says
-_COURSE = 420 + 100  # of the course of a training with its previews, and of what the trainer says
+_VOTES = 2 * 160 + 60  # of two rows of three images of Vote on Images, and of what it says
+_COURSE = 400 + 100  # of the course of a training with its previews, and of what the trainer says
 WIDTH, TEXT_WIDTH = 320, 400
+_WIDE = ("GuidekitPreferenceLoraLoader", "GuidekitVote")
 
 
 def size(node: Node) -> tuple[int, int]:
@@ -304,5 +305,5 @@ def size(node: Node) -> tuple[int, int]:
     high += _TEXT if node.kind == "PreviewAny" else 0
     high += _COURSE if node.kind == "GuidekitTrainPreference" else 0
     high += _VOTES if node.kind == "GuidekitVote" else 0
-    wide = TEXT_WIDTH if texts or node.files or node.kind == "GuidekitPreferenceLoraLoader" else WIDTH
+    wide = TEXT_WIDTH if texts or node.files or node.kind in _WIDE else WIDTH
     return wide, high

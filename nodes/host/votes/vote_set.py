@@ -59,6 +59,6 @@ class VoteSet:
             held = len(self.held_out)
             raise ValueError(
                 f"There are {self.liked} liked and {self.disliked} disliked images to train on"
-                f"{f', and {held} that are held out' if held else ''}. At least {liked} and {disliked} are needed: vote "
-                f"on more images{', or set hold_out of Load Votes to 0' if held else ''}."
+                f"{f', and {held} that are held out' if held else ''}. At least {liked} and {disliked} are needed: "
+                f"vote on more images{', or set hold_out of Load Votes to 0' if held else ''}."
             )
