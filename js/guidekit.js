@@ -80,9 +80,10 @@ function added(node) {
   const widget = node.addDOMWidget(WIDGET, WIDGET, element, {
     serialize: false,
     margin: MARGIN,
-    getMinHeight: () => heightOf(widget, node),
-    getMaxHeight: () => heightOf(widget, node),
   })
+  // Exactly as high as its text, wherever there is more room: with a layout size Vue nodes would stretch it.
+  widget.computeLayoutSize = undefined
+  widget.computeSize = (width) => [width ?? node.size[0], heightOf(widget, node)]
   widget.serialize = false // in the workflow; the option is for the prompt
   return widget
 }

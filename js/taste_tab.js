@@ -11,7 +11,9 @@ const VOTES = {
   undecided: "without a vote",
   all: "all",
 }
-const DAY = 24 * 3600
+const NOTHING = "No image is here yet: put Vote on Images behind a sampler, and run it."
+const NOT_CHOSEN = "The filters choose no image."
+const GAP = 60 // pixels between nodes
 const REFRESH = 400 // ms after a change, so that many together ask once
 
 app.registerExtension({
@@ -39,19 +41,19 @@ class Tab {
   #more = pressed("More", () => this.#load(true))
   #next = null
   #waiting = null
+  #asked = 0 // how often; an answer to an earlier question than the last is dropped
 
   constructor(container) {
     Tab.current?.destroy()
     Tab.current = this
-    this.#grid.element.dataset.empty = "No image is here yet: put Vote on Images behind a sampler, and run it."
     const element = made("div", "guidekit-taste")
     element.append(
       this.#field("votes", "Vote", choices(VOTES)),
       this.#field("model", "Model", made("select")),
       this.#field("lora", "LoRA", made("select")),
       this.#field("tag", "Tag", made("select")),
-      this.#field("since", "From", dated()),
-      this.#field("until", "To", dated()),
+      this.#field("from_date", "From", dated()),
+      this.#field("to_date", "To", dated()),
       this.#counts,
       this.#grid.element,
       row(this.#more, ...this.#actions()),
@@ -70,16 +72,7 @@ class Tab {
   }
 
   get filter() {
-    const { votes: vote, model, lora, tag, since, until } = this.#inputs
-    const at = (input, days) => (input.value ? String(new Date(`${input.value}T00:00`) / 1000 + days * DAY) : "")
-    return {
-      votes: vote.value,
-      model: model.value,
-      lora: lora.value,
-      tag: tag.value,
-      since: at(since, 0),
-      until: at(until, 1),
-    }
+    return Object.fromEntries(Object.entries(this.#inputs).map(([name, { value }]) => [name, value]))
   }
 
   #field(name, label, input) {
@@ -104,14 +97,18 @@ class Tab {
   }
 
   async #load(more = false) {
-    const found = await votes.find(this.filter, more ? this.#next : null).catch(() => null)
-    if (!found || Tab.current !== this) return
+    const asked = ++this.#asked
+    const wanted = this.filter
+    const found = await votes.find(wanted, more ? this.#next : null).catch(() => null)
+    if (!found || asked !== this.#asked || Tab.current !== this) return
+    const { votes: _, ...others } = wanted
+    const some = [...Object.values(found.counts), ...Object.values(others)].some(Boolean)
+    this.#grid.element.dataset.empty = some ? NOT_CHOSEN : NOTHING
     if (more) this.#grid.add(found.images)
     else this.#grid.show(found.images)
     this.#next = found.next
     this.#more.hidden = !found.next
-    const { liked, disliked, undecided } = found.counts
-    this.#counts.textContent = `${liked} liked, ${disliked} disliked, ${undecided} without a vote`
+    this.#tell(found.counts)
     for (const name of ["model", "lora", "tag"]) offer(this.#inputs[name], found.names[name])
   }
 
@@ -122,16 +119,24 @@ class Tab {
 
   // The images stay, so that a vote can be changed again although the filter is for another one.
   async #count() {
+    const asked = this.#asked
     const found = await votes.find(this.filter).catch(() => null)
-    if (!found || Tab.current !== this) return
-    const { liked, disliked, undecided } = found.counts
+    if (found && asked === this.#asked && Tab.current === this) this.#tell(found.counts)
+  }
+
+  #tell({ liked, disliked, undecided }) {
     this.#counts.textContent = `${liked} liked, ${disliked} disliked, ${undecided} without a vote`
   }
 
   async #tag(tag) {
     const ids = this.#grid.images.map(({ id }) => id)
-    for (let i = 0; i < ids.length; i += 100)
-      await votes.post({ do: "tag", ids: ids.slice(i, i + 100), tag }).catch(() => {})
+    let done = 0
+    try {
+      for (; done < ids.length; done += 100) await votes.post({ do: "tag", ids: ids.slice(done, done + 100), tag })
+      this.#said.textContent = `${ids.length} images have ${tag ? `the tag ${tag}` : "no tag"} now.`
+    } catch (error) {
+      this.#said.textContent = `${done} of ${ids.length} images were tagged. ${error.message}`
+    }
     await this.#load()
   }
 
@@ -140,27 +145,45 @@ class Tab {
     this.#said.textContent = answer.report
   }
 
-  // Load Votes with this filter, and the trainer behind it, in the middle of what is seen.
+  // Load Votes with this filter, and the trainer behind it, to the right of all nodes; the view moves there.
   #train() {
-    const { model, lora, tag, since } = this.filter
-    const days = since ? Math.ceil((Date.now() / 1000 - Number(since)) / DAY) : 0
-    const loader = placed("GuidekitVotes", 0)
-    const values = { tag, model_name: model, lora_name: lora, last_days: days }
+    const { votes: vote, model, lora, ...same } = this.filter
+    const loader = added("GuidekitVotes")
+    const values = { ...same, model_name: model, lora_name: lora }
+    loader.showAdvanced = Boolean(same.from_date || same.to_date) // else they act unseen
     for (const [name, value] of Object.entries(values)) loader.widgets.find((each) => each.name === name).value = value
-    const trainer = placed("GuidekitTrainPreference", 1)
-    if (trainer) loader.connect(0, trainer, trainer.inputs.findIndex(({ type }) => type === "GUIDEKIT_VOTES"))
-    this.#said.textContent = "Load Votes is in the workflow."
+    const trainer = added("GuidekitTrainPreference")
+    loader.connect(0, trainer, trainer.inputs.findIndex(({ type }) => type === "GUIDEKIT_VOTES"))
+    lookAt(loader, trainer, this.#said.getBoundingClientRect())
+    const said = ["Load Votes, with these filters, and Train Preference LoRA are in the workflow. Connect the model."]
+    if (vote !== "decided") said.push("The filter Vote is not passed on, since training takes likes and dislikes.")
+    this.#said.textContent = said.join(" ")
   }
 }
 
-function placed(type, column) {
+function added(type) {
   const node = LiteGraph.createNode(type)
-  if (!node) return null
-  const { scale, offset } = app.canvas.ds
-  const { width, height } = app.canvas.canvas.getBoundingClientRect()
-  node.pos = [width / 2 / scale - offset[0] - 360 + 380 * column, height / 2 / scale - offset[1] - 100]
-  app.canvas.graph.add(node)
+  const { graph } = app.canvas
+  const there = graph.nodes ?? graph._nodes
+  const right = Math.max(0, ...there.map(({ pos, size }) => pos[0] + size[0] + GAP))
+  const top = Math.min(...there.map(({ pos }) => pos[1]))
+  node.pos = [right, there.length ? top : 0]
+  graph.add(node)
   return node
+}
+
+// Two nodes beside each other, whole, in what the tab leaves of the canvas.
+function lookAt(first, last, tab) {
+  const { ds, canvas } = app.canvas
+  const all = canvas.getBoundingClientRect()
+  const onLeft = tab.left - all.left < all.right - tab.right
+  const [left, right] = onLeft ? [Math.max(tab.right, all.left), all.right] : [all.left, Math.min(tab.left, all.right)]
+  const width = last.pos[0] + last.size[0] - first.pos[0]
+  const height = Math.max(first.size[1], last.size[1])
+  ds.scale = Math.min(1, (right - left) / (width + 2 * GAP), all.height / (height + 4 * GAP))
+  ds.offset[0] = ((left + right) / 2 - all.left) / ds.scale - first.pos[0] - width / 2
+  ds.offset[1] = all.height / 2 / ds.scale - first.pos[1] - height / 2
+  app.canvas.setDirty(true, true)
 }
 
 function pressed(label, press) {

@@ -6,7 +6,7 @@ from .host.inputs import checked
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.votes.export import export
-from .host.votes.inputs import after_input, filter_from, filter_inputs
+from .host.votes.inputs import after_input, filter_from, filter_inputs, validate_dates
 from .host.votes.opened import store
 
 LABEL = "Export Votes"
@@ -36,12 +36,18 @@ class ExportVotes(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tag=None, model_name=None, lora_name=None, last_days=None, **_) -> str:
+    def fingerprint_inputs(
+        cls, tag=None, model_name=None, lora_name=None, last_days=None, from_date=None, to_date=None, **_
+    ) -> str:
         """Other votes are another input."""
-        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days))
+        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
+
+    @classmethod
+    def validate_inputs(cls, from_date=None, to_date=None) -> bool | str:
+        return validate_dates(from_date, to_date)
 
     @classmethod
     @checked
-    def execute(cls, name, tag, model_name, lora_name, last_days, after=None) -> io.NodeOutput:
-        wanted = filter_from(tag, model_name, lora_name, last_days)
+    def execute(cls, name, tag, model_name, lora_name, last_days, from_date, to_date, after=None) -> io.NodeOutput:
+        wanted = filter_from(tag, model_name, lora_name, last_days, from_date, to_date)
         return with_report(report=tell(LABEL, export(store(), wanted, name)))

@@ -7,7 +7,7 @@ from .host.inputs.shared import random_seed_input
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.votes.encoders import Encoders
-from .host.votes.inputs import after_input, filter_from, filter_inputs
+from .host.votes.inputs import after_input, filter_from, filter_inputs, validate_dates
 from .host.votes.opened import store
 from .host.votes.selection import BALANCE, select
 from .host.votes.vote_set import VotesType
@@ -63,15 +63,33 @@ class Votes(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tag=None, model_name=None, lora_name=None, last_days=None, **_) -> str:
+    def fingerprint_inputs(
+        cls, tag=None, model_name=None, lora_name=None, last_days=None, from_date=None, to_date=None, **_
+    ) -> str:
         """Other votes are another input."""
-        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days))
+        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
+
+    @classmethod
+    def validate_inputs(cls, from_date=None, to_date=None) -> bool | str:
+        return validate_dates(from_date, to_date)
 
     @classmethod
     @checked
     def execute(
-        cls, tag, model_name, lora_name, last_days, balance, hold_out, random_seed, vae=None, clip=None, after=None
+        cls,
+        tag,
+        model_name,
+        lora_name,
+        last_days,
+        from_date,
+        to_date,
+        balance,
+        hold_out,
+        random_seed,
+        vae=None,
+        clip=None,
+        after=None,
     ) -> io.NodeOutput:
-        found = store().find(filter_from(tag, model_name, lora_name, last_days))
+        found = store().find(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
         votes, sentences = select(store(), found, Encoders(vae, clip), balance, hold_out, random_seed)
         return with_report(votes, report=tell(LABEL, "\n".join(sentences)))

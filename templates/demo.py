@@ -504,12 +504,12 @@ def train_preference(g: Graph) -> None:
         rule = {"score": score["scores"], "threshold": 0.0, "tag": "blue metal"}
         voted = g.add("GuidekitVoteByRule", column=2, images=images, **inputs, **rule)
         votes = g.add("GuidekitVotes", column=2, tag=rule["tag"], clip=loaded.clip, after=voted["report"])
-        given = {"steps": 60, "images_at_once": 8, "checkpointing": False, "votes_on_others": 0.0}
+        given = {"steps": 60, "images_at_once": 8, "checkpointing": False, "votes_on_others": 0.0, "preview_every": 20}
         trained = g.add("GuidekitTrainPreference", column=3, model=loaded.model, votes=votes["votes"], **given)
-        g.add("PreviewAny", "What was learned", column=3, source=trained["report"])
+        g.add("PreviewAny", "What was learned", column=4, source=trained["report"])
         for name, title, model, column in (
             ("1_plain", "The model", loaded.model, 1),
-            ("2_taught", "With the LoRA", trained[0], 3),
+            ("2_taught", "With the LoRA", trained[0], 4),
         ):
             sampled = ksampler(g, model, fresh, negative, few, 11, 3.0)
             sampled.node.column = column

@@ -288,7 +288,10 @@ def _ui_note(note: Note, order: int) -> dict[str, Any]:
 # Sizes, as the frontend draws them -----------------------------------------------------------------------------------
 
 _SLOT, _WIDGET, _TEXT, _IMAGE = 20, 24, 90, 225
+_VOTES = 2 * 160 + 60  # of two rows of three images of Vote on Images, and of what it says
+_COURSE = 400 + 100  # of the course of a training with its previews, and of what the trainer says
 WIDTH, TEXT_WIDTH = 320, 400
+_WIDE = ("GuidekitPreferenceLoraLoader", "GuidekitVote")
 
 
 def size(node: Node) -> tuple[int, int]:
@@ -299,6 +302,8 @@ def size(node: Node) -> tuple[int, int]:
     high = _SLOT * max(len(shown_inputs(node)), len(node.outputs))
     high += _WIDGET * (len(shown) - texts + further) + _TEXT * texts + 10
     high += _IMAGE if node.kind.startswith(("SaveImage", "SaveAnimated", "LoadImage")) else 0
-    high += 3 * _IMAGE // 2 if node.kind == "GuidekitVote" else 0
-    wide = TEXT_WIDTH if texts or node.files or node.kind == "GuidekitPreferenceLoraLoader" else WIDTH
+    high += _TEXT if node.kind == "PreviewAny" else 0
+    high += _COURSE if node.kind == "GuidekitTrainPreference" else 0
+    high += _VOTES if node.kind == "GuidekitVote" else 0
+    wide = TEXT_WIDTH if texts or node.files or node.kind in _WIDE else WIDTH
     return wide, high

@@ -685,8 +685,8 @@ def _teach(g: Graph, m: Loaded, name: str, unwanted: Node, guidance: float, how:
             inputs = {"samples": made, "model": m.model, "positive": positive, "negative": unwanted[0]}
             reports.append(g.add("GuidekitVote", column=3, images=images, tag=name, **inputs)["report"])
         both = {"string_a": reports[0], "string_b": reports[1], "delimiter": " "}
-        after = g.add("StringConcatenate", "After the votes", column=4, **both)[0]
-        votes = g.add("GuidekitVotes", column=4, tag=name, vae=m.vae, clip=m.clip, after=after)
+        after = g.add("StringConcatenate", "After the votes", column=5, **both)[0]
+        votes = g.add("GuidekitVotes", column=5, tag=name, vae=m.vae, clip=m.clip, after=after)
         rate = {"steps": 200, "learning_rate": 1e-4, "name": name, "preview_every": 50}
         trained = g.add("GuidekitTrainPreference", column=4, model=m.model, votes=votes["votes"], **rate, **given)
         k = sampler(g, trained[0], positives[2], unwanted[0], latent, *how, seed=20)

@@ -1,102 +1,40 @@
-"""Votes in the page: with mouse and keyboard, on the node and in the tab, and there again after a reload."""
+"""Votes in the page: with mouse and keyboard, on the node and in the tab, and there again after a reload. The tab
+filters, tags, exports and hands on to a trainer."""
 
+import csv
 import json
+import shutil
+import sqlite3
 import time
-import urllib.request
+from datetime import datetime, timedelta
 
 import pytest
 
 pytest.importorskip("guidekit.tests.browser.frontend")
 
-CLASS = "GuidekitVote"
-# Of the node: each image's vote, and whether a person sees it.
-SHOWN = """(() => {
-  const node = app.graph.nodes.find((each) => each.type === "GuidekitVote")
-  const element = node?.widgets?.find((each) => each.name === "guidekit_votes")?.element
-  return [...(element?.children ?? [])].map((card) => {
-    const { width, height } = card.getBoundingClientRect()
-    const image = card.querySelector("img")
-    const seen = width > 20 && height > 20 && image.complete && image.naturalWidth > 0
-    return { id: card.dataset.id, vote: card.dataset.vote, seen }
-  })
-})()"""
-TAB = """[...document.querySelectorAll(".guidekit-taste .guidekit-card")].map((card) =>
-  ({ id: card.dataset.id, vote: card.dataset.vote }))"""
-COUNTS = "document.querySelector('.guidekit-counts')?.textContent"
-ADDED = """(() => {
-  const add = (type, x, y) => {
-    const node = LiteGraph.createNode(type)
-    node.pos = [x, y]
-    app.graph.add(node)
-    return node
-  }
-  for (const node of [...app.graph.nodes]) app.graph.remove(node)
-  const demo = add("GuidekitDemoModel", 0, 100)
-  const [positive, negative] = [add("CLIPTextEncode", 350, 0), add("CLIPTextEncode", 350, 250)]
-  const [empty, sampler] = [add("EmptyLatentImage", 350, 500), add("KSampler", 800, 0)]
-  const [decoded, vote] = [add("VAEDecode", 800, 400), add("GuidekitVote", 1150, 0)]
-  const set = (node, name, value) => (node.widgets.find((each) => each.name === name).value = value)
-  set(positive, "text", "a large ball on grass by day <img src=x onerror='window.hacked = true'>")
-  for (const name of ["width", "height"]) set(empty, name, 64)
-  set(empty, "batch_size", 6)
-  set(sampler, "seed", 0)
-  set(sampler, "steps", 4)
-  set(sampler, "cfg", 3)
-  const to = (node, name) => node.inputs.findIndex((each) => each.name === name)
-  const link = (from, slot, node, name) => from.connect(slot, node, to(node, name))
-  for (const prompt of [positive, negative]) link(demo, 1, prompt, "clip")
-  link(demo, 0, sampler, "model")
-  link(positive, 0, sampler, "positive")
-  link(negative, 0, sampler, "negative")
-  link(empty, 0, sampler, "latent_image")
-  link(sampler, 0, decoded, "samples")
-  link(demo, 2, decoded, "vae")
-  link(decoded, 0, vote, "images")
-  link(sampler, 0, vote, "samples")
-  link(demo, 0, vote, "model")
-  link(positive, 0, vote, "positive")
-  link(negative, 0, vote, "negative")
-})()"""
-
-
-def press_on(frontend, selector: str, key: str) -> None:
-    """As a user does who has clicked there before: the key goes to what has the focus."""
-    frontend.page.run(f"document.querySelector({selector!r}).focus()")
-    frontend.page("Input.dispatchKeyEvent", type="keyDown", key=key, text=key if len(key) == 1 else "")
-    frontend.page("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-
-def click(frontend, selector: str) -> None:
-    """A real one, where it lies."""
-    place = frontend.page.until(
-        f"""(() => {{
-          const box = document.querySelector({selector!r})?.getBoundingClientRect()
-          return box?.width && {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }}
-        }})()"""
-    )
-    for kind in ("mousePressed", "mouseReleased"):
-        frontend.page("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
-
-
-def look_at(frontend) -> None:
-    frontend.page.run(
-        f"""(() => {{
-          const node = app.graph.nodes.find((each) => each.type === "{CLASS}")
-          const {{ width }} = app.canvas.canvas.getBoundingClientRect()
-          app.canvas.ds.scale = 1
-          app.canvas.ds.offset = [width / 2 - node.pos[0] - node.size[0] / 2, 120 - node.pos[1]]
-          app.canvas.setDirty(true, true)
-        }})()"""
-    )
-    time.sleep(0.7)
-
-
-def card(image_id: str, place: str = "") -> str:
-    return f'{place} .guidekit-card[data-id="{image_id}"]'.strip()
-
-
-def votes_of(frontend, where: str = SHOWN) -> dict[str, str]:
-    return {each["id"]: each["vote"] for each in frontend.page.run(where)}
+from guidekit.demo.server import PACK
+from guidekit.tests.browser.voting import (
+    ADDED,
+    COUNTS,
+    DISLIKE,
+    LIKE,
+    SAID,
+    SHOWN,
+    TAB,
+    card,
+    choose,
+    click,
+    delete_all,
+    empty_date,
+    look_at,
+    open_tab,
+    press,
+    press_on,
+    type_date,
+    type_text,
+    vote,
+    votes_of,
+)
 
 
 def test_votes_in_the_node_and_in_the_tab(frontend, look):
@@ -112,12 +50,11 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     page.screenshot(frontend._screenshots / "images to vote on.png")
 
     # Mouse: like, dislike, take back.
-    like, dislike = (f'button[aria-label^="{word}"]' for word in ("Like", "Dislike"))
-    click(frontend, f"{card(first)} {like}")
+    click(frontend, f"{card(first)} {LIKE}")
     page.until(f"({SHOWN})[0].vote === 'liked'")
-    click(frontend, f"{card(second)} {dislike}")
+    click(frontend, f"{card(second)} {DISLIKE}")
     page.until(f"({SHOWN})[1].vote === 'disliked'")
-    click(frontend, f"{card(first)} {like}")
+    click(frontend, f"{card(first)} {LIKE}")
     page.until(f"({SHOWN})[0].vote === 'undecided'")
 
     # Keyboard: from the first to the third, and back.
@@ -137,11 +74,11 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     page.screenshot(frontend._screenshots / "votes in the node.png")
 
     # The tab: the same votes; another one there is seen in the node.
-    page.run("app.extensionManager.sidebarTab.toggleSidebarTab('guidekit-taste')")
+    open_tab(frontend)
     page.until(f"({TAB}).length === 3")
     assert votes_of(frontend, TAB) == {first: "liked", second: "disliked", third: "liked"}
     assert page.run(COUNTS) == "2 liked, 1 disliked, 3 without a vote"
-    click(frontend, f"{card(third, '.guidekit-taste')} {dislike}")
+    click(frontend, f"{card(third, '.guidekit-taste')} {DISLIKE}")
     page.until(f"({SHOWN})[2].vote === 'disliked'")
     page.until(f"({COUNTS}).startsWith('1 liked, 2 disliked')")
     page.screenshot(frontend._screenshots / "the tab Taste.png")
@@ -160,7 +97,7 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     # Train from these: the loader, with the filter.
     choose(frontend, "votes", "decided")
     choose(frontend, "model", "GuidekitDemoModel unet")
-    page.run("[...document.querySelectorAll('.guidekit-taste button')].at(-1).click()")
+    press(frontend, "Train from these")
     name = """app.graph.nodes.find((each) => each.type === "GuidekitVotes")?.widgets
       .find((each) => each.name === "model_name").value"""
     assert page.until(name) == "GuidekitDemoModel unet"
@@ -182,20 +119,194 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     delete_all(frontend.server, ids)
 
 
-def choose(frontend, name: str, value: str) -> None:
-    frontend.page.until(
-        f"""(() => {{
-          const select = document.querySelector(".guidekit-taste [name={name}]")
-          if (![...select.options].some((each) => each.value === {value!r})) return false
-          select.value = {value!r}
-          select.dispatchEvent(new Event("change"))
-          return true
-        }})()"""
-    )
+WITH_LORA = """(() => {
+  const find = (type) => app.graph.nodes.find((each) => each.type === type)
+  const [demo, sampler, vote] = ["GuidekitDemoModel", "KSampler", "GuidekitVote"].map(find)
+  const loader = LiteGraph.createNode("LoraLoaderModelOnly")
+  loader.pos = [350, 700]
+  app.graph.add(loader)
+  loader.widgets.find((each) => each.name === "lora_name").value = "one/soft.safetensors"
+  const slot = (node) => node.inputs.findIndex((each) => each.name === "model")
+  demo.connect(0, loader, slot(loader))
+  for (const node of [sampler, vote]) loader.connect(0, node, slot(node))
+  sampler.widgets.find((each) => each.name === "seed").value = 1
+})()"""
+# Pairs of nodes that lie over each other.
+OVER = """(() => {
+  const box = ({ pos, size }) => [pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]]
+  const over = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+  const nodes = app.graph.nodes.filter(({ type }) => /Votes|Train/.test(type))
+  return nodes.flatMap((one) => app.graph.nodes.filter((other) => one !== other && over(box(one), box(other))))
+    .map(({ type }) => type)
+})()"""
+# Whether the loader and the trainer are seen whole, beside the tab.
+INSIDE = """(() => {
+  const tab = document.querySelector(".guidekit-taste").getBoundingClientRect()
+  const { ds, canvas } = app.canvas
+  const all = canvas.getBoundingClientRect()
+  return app.graph.nodes.filter(({ type }) => /Votes|Train/.test(type)).every(({ pos, size }) => {
+    const [left, top] = [0, 1].map((i) => (pos[i] + ds.offset[i]) * ds.scale)
+    const [right, bottom] = [left + size[0] * ds.scale, top + size[1] * ds.scale]
+    return left + all.left >= tab.right && right <= all.width && top >= 30 * ds.scale && bottom <= all.height
+  })
+})()"""
+LOADER = """(() => {
+  const loader = app.graph.nodes.find((each) => each.type === "GuidekitVotes")
+  if (!loader) return null
+  const link = app.graph.links.get?.(loader.outputs[0].links?.[0]) ?? app.graph.links[loader.outputs[0].links?.[0]]
+  const values = Object.fromEntries(loader.widgets.map(({ name, value }) => [name, value]))
+  return { values, to: app.graph.getNodeById(link?.target_id)?.type }
+})()"""
 
 
-def delete_all(server, ids) -> None:
-    """For the next test, whose noise is the same."""
-    body = json.dumps({"do": "delete", "ids": [*ids]}).encode()
-    request = urllib.request.Request(f"{server.url}/guidekit/votes", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request).close()
+@pytest.fixture
+def lora(server):
+    """A file of core's folder, so that there is a LoRA to filter by."""
+    path = server.models / "loras" / "one" / "soft.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((PACK / "demo" / "weights" / "liked_unet.safetensors").read_bytes())
+    return str(path.relative_to(server.models / "loras"))
+
+
+def images_in(server) -> dict[str, tuple[int, str]]:
+    """In the database, by id: the vote and the tag."""
+    with sqlite3.connect(database(server)) as connection:
+        return {key: (label, tag) for key, label, tag in connection.execute("SELECT id, label, tag FROM images")}
+
+
+def database(server):
+    return server.models.parent / "user" / "__guidekit" / "votes" / "votes.sqlite"
+
+
+def test_the_tab_filters_tags_exports_and_hands_on(lora, frontend, look):
+    page, server = frontend.page, frontend.server
+    page.run(ADDED)
+    frontend.run()
+    look_at(frontend)
+    plain = [each["id"] for each in page.until(f"({SHOWN}).length === 6 && {SHOWN}")]
+    vote(frontend, dict(zip(plain, (1, -1, 1, -1))))
+    page.run(WITH_LORA)
+    frontend.run()
+    look_at(frontend)
+    changed = [each["id"] for each in page.until(f"({SHOWN})[0].id !== {plain[0]!r} && {SHOWN}")]
+    vote(frontend, dict(zip(changed, (-1, 1, 1, -1, -1))))
+    page.until(f"({SHOWN})[4].vote === 'disliked'")
+    ids, labels = {*plain[:4]}, dict(zip((*plain, *changed), (1, -1, 1, -1, 0, 0, -1, 1, 1, -1, -1, 0)))
+    assert images_in(server) == {each: (label, "") for each, label in labels.items()}
+    today = datetime.now()
+    before, between, after = (f"{today - timedelta(days=days):%Y-%m-%d}" for days in (4, 2, 0))
+    with sqlite3.connect(database(server)) as connection:
+        earlier = (today - timedelta(days=4)).replace(hour=12).timestamp()
+        connection.execute(f"UPDATE images SET voted = ? WHERE id IN ({','.join('?' * 4)})", (earlier, *ids))
+
+    # Each filter by itself, and then none again.
+    def shown(wanted: set[str]) -> None:
+        page.until(f"({TAB}).map((each) => each.id).sort().join() === {','.join(sorted(wanted))!r}")
+
+    open_tab(frontend)
+    with_lora = {*changed[:5]}
+    shown(ids | with_lora)
+    choose(frontend, "lora", lora)
+    shown(with_lora)
+    choose(frontend, "lora", "")
+    shown(ids | with_lora)
+    type_date(frontend, "to_date", between)
+    shown(ids)
+    empty_date(frontend, "to_date")
+    type_date(frontend, "from_date", between)
+    shown(with_lora)
+    assert page.run(COUNTS) == "2 liked, 3 disliked, 3 without a vote"
+    empty_date(frontend, "from_date")
+    for name, label in (("liked", 1), ("disliked", -1), ("undecided", 0)):
+        choose(frontend, "votes", name)
+        shown({each for each, given in labels.items() if given == label})
+    frontend.shoot("the tab Taste, without a vote")
+
+    # Tag what is seen: no more and no less is tagged, and the tag can be chosen at once.
+    choose(frontend, "votes", "liked")
+    choose(frontend, "lora", lora)
+    liked = {changed[1], changed[2]}
+    shown(liked)
+    type_text(frontend, ".guidekit-taste [placeholder]", " best <b>")
+    press(frontend, "Tag these")
+    page.until(f"({SAID}).startsWith('2 images have the tag')")
+    tags = {key for key, (_, tag) in images_in(server).items() if tag}
+    assert tags == liked
+    [tag] = {tag for _, tag in images_in(server).values() if tag}
+    choose(frontend, "lora", "")
+    choose(frontend, "votes", "all")
+    choose(frontend, "tag", tag)
+    shown(liked)
+    choose(frontend, "tag", "")
+    choose(frontend, "votes", "decided")
+
+    # Export: what is chosen, whole.
+    type_date(frontend, "to_date", between)
+    shown(ids)
+    press(frontend, "Export")
+    page.until(f"({SAID}) === '2 likes, 2 dislikes and 2 pairs are in output/guidekit/taste.'")
+    frontend.shoot("exported from the tab Taste")
+    check_export(server.process.output / "guidekit" / "taste", {each: labels[each] for each in ids})
+    empty_date(frontend, "to_date")
+    choose(frontend, "votes", "liked")
+    choose(frontend, "lora", lora)
+    shown(liked)
+    press(frontend, "Export")
+    page.until(f"({SAID}) === '2 likes, 0 dislikes and 0 pairs are in output/guidekit/taste 2.'")
+    check_export(server.process.output / "guidekit" / "taste 2", dict.fromkeys(liked, 1))
+    type_date(frontend, "to_date", between)
+    shown(set())
+    press(frontend, "Export")
+    page.until(f"({SAID}) === 'There is no vote to export.'")
+    assert {path.name for path in (server.process.output / "guidekit").iterdir()} == {"taste", "taste 2"}
+    [refused] = frontend.errors
+    assert "status of 400" in refused
+    frontend.page.errors.clear()
+
+    # Train from these: every filter, but that for the vote, which is said.
+    type_date(frontend, "from_date", before)
+    type_date(frontend, "to_date", after)
+    choose(frontend, "model", "GuidekitDemoModel unet")
+    choose(frontend, "tag", tag)
+    shown(liked)
+    press(frontend, "Train from these")
+    loader = page.until(LOADER)
+    wanted = {"tag": tag, "model_name": "GuidekitDemoModel unet", "lora_name": lora}
+    wanted |= {"from_date": before, "to_date": after, "last_days": 0}
+    assert wanted.items() <= loader["values"].items()
+    assert loader["to"] == "GuidekitTrainPreference"
+    time.sleep(1)  # for the view to move
+    assert page.run(OVER) == []
+    assert page.run(INSIDE) is True
+    assert page.run(SAID).endswith("The filter Vote is not passed on, since training takes likes and dislikes.")
+    frontend.shoot("trained from the tab Taste")
+    choose(frontend, "votes", "decided")
+    press(frontend, "Train from these")
+    page.until(f"({SAID}).endsWith('Connect the model.')")
+
+    # A tag is taken off again.
+    type_text(frontend, ".guidekit-taste [placeholder]", "")
+    press(frontend, "Tag these")
+    page.until(f"({SAID}) === '2 images have no tag now.'")
+    assert images_in(server) == {each: (label, "") for each, label in labels.items()}
+    assert not page.run("!!window.hacked")
+    for folder in ("taste", "taste 2"):
+        shutil.rmtree(server.process.output / "guidekit" / folder)
+    delete_all(server, labels)
+
+
+def check_export(folder, labels: dict[str, int]) -> None:
+    for name, label in (("liked", 1), ("disliked", -1)):
+        wanted = {each for each, given in labels.items() if given == label}
+        assert {path.stem for path in (folder / name).glob("*.png")} == wanted
+        assert {path.stem for path in (folder / name).glob("*.txt")} == wanted
+    lines = [json.loads(line) for line in (folder / "votes.jsonl").read_text("utf-8").splitlines()]
+    assert {line["id"]: line["label"] for line in lines} == labels
+    assert all(line["model_name"] == "GuidekitDemoModel unet" for line in lines)
+    with (folder / "pairs.csv").open(encoding="utf-8", newline="") as file:
+        pairs = [*csv.DictReader(file)]
+    both = min([*labels.values()].count(1), [*labels.values()].count(-1))
+    assert len({row["chosen"] for row in pairs}) == len({row["rejected"] for row in pairs}) == both
+    for row in pairs:
+        assert (folder / row["chosen"]).parent.name == "liked"
+        assert (folder / row["rejected"]).parent.name == "disliked"

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+from guidekit.tests.schema.catalogue import IN_NO_TEMPLATE
+
 PACK = Path(__file__).parents[2]
 NODES = sorted(path.stem for path in (PACK / "nodes").glob("*.py") if "node_id=" in path.read_text("utf-8"))
 
@@ -74,8 +76,6 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "vote_by_rule": _VOTES,
     "votes": {**_NO_FORMULA, "numbers": None},
 }
-# Candidates takes plain words too; the others act on votes that are there already.
-IN_NO_TEMPLATE = {"candidate", "export_votes", "import_votes", "vote_by_rule", "votes"}
 
 PLACES = {
     "samplers": ("samplers/**/{}.py", "samplers/**/{}/__init__.py"),
@@ -117,7 +117,7 @@ def test_a_node_is_found_by_its_name(name):
     assert kind.lower() == name.replace("_", "")
     assert (PACK / "js" / "docs" / f"{node_id}.md").is_file()
     templates = [path for path in (PACK / "workflows" / "api").glob("*.json") if f'"{node_id}"' in path.read_text()]
-    assert templates or name in IN_NO_TEMPLATE
+    assert bool(templates) == (node_id not in IN_NO_TEMPLATE)
     for place, called in {**dict.fromkeys(PLACES, name), **ELSEWHERE.get(name, {})}.items():
         if called is not None:
             found = files(place, called)

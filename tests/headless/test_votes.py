@@ -19,7 +19,7 @@ from PIL import Image
 from guidekit.demo.server import Server
 from guidekit.sweep import PromptError, ServerError
 
-FILTER = {"tag": "", "model_name": "", "lora_name": "", "last_days": 0}
+FILTER = {"tag": "", "model_name": "", "lora_name": "", "last_days": 0, "from_date": "", "to_date": ""}
 CHOICE = {**FILTER, "balance": "off", "hold_out": 0.25, "random_seed": 0}
 TEXT = "a large ball on grass <b>&amp;"
 
@@ -167,7 +167,8 @@ def test_pages_of_this_server_and_other_programs_may_vote(server):
         ("image=..%2Fvotes.sqlite", 404, "There is an id that this server has never given"),
         (f"image={UNKNOWN}", 404, "of no image that was shown here"),
         ("votes=best", 400, "votes is 'best'"),
-        ("since=now", 400, "since is 'now'"),
+        ("from_date=now", 400, "from_date is 'now'"),
+        ("to_date=2026-02-30", 400, "to_date is '2026-02-30'"),
         ("after=1", 400, "after is not the `next` of an earlier answer"),
     ],
 )

@@ -4,6 +4,7 @@ import copy
 import json
 import zlib
 from dataclasses import replace
+from datetime import datetime
 from types import SimpleNamespace
 
 import comfy.sample
@@ -420,6 +421,19 @@ def test_hold_out_within_one_prompt_keeps_pairs_together(store):
     assert sum(row.label for row in votes.held_out) == 0
 
 
+def test_too_few_votes_to_train_on_are_refused_with_the_reason(store):
+    voted(store, "a ball", 4, 4)
+    loaded()[0].check()
+    held = loaded(hold_out=0.5)[0]
+    train, out = len(held.rows) // 2, len(held.held_out)
+    with pytest.raises(
+        ValueError, match=f"{train} liked and {train} disliked .*, and {out} that are held out.*hold_out"
+    ):
+        held.check()
+    with pytest.raises(ValueError, match="4 liked and 4 disliked images to train on. At least 5 and .* more images.$"):
+        loaded()[0].check(liked=5)
+
+
 def test_the_digest_is_of_all_that_is_trained_on(store):
     ids = voted(store, "a ball", 4, 4)
     first = loaded()[0].digest
@@ -434,6 +448,39 @@ def test_filters_choose(store):
     voted(store, "a cube", 4, 4)
     assert {row.text for row in loaded(tag="x")[0].rows} == {"a ball"}
     assert len(loaded(last_days=1.0)[0].rows) == 16
+    store.tag([vote.id for vote in store.find(Filter(tag="x"))], " y ")
+    assert {row.text for row in loaded(tag="y ")[0].rows} == {"a ball"}
+
+
+def test_days_choose(monkeypatch, store):
+    """Those of the server, whole; the later of the two beginnings, the earlier of the ends."""
+    days = {f"2026-03-{day:02}": datetime(2026, 3, day, 12).timestamp() for day in range(1, 4)}
+    for date, noon in days.items():
+        for module in ("store", "inputs"):
+            clock = SimpleNamespace(time=lambda noon=noon: noon)
+            monkeypatch.setattr(f"guidekit.nodes.host.votes.{module}.time", clock)
+        voted(store, date, 4, 4)
+    first, second, third = days
+
+    def chosen(**wanted):
+        return {row.text for row in loaded(**wanted)[0].rows}
+
+    assert chosen(from_date=second) == {second, third}
+    assert chosen(to_date=second) == {first, second}
+    assert chosen(from_date=second, to_date=second) == {second}
+    assert chosen(last_days=1.2, from_date=first) == {second, third}
+    assert chosen(last_days=5.0, from_date=third) == {third}
+    assert Votes.fingerprint_inputs(to_date=second) != Votes.fingerprint_inputs(to_date=first)
+    assert "4 likes, 4 dislikes" in run_node_all(ExportVotes, from_date=second, to_date=second)[0]
+    with pytest.raises(ValueError, match="There is no vote to train on"):
+        loaded(from_date=second, to_date=first)
+    for kind in (Votes, ExportVotes):
+        for name in ("from_date", "to_date"):
+            said = f"{name} is 'March'. It is a date such as 2026-03-01, or empty."
+            assert kind.validate_inputs(**{name: "March"}) == said
+            with pytest.raises(ValueError, match=said):
+                run_node_all(kind, **{name: "March"})
+    assert Votes.validate_inputs(from_date=first, to_date=None) is True
     with pytest.raises(ValueError, match="There is no vote to train on"):
         loaded(model_name="none")
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from guidekit.nodes.host.votes import opened
 from guidekit.nodes.host.votes import store as module
 from guidekit.nodes.host.votes.errors import StoreError, UnknownIdError
+from guidekit.nodes.host.votes.export import export
 from guidekit.nodes.host.votes.filters import Filter, filter_of
 from guidekit.nodes.host.votes.store import Store
 from guidekit.nodes.host.votes.tables import STEPS, Database
@@ -174,7 +176,8 @@ def test_filters_pages_and_names(store):
     assert found(tag="mine") == set(ids[5:])
     voted = store.get(ids[5:6])[0].voted
     assert found(since=voted) == {ids[5]}
-    assert ids[5] not in found(until=voted - 1e-6)
+    assert ids[5] not in found(until=voted)
+    assert ids[5] in found(until=voted + 1e-3)
     assert store.counts(Filter(votes="liked", tag="mine")) == {"liked": 0, "disliked": 1, "undecided": 2}
     assert store.names() == {
         "model": ["One/Model.safetensors", "two.ckpt"],
@@ -188,9 +191,20 @@ def test_filters_pages_and_names(store):
     assert sorted(pages) == sorted(ids)
     with pytest.raises(ValueError, match="votes is 'best'. It is one of liked,"):
         filter_of({"votes": "best"})
-    for wrong in ("yesterday", "nan", "inf"):
-        with pytest.raises(ValueError, match=f"since is '{wrong}'"):
-            filter_of({"since": wrong})
+    for wrong in ("yesterday", "nan", "2026-02-30", "2026-3", "12026-03-01", "0"):
+        for name in ("from_date", "to_date"):
+            with pytest.raises(ValueError, match=f"{name} is '{wrong}'. It is a date such as"):
+                filter_of({name: wrong})
+
+
+def test_days_are_whole_and_local():
+    """A day of a request lasts from midnight to midnight of the server's clock; years that no vote is of are taken."""
+    one = filter_of({"from_date": "2026-03-01", "to_date": "2026-03-01"})
+    assert datetime.fromtimestamp(one.since) == datetime(2026, 3, 1)
+    assert datetime.fromtimestamp(one.until) == datetime(2026, 3, 2)
+    assert filter_of({"from_date": "", "to_date": " "}) == Filter()
+    assert 0 < filter_of({"to_date": "0002-01-01"}).until < 2**26
+    assert filter_of({"from_date": "9999-12-31"}).since > 2**34
 
 
 def test_the_fingerprint_is_of_what_is_chosen(store):
@@ -466,20 +480,33 @@ for _ in range(100):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no kill -9")
-def test_a_killed_export_leaves_whole_folders(tmp_path):
+def test_a_killed_export_leaves_whole_folders_and_the_next_clears_the_rest(monkeypatch, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", EXPORTER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     place = tmp_path / "guidekit"
-    while not any(place.glob("*/liked/*.png")):
+    while not any(place.glob(".*/liked/*.png")):
         assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
         time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+    [part] = place.glob(".*")
+    others = [place / f".guidekit.elsewhere.1.{'0' * 16}.part", place / ".mine.part", place / "a folder.part"]
+    for other in others:
+        other.mkdir()
+    monkeypatch.setattr("folder_paths.get_output_directory", lambda: str(tmp_path))
+    store = Store(tmp_path / "votes")
+    export(store, Filter(), "while it is at work")
+    assert any(part.iterdir())
     process.kill()
     process.wait()
     process.stdout.close()
-    for folder in place.glob("[!.]*"):
+    whole = [path for path in place.glob("[!.]*") if path not in others]
+    for folder in whole:
         assert len(list(folder.glob("liked/*.png"))) == 100
         assert (folder / "pairs.csv").read_text().startswith("prompt,chosen,rejected")
-    store = Store(tmp_path / "votes")
+    export(store, Filter(), "next")
+    assert {*place.iterdir()} == {*whole, *others, place / "next"}
     assert store.counts(Filter())["liked"] == 100
     store.close()
 

@@ -16,6 +16,9 @@ from guidekit.nodes.presets import ANY, TABLE, shown
 PACK = Path(__file__).parents[2]
 GOLDEN = Path(__file__).with_name("nodes.json")
 ENGLISH = PACK / "locales" / "en" / "nodeDefs.json"
+# Candidate lengthens a list of Candidates, which also takes plain words; the others act on votes that are there
+# already. Their pages show how.
+IN_NO_TEMPLATE = frozenset({"GuidekitCandidate", "GuidekitExportVotes", "GuidekitImportVotes"})
 OTHERS = "others"  # of the families that a help page lists
 
 # python_module is the folder that the pack was cloned into. has_intermediate_output is served by newer hosts than the

@@ -12,7 +12,7 @@ from guidekit.nodes.host.inputs import CHECKS
 from guidekit.templates import demo
 from guidekit.templates.files import WORKFLOWS
 from guidekit.templates.pages import PAGES, copies
-from guidekit.tests.schema.catalogue import inputs, object_info, published, read
+from guidekit.tests.schema.catalogue import IN_NO_TEMPLATE, inputs, object_info, published, read
 from guidekit.tests.schema.pages import ADDRESS, PACK, Page, Table, in_repository, longest_word, plain, tables
 
 INFO = object_info()
@@ -32,14 +32,6 @@ HELPERS = {
     "GuidekitReport",
     "GuidekitSaveInversion",
     "GuidekitVote",
-    "GuidekitVoteByRule",
-    "GuidekitVotes",
-}
-# Of one class, beside which the others of its list are; and what acts on votes that are there already.
-IN_NO_TEMPLATE = {
-    "GuidekitCandidate",
-    "GuidekitExportVotes",
-    "GuidekitImportVotes",
     "GuidekitVoteByRule",
     "GuidekitVotes",
 }

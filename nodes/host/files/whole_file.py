@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all, however the writing ends.
+"""Files and folders that are written whole or not at all, however the writing ends.
 
-A file is written in a temporary folder beside its destination, with any temporary files of the writer, and then moved.
+A file is written in a temporary folder beside its destination, with any temporary files of the writer, and then moved;
+a folder is filled under a temporary name, and then renamed.
 The folder's name has the host and process id of the writer, so that leftovers of writers that were killed can be told
 from files being written, also on a disk that several computers or containers share (each may be process 1).
 """
@@ -30,13 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be created or moved.
     """
-    for old in path.parent.glob(".guidekit.*.part"):
-        with contextlib.suppress(OSError):  # another writer has removed it
-            if _is_left_over(old):
-                shutil.rmtree(old, ignore_errors=True)
-    part = path.with_name(f".guidekit.{_HOST}.{os.getpid()}.{secrets.token_hex(8)}.part")
-    part.mkdir()
-    try:
+    with temporary_folder(path.parent) as part:
         whole = part / "whole"
         whole.touch()
         mode = whole.stat().st_mode
@@ -44,6 +39,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # file systems without permissions
             whole.chmod(mode)  # the safetensors library gives none to other users
         whole.replace(path)
+
+
+@contextlib.contextmanager
+def temporary_folder(place: Path) -> Iterator[Path]:
+    """A new folder in `place`, removed at the end of the block, unless the block has renamed it. Leftovers of writers
+    that were killed are removed from `place` before.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    for old in place.glob(".guidekit.*.part"):
+        with contextlib.suppress(OSError):  # another writer has removed it
+            if _is_left_over(old):
+                shutil.rmtree(old, ignore_errors=True)
+    part = place / f".guidekit.{_HOST}.{os.getpid()}.{secrets.token_hex(8)}.part"
+    part.mkdir()
+    try:
+        yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

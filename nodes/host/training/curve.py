@@ -5,17 +5,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .trainer import Point
 
-_WIDTH, _PANEL, _GAP, _TITLE = 480, 110, 8, 14
+# Twice what is seen in a node of usual width.
+_WIDTH, _PANEL, _GAP, _TITLE = 640, 170, 12, 30
+_FONT = 23
 _INK, _PAPER, _GRID = (30, 30, 30), (255, 255, 255), (200, 200, 200)
 _SMOOTH = 0.2  # weight of the newest step in a running mean
 _LINES = {
     "loss": (("loss", (60, 90, 200)),),
-    "gain over the reference: liked, disliked": (("liked", (40, 150, 60)), ("disliked", (200, 60, 50))),
+    "gain: liked, disliked": (("liked", (40, 150, 60)), ("disliked", (200, 60, 50))),
     "held out: liked, disliked": (("held_liked", (40, 150, 60)), ("held_disliked", (200, 60, 50))),
     "held out: pairs in the right order": (("right", (120, 60, 160)),),
 }
@@ -31,7 +33,7 @@ def draw(curve: Sequence[Point], steps: int, headline: str = "") -> Image.Image:
     above = _TITLE + _GAP if headline else _GAP
     image = Image.new("RGB", (_WIDTH, above + max(len(panels), 1) * (_PANEL + _GAP)), _PAPER)
     pen = ImageDraw.Draw(image)
-    pen.text((_GAP, _GAP), headline, fill=_INK)
+    _text(pen, _GAP // 2, headline)
     for i, (title, lines) in enumerate(panels.items()):
         _panel(pen, above + i * (_PANEL + _GAP), title, lines, dict(_LINES[title]), steps)
     return image
@@ -79,7 +81,7 @@ def _panel(pen: ImageDraw.ImageDraw, top: int, title: str, lines: dict, colours:
     if high - low < 1e-12:
         low, high = low - 0.5, high + 0.5
     newest = ", ".join(f"{line[-1][1]:.4g}" for line in lines.values() if line)
-    pen.text((_GAP, top), f"{title}: {newest}", fill=_INK)
+    _text(pen, top, f"{title}: {newest}")
     pen.rectangle((_GAP, first, _WIDTH - _GAP, last), outline=_GRID)
     if low < 0 < high:
         middle = _height(0.0, low, high, first, last)
@@ -89,9 +91,13 @@ def _panel(pen: ImageDraw.ImageDraw, top: int, title: str, lines: dict, colours:
         places = [(_GAP + along * step / max(steps, 1), _height(value, low, high, first, last)) for step, value in line]
         if len(places) == 1:
             (x, y) = places[0]
-            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colours[name])
+            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colours[name])
         elif places:
-            pen.line(places, fill=colours[name], width=2)
+            pen.line(places, fill=colours[name], width=3)
+
+
+def _text(pen: ImageDraw.ImageDraw, top: int, text: str) -> None:
+    pen.text((_GAP, top), text, fill=_INK, font=ImageFont.load_default(_FONT))
 
 
 def _height(value: float, low: float, high: float, first: int, last: int) -> float:

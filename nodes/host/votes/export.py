@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..files.folders import check_stem
+from ..files.whole_file import temporary_folder
 from .as_json import for_trainers
 from .errors import StoreError
 from .filters import Filter
@@ -51,14 +50,11 @@ def export(store: Store, wanted: Filter, name: str) -> str:
     if not votes:
         raise ValueError("There is no vote to export.")
     place = Path(folder_paths.get_output_directory()) / "guidekit"
-    part = place / f".{secrets.token_hex(8)}.part"  # so that a process that is killed leaves no folder of this name
     try:
-        part.mkdir(parents=True)
-        try:
+        place.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(place) as part:
             _fill(store, votes, part)
             folder = _renamed(part, place, name)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise StoreError(f"The votes cannot be exported to {SHOWN}: {error.strerror or error}.") from error
     likes = sum(vote.label == LIKED for vote in votes)

@@ -4,7 +4,7 @@ import time
 
 from comfy_api.latest import io
 
-from .filters import Filter
+from .filters import Filter, beginning_of, end_of
 
 HIDDEN = [io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id]
 _DAY = 24 * 3600.0
@@ -48,6 +48,15 @@ def filter_inputs() -> list[io.Input]:
             tooltip="Only votes of the last so many days; 0: all.",
             advanced=True,
         ),
+        io.String.Input(
+            "from_date",
+            default="",
+            tooltip="Only votes of this day and later, such as 2026-03-01; empty: all.",
+            advanced=True,
+        ),
+        io.String.Input(
+            "to_date", default="", tooltip="Only votes of this day and earlier; empty: all.", advanced=True
+        ),
     ]
 
 
@@ -59,7 +68,36 @@ def after_input() -> io.Input:
     )
 
 
-def filter_from(tag: str | None, model_name: str | None, lora_name: str | None, last_days: float | None) -> Filter:
-    """A filter among the likes and dislikes. Linked inputs are None before a workflow runs, and then accept any."""
-    since = time.time() - _DAY * last_days if last_days else None
-    return Filter("decided", (model_name or "").strip(), (lora_name or "").strip(), (tag or "").strip(), since)
+def filter_from(
+    tag: str | None = None,
+    model_name: str | None = None,
+    lora_name: str | None = None,
+    last_days: float | None = None,
+    from_date: str | None = None,
+    to_date: str | None = None,
+) -> Filter:
+    """A filter among the likes and dislikes. Linked inputs are None before a workflow runs, and then accept any.
+
+    Raises:
+        ValueError: a date is none.
+    """
+    since = [time.time() - _DAY * last_days] if last_days else []
+    if (begin := beginning_of(from_date or "", "from_date")) is not None:
+        since.append(begin)
+    return Filter(
+        "decided",
+        model=(model_name or "").strip(),
+        lora=(lora_name or "").strip(),
+        tag=(tag or "").strip(),
+        since=max(since, default=None),
+        until=end_of(to_date or "", "to_date"),
+    )
+
+
+def validate_dates(from_date: str | None, to_date: str | None) -> bool | str:
+    """For `validate_inputs`: True, or what is wrong. A linked input is None, and checked when the node runs."""
+    try:
+        filter_from(from_date=from_date, to_date=to_date)
+    except ValueError as error:
+        return str(error)
+    return True

@@ -24,7 +24,7 @@ from ..run.messages import cut, plain
 from .as_json import for_page
 from .errors import StoreError, UnknownIdError
 from .export import export
-from .filters import Filter, filter_of
+from .filters import NAMES, Filter, filter_of
 from .opened import store
 from .vote import DISLIKED, LIKED, UNDECIDED, Vote
 
@@ -115,7 +115,7 @@ def _do(given: dict) -> tuple[dict, dict]:
     """The answer, and the votes that have changed, by id."""
     what, votes = given.get("do"), list[Vote]()
     if what == "export":
-        names = Filter.__dataclass_fields__.keys() & given.keys()
+        names = [name for name in NAMES if name in given]
         if not all(isinstance(given[name], str) for name in names):
             raise RefusedError(400, "A filter of an export is not a text.")
         report = export(store(), filter_of({name: given[name] for name in names}), "taste")

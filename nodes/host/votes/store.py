@@ -77,7 +77,7 @@ class Store:
 
     def tag(self, ids: Sequence[str], tag: str) -> list[Vote]:
         """Raises UnknownIdError as `vote` does."""
-        return self._change(ids, tag=tag)
+        return self._change(ids, tag=tag.strip())
 
     def delete(self, ids: Sequence[str]) -> None:
         """Deletes images, their votes and their files. Raises UnknownIdError as `vote` does."""
@@ -172,7 +172,7 @@ class Store:
             positive=None if offer.positive is None else blobs.write_conditioning(prompts, offer.positive),
             negative=None if offer.negative is None else blobs.write_conditioning(prompts, offer.negative),
             label=offer.label,
-            tag=offer.tag,
+            tag=offer.tag.strip(),
             pair=offer.pair,
             workflow=None if offer.workflow is None else hashlib.sha256(offer.workflow.encode()).hexdigest(),
             workflow_id=offer.workflow_id,
@@ -264,7 +264,7 @@ def _condition(wanted: Filter) -> ColumnElement[bool]:
     if wanted.since is not None:
         conditions.append(when >= wanted.since)
     if wanted.until is not None:
-        conditions.append(when <= wanted.until)
+        conditions.append(when < wanted.until)
     return and_(*conditions)
 
 

@@ -56,7 +56,9 @@ class VoteSet:
     def check(self, liked: int = 4, disliked: int = 4) -> None:
         """Raises ValueError if there are fewer likes or dislikes to train on."""
         if self.liked < liked or self.disliked < disliked:
+            held = len(self.held_out)
             raise ValueError(
-                f"There are {self.liked} liked and {self.disliked} disliked images to train on. At least {liked} and "
-                f"{disliked} are needed: vote on more images."
+                f"There are {self.liked} liked and {self.disliked} disliked images to train on"
+                f"{f', and {held} that are held out' if held else ''}. At least {liked} and {disliked} are needed: "
+                f"vote on more images{', or set hold_out of Load Votes to 0' if held else ''}."
             )
