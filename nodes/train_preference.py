@@ -74,8 +74,8 @@ class TrainPreference(io.ComfyNode):
                 io.Combo.Input(
                     "objective",
                     options=list(BETAS),
-                    default="KTO",
-                    tooltip="KTO and DiffusionNFT learn from likes and dislikes, one by one. SFT on likes copies what "
+                    default="DiffusionNFT",
+                    tooltip="DiffusionNFT and KTO learn from likes and dislikes, one by one. SFT on likes copies what "
                     "is liked. DPO compares a like and a dislike of one prompt.",
                 ),
                 io.Combo.Input(

@@ -715,7 +715,7 @@ def train_preference_sdxl(g: Graph) -> None:
         "(Ctrl+B) and without.",
         "other seeds and prompts until there are 30 likes and 30 dislikes, of each prompt both; another `objective`; "
         "the next round with `go_on_from` my_taste_sdxl.safetensors and images of it.",
-        "200 steps of 8 votes, each three evaluations and a gradient, with memory for the gradient of one image. None "
+        "200 steps of 8 votes, each two evaluations and a gradient, with memory for the gradient of one image. None "
         "when sampling. We measured on the demo models only.",
     )
 
@@ -733,7 +733,7 @@ def train_preference_flux_dev(g: Graph) -> None:
         "other seeds and prompts until there are 30 likes and 30 dislikes, of each prompt both; `weight_dtype` fp8 in "
         "the loader, if memory is short: weights are not changed; the next round with `go_on_from` "
         "my_taste_flux.safetensors and images of it.",
-        "200 steps of 8 votes, each three evaluations and a gradient, with memory for the gradient of one image. None "
+        "200 steps of 8 votes, each two evaluations and a gradient, with memory for the gradient of one image. None "
         "when sampling. We measured on the demo models only.",
     )
 

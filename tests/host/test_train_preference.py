@@ -65,7 +65,7 @@ def test_the_file_says_what_it_is():
     assert {"ss_network_dim": "4", "ss_network_alpha": "4.0", "ss_base_model_version": "flux1"}.items() <= said.items()
     assert {"modelspec.architecture": "flux-1-dev/lora", "modelspec.title": "said"}.items() <= said.items()
     about = json.loads(said["guidekit"])
-    assert {"objective": "KTO", "beta": 30.0, "liked": 4, "disliked": 4, "steps": 3}.items() <= about.items()
+    assert {"objective": "NFT", "beta": 30.0, "liked": 4, "disliked": 4, "steps": 3}.items() <= about.items()
     assert about["model"] == policy_digest(tiny.model("flux"))
     assert all(name.startswith("diffusion_model.") for name in names)
     assert "modelspec.prediction_type" not in said
@@ -105,7 +105,8 @@ def test_dislikes_are_learned_by_swapping():
 def test_says_what_has_no_effect():
     report = train(objective="SFT on likes", beta=3.0, liked_share=0.8, reference_point="none")[3]
     assert "reference_point, beta and liked_share are not used by SFT on likes." in report
-    assert "not used" not in train(reference_point="none")[3]
+    assert "reference_point is not used by DiffusionNFT." in train(reference_point="none")[3]
+    assert "not used" not in train(objective="KTO", reference_point="none")[3]
 
 
 def test_votes_on_images_of_others():
@@ -205,7 +206,13 @@ def test_previews_are_made_of_the_model_in_training(family, monkeypatch):
 def test_saturated_votes_are_said(monkeypatch):
     votes = vote_set("unet")  # of bright and dark images, so that they are told apart
     rows = tuple(dataclasses.replace(row, latent=0.3 * row.latent + 8.0 * row.label) for row in votes.rows)
-    given = {"votes": dataclasses.replace(votes, rows=rows), "steps": 12, "learning_rate": 2e-2, "warm_up": 0}
+    given = {
+        "votes": dataclasses.replace(votes, rows=rows),
+        "steps": 12,
+        "learning_rate": 2e-2,
+        "warm_up": 0,
+        "objective": "KTO",
+    }
     assert "Warning: most votes are saturated" in train(**given, beta=1e5)[3]
     assert "saturated" not in train(**given, beta=1e-2)[3]
 
