@@ -504,7 +504,8 @@ def train_preference(g: Graph) -> None:
         rule = {"score": score["scores"], "threshold": 0.0, "tag": "blue metal"}
         voted = g.add("GuidekitVoteByRule", column=2, images=images, **inputs, **rule)
         votes = g.add("GuidekitVotes", column=2, tag=rule["tag"], clip=loaded.clip, after=voted["report"])
-        given = {"steps": 60, "images_at_once": 8, "checkpointing": False, "votes_on_others": 0.0, "preview_every": 20}
+        given = {"objective": "KTO", "steps": 60, "images_at_once": 8, "checkpointing": False}
+        given |= {"votes_on_others": 0.0, "preview_every": 20}
         trained = g.add("GuidekitTrainPreference", column=3, model=loaded.model, votes=votes["votes"], **given)
         g.add("PreviewAny", "What was learned", column=4, source=trained["report"])
         for name, title, model, column in (

@@ -705,7 +705,7 @@ _TAUGHT = (
 def train_preference_sdxl(g: Graph) -> None:
     m = models.sdxl(g)
     unwanted = g.add("CLIPTextEncode", "Negative prompt", color=RED, column=0, clip=m.clip, text=SDXL_NEGATIVE)
-    _teach(g, m, "my_taste_sdxl", unwanted, 0.0, (25, 5.0, "dpmpp_2m", "karras"))
+    _teach(g, m, "my_taste_sdxl", unwanted, 0.0, (25, 5.0, "dpmpp_2m", "karras"), objective="KTO")
     note(
         g,
         "Run, and like or dislike the images: for their light, their mood, how things stand in the frame, whatever no "
@@ -715,7 +715,7 @@ def train_preference_sdxl(g: Graph) -> None:
         "(Ctrl+B) and without.",
         "other seeds and prompts until there are 30 likes and 30 dislikes, of each prompt both; another `objective`; "
         "the next round with `go_on_from` my_taste_sdxl.safetensors and images of it.",
-        "200 steps of 8 votes, each two evaluations and a gradient, with memory for the gradient of one image. None "
+        "200 steps of 8 votes, each three evaluations and a gradient, with memory for the gradient of one image. None "
         "when sampling. We measured on the demo models only.",
     )
 

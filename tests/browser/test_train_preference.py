@@ -117,7 +117,7 @@ def test_a_taste_is_taught_and_used(frontend, look):
     frontend.shoot("taught, at the end")
     assert small == seen[0] == 640
     said = frontend.texts()[frontend.node(TRAINER)]
-    assert said.startswith("guidekit/by hand.safetensors: DiffusionNFT on "), said
+    assert said.startswith("guidekit/by hand.safetensors: KTO on "), said
     assert f"{STEPS} steps" in said
     file = server.models / "loras" / "guidekit" / "by hand.safetensors"
     assert file.stat().st_size > 1000

@@ -160,7 +160,7 @@ def test_votes_by_hand_are_learned(server, name):
         post(server, {"do": "vote", "ids": [image["id"] for image in images], "vote": vote})
     outputs = server.run(prompt)
     [trainer] = [node_id for node_id, node in prompt.items() if node["class_type"] == "GuidekitTrainPreference"]
-    assert f"{tag}.safetensors: DiffusionNFT on " in server.told[trainer]
+    assert f"{tag}.safetensors: {prompt[trainer]['inputs']['objective']} on " in server.told[trainer]
     assert all(text.startswith("True") for text in numbers(outputs))
     [kept] = (server.models / "loras" / "guidekit").glob(f"{tag}.safetensors")
     assert kept.stat().st_size > 1000

@@ -66,7 +66,7 @@ def test_a_taste_is_learned_and_used(server):
     outputs = server.run(prompt)
     report = server.told[trainer]
     assert "guidekit" in report
-    assert "taught.safetensors: DiffusionNFT on " in report
+    assert "taught.safetensors: KTO on " in report
     assert ", 40 steps" in report
     votes = server.get("/guidekit/votes")["counts"]
     assert votes["liked"] + votes["disliked"] == VOTED
