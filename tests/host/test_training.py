@@ -243,7 +243,9 @@ def test_sft_copies_likes_alone():
 
     def learned(change):
         votes = vote_set("unet")
-        rows = tuple(row if row.label > 0 else dataclasses.replace(row, latent=row.latent + change) for row in votes.rows)
+        rows = tuple(
+            row if row.label > 0 else dataclasses.replace(row, latent=row.latent + change) for row in votes.rows
+        )
         found = trainer("unet", votes=dataclasses.replace(votes, rows=rows), objective=SFT())
         found.run()
         assert found.curve[-1].loss > 0
