@@ -17,9 +17,9 @@ texts than channels it would be singular but for lambda, and large: then the oth
 
     (lambda A^-1 + C^T C)^-1 C^T = A C^T (lambda I + C A C^T)^-1
 
-is taken, whose inverse is of the size of the number of channels. A text that is to be kept has g = c and no column in the first factor: the rank is the number of edited texts, however many are
-kept. So the change is a LoRA. And as W stands on the left of everything, W' c = W (c + M c): what is edited is the
-text.
+is taken, whose inverse is of the size of the number of channels. A text that is to be kept has g = c and no column in
+the first factor: the rank is the number of edited texts, however many are kept. So the change is a LoRA. And as W
+stands on the left of everything, W' c = W (c + M c): what is edited is the text.
 """
 
 from dataclasses import dataclass

@@ -177,6 +177,13 @@ def test_it_says_that_it_never_began(caplog):
     assert told in caplog.text
 
 
+def test_it_says_that_a_sampler_has_no_number_of_steps(caplog):
+    caplog.set_level("INFO")
+    toy.sample(cache(toy.model(4, "flow")), steps=STEPS, sampler="dpm_adaptive")
+    told = "each step might be the last, which is evaluated: dpm_adaptive decides while sampling how many"
+    assert told in caplog.text
+
+
 def test_one_sample_stops_all():
     """Of a batch the worst sample counts: here the loud one, the only one that turns."""
 
