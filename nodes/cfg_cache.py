@@ -88,6 +88,7 @@ class _Cache(Negative, BranchCache):
 
     label = "CFG-Cache"
     turn = 0
+    sees_estimates = False  # its limit is on what estimates miss of evaluations
     idle_reason = "there are too few steps to leave an evaluation out."
 
     # The negative

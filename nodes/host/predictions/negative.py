@@ -12,6 +12,9 @@ from ..run import Run, attach, attach_hook
 from ..run.prompt_slot import Evaluate, take_slot
 
 
+_EVALUATED = 2  # the turn of those that evaluate a network instead
+
+
 class Negative:
     """A technique that observes the negative's prediction, or replaces it. `turn`: of those that could replace it in
     one evaluation the one with the lowest does, whatever the order of nodes: a kept difference (0) before an estimate
@@ -19,6 +22,7 @@ class Negative:
 
     turn = 1
     needs_negative = True
+    sees_estimates = True  # whether `see` is for predictions, too, that others have estimated
 
     def why_idle(self, run: Run) -> str | None:
         """Why the technique did nothing, for the reasons that all of these share; None if it is not one of them."""
@@ -64,8 +68,9 @@ def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     out = list(evaluate(conds))
     if chosen is not None:
         out[1] = chosen.stand_in(run, args, out[0])
+    estimated = chosen is not None and chosen.turn < _EVALUATED
     for technique in techniques:
-        if technique is not chosen:
+        if technique is not chosen and (technique.sees_estimates or not estimated):
             technique.see(run, args, out[0], out[1] if wanted else None)
     return out
 
