@@ -132,8 +132,8 @@ def planned(model: ModelPatcher, sizes: str, steps: str, ends: str, gamma: float
         end = 0.0 if i == len(lasts) else _level(lasts[i], sampling)
         if 0 < end < curve[-1]:
             raise ValueError(
-                f"Stage {i + 1} would end at noise level {end:.4g}, and the last one of {scheduler} is {curve[-1]:.4g}. "
-                "Give it a larger end."
+                f"Stage {i + 1} would end at noise level {end:.4g}, and the last one of {scheduler} is "
+                f"{curve[-1]:.4g}. Give it a larger end."
             )
         if end >= start:
             raise ValueError(

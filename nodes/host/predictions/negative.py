@@ -11,7 +11,6 @@ from torch import Tensor
 from ..run import Run, attach, attach_hook
 from ..run.prompt_slot import Evaluate, take_slot
 
-
 _EVALUATED = 2  # the turn of those that evaluate a network instead
 
 
