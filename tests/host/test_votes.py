@@ -572,7 +572,11 @@ def test_pairs(store, tmp_path):
     assert sorted(pair[1] for pair in pairs.values()) == ["a ball", "a, cube"]
     assert all(pair[1] == pair[-1] for pair in pairs.values())
     (folder / "pairs.csv").write_text("one,two\n1,2\n", "utf-8")
-    with pytest.raises(ValueError, match="pairs.csv has the columns one, two"):
+    with pytest.raises(ValueError, match="pairs.csv has the columns one, two. They are prompt, chosen, rejected"):
+        imported("pairs")
+    rest = "\n".join(["a ball,a.png,b.png"] * 10_000)
+    (folder / "pairs.csv").write_text(f'prompt,chosen,rejected\n"an open quote,a.png,b.png\n{rest}', "utf-8")
+    with pytest.raises(ValueError, match="pairs.csv cannot be read behind line .*: field larger than"):
         imported("pairs")
 
 
