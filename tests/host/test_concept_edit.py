@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import comfy.lora
 import comfy.model_detection
+import comfy.model_management
 import folder_paths
 import pytest
 import torch
@@ -131,6 +132,12 @@ def test_lines_that_are_not_edits_are_refused(settings, sentence):
         edited("unet", **{"model": texts.model("unet"), **settings}) if "clip" not in settings else run_node(
             ConceptEdit, model=texts.model("unet"), **settings
         )
+
+
+def test_thousands_of_texts_can_be_interrupted(monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "interrupt_processing", True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        edited("unet")
 
 
 def test_words_that_the_encoder_does_not_know():

@@ -191,7 +191,7 @@ def test_sound_has_no_size():
         plan(toy.model(3))
 
 
-def test_wrong_latents():
+def test_wrong_latents(monkeypatch):
     size = "denoised is of 128 x 128 pixels. The stages of the plan that have a next one: 64 x 64."
     with pytest.raises(ValueError, match=size):
         up(denoised={"samples": latent(side=32)})
@@ -199,6 +199,10 @@ def test_wrong_latents():
         up(denoised={"samples": latent(), "noise_mask": torch.ones(1, 64, 64)})
     with pytest.raises(ValueError, match="tile is 64. It is 0, or a number of pixels from 256 on."):
         up(tile=64)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(demo()[2]), "encode", lambda vae, image: torch.full((1, 8, 32, 32), torch.nan))
+        with pytest.raises(ValueError, match="The VAE makes NaN of the image of 128 x 128 pixels"):
+            up()
     video = tiny.model("wan")
     _, _, planned, _ = plan(video)
     with pytest.raises(ValueError, match="denoised is a video of 2 frames in latents. FreCaS is for images."):
