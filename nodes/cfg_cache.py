@@ -88,6 +88,7 @@ class _Cache(Negative, BranchCache):
 
     label = "CFG-Cache"
     turn = 0
+    sees_estimates = False  # its limit is on what estimates miss of evaluations
     idle_reason = "there are too few steps to leave an evaluation out."
 
     # The negative
@@ -169,6 +170,8 @@ class _Cache(Negative, BranchCache):
     # What it says
 
     def why_idle(self, run: Run) -> str | None:
+        if run.why_unknown_steps:
+            return f"each step might be the last, which is evaluated: {run.why_unknown_steps}"
         for notes in run.notes.get(self, {}).values():
             if notes.waited:
                 return f"estimates missed more of the guidance than limit {self.limit:g}. By step: {notes.errors}."
@@ -183,9 +186,10 @@ class _Cache(Negative, BranchCache):
             stopped = ""
             if notes.failed:
                 stopped = f" An estimate missed more than limit {self.limit:g}: nothing was reused from there on."
+            number = f"{notes.reused} evaluation{'s' * (notes.reused != 1)}"
             told.append(
-                f"{notes.reused} evaluations of the {what} saved in {run.steps} steps.{stopped} What estimates would "
-                f"have missed of the guidance, by evaluated step: {notes.errors}."
+                f"{number} of the {what} saved in {run.steps} steps.{stopped} What estimates would have missed of the "
+                f"guidance, by evaluated step: {notes.errors}."
             )
         return " ".join(told)
 

@@ -46,6 +46,8 @@ class _ZeroStar(Result):
             return "zero-init is for flow models, which this one is not."
         if not run.descending or not is_pure_noise(run.sigmas[0], run.model_sampling):
             return "zero-init is for runs that begin in pure noise."
+        if run.why_unknown_steps:
+            return f"it is a share of the steps, and {run.why_unknown_steps}"
         if zero_init_steps(self.zero_init, run.steps) == 0:
             return f"zero_init {self.zero_init:g} of {run.steps} steps is less than half a step."
         return None

@@ -130,6 +130,11 @@ def planned(model: ModelPatcher, sizes: str, steps: str, ends: str, gamma: float
     stages, start = [], curve[0]
     for i, ((width, height), count) in enumerate(zip(pixels, counts)):
         end = 0.0 if i == len(lasts) else _level(lasts[i], sampling)
+        if 0 < end < curve[-1]:
+            raise ValueError(
+                f"Stage {i + 1} would end at noise level {end:.4g}, and the last one of {scheduler} is "
+                f"{curve[-1]:.4g}. Give it a larger end."
+            )
         if end >= start:
             raise ValueError(
                 f"Stage {i + 1} would begin at noise level {start:.4g} and end above it, at {end:.4g}. Give it a "

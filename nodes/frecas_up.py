@@ -104,6 +104,11 @@ def _larger(vae, samples: Tensor, stage: Stage, downscale: int, tile: int) -> Te
             f"The VAE makes latents of shape {tuple(found.shape)} of an image of {stage.size} pixels, and the model "
             f"takes {samples.shape[1]} channels of {wanted[1]} x {wanted[0]}. Connect the model's own VAE."
         )
+    if not torch.isfinite(found).all():
+        raise ValueError(
+            f"The VAE makes NaN of the image of {stage.size} pixels. Usual causes are one in float16 (start ComfyUI "
+            "with --fp32-vae) and a damaged file."
+        )
     return found
 
 

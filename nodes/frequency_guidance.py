@@ -39,6 +39,8 @@ class _ByBand:
     def why_idle(self, run: Run) -> str | None:
         if run.prompts.has_guided and not guides_by_cfg(run.guider):
             return f"{type(run.guider).__name__} does not guide by CFG."
+        if getattr(run.guider, "cfg", None) == 0:
+            return "its scales are multiples of the sampler's cfg, which is 0."
         return None
 
     def __call__(self, run: Run, args: dict) -> Tensor | None:

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from .host.inputs import check_prompt_for, checked, fit_latent
+from .host.inputs import check_prompt_for, checked, fit_latent, fit_votes
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.training.score import LEVELS, accuracy, scores
@@ -74,7 +74,12 @@ class PreferenceScore(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, model, tuned, levels, images_at_once, latent=None, positive=None, votes=None) -> io.NodeOutput:
-        rows = _rows(model, latent, positive, votes)
+        if type(tuned.model) is not type(model.model):
+            raise ValueError(
+                f"model is {type(model.model).__name__}, and tuned {type(tuned.model).__name__}. Connect one model, "
+                "without its LoRA and with it."
+            )
+        rows = fit_votes(tuned, fit_votes(model, _rows(model, latent, positive, votes)))
         found = scores(model, tuned, rows, images_at_once, levels)
         order = found.argsort(descending=True, stable=True).tolist()
         right, sentences = 0.5, [f"Scores from {found.min():+.4g} to {found.max():+.4g}; best first: {_places(order)}."]

@@ -272,7 +272,10 @@ class StyleAligned(RangedNode):
         settings = (strength, share, adain, mask, positive_only, when, riders)
         replace_self_attention(model, chosen, _Shared(*settings), order=FIRST)
         ignored = {} if reference == GIVEN else {"latent": latent}
-        notes = (told, unused(cls, f"with reference '{reference}'", **ignored), _warning(model))
+        first = (
+            f"mask holds {len(mask)} masks, of which the first is used." if mask is not None and len(mask) > 1 else ""
+        )
+        notes = (told, unused(cls, f"with reference '{reference}'", **ignored), first, _warning(model))
         return with_report(model, report=tell_settings(cls, *notes))
 
 

@@ -16,7 +16,7 @@ from ..samplers.preference import kto
 from ..samplers.preference.objectives import DPO, KTO, NFT, SFT, Objective
 from .host.files import tuned as tuned_files
 from .host.files.folders import LORAS
-from .host.inputs import check_prompt_for, checked, fit_latent
+from .host.inputs import checked, fit_votes
 from .host.inputs.settings import unused
 from .host.inputs.shared import random_seed_input, range_inputs, validate_range
 from .host.run.messages import tell
@@ -299,7 +299,7 @@ class TrainPreference(io.ComfyNode):
         made_by = model if start is None else _with(model, start)
         policy = policy_digest(made_by)
         votes, chosen = _chosen(votes, objective, policy, votes_on_others)
-        votes = _fitting(model, votes)
+        votes = dataclasses.replace(votes, rows=fit_votes(model, votes.rows), held_out=fit_votes(model, votes.held_out))
         settings = Settings(
             objective=_objective(objective, beta or BETAS[objective], reference_point),
             layers=layers,
@@ -387,21 +387,6 @@ def _with(model: ModelPatcher, factors: dict) -> ModelPatcher:
     return changed
 
 
-def _fitting(model: ModelPatcher, votes: VoteSet) -> VoteSet:
-    """With latents as the model takes them.
-
-    Raises:
-        ValueError: votes on images of another kind of model.
-    """
-    rows, held_out = (
-        tuple(dataclasses.replace(row, latent=fit_latent(model, row.latent, "The latent of a vote")) for row in rows)
-        for rows in (votes.rows, votes.held_out)
-    )
-    for prompt in {id(row.positive): row.positive for row in (*votes.rows, *votes.held_out)}.values():
-        check_prompt_for(model, prompt, "The prompt of a vote")
-    return dataclasses.replace(votes, rows=rows, held_out=held_out)
-
-
 def _swapped(votes: VoteSet) -> VoteSet:
     rows, held_out = (
         tuple(dataclasses.replace(row, label=-row.label) for row in rows) for rows in (votes.rows, votes.held_out)
@@ -427,7 +412,10 @@ def _chosen(votes: VoteSet, objective: str, policy: str, of_others: float) -> tu
                 tuple(row for row in rows if row.policy in ("", policy)) for rows in (votes.rows, votes.held_out)
             )
             votes = dataclasses.replace(votes, rows=rows, held_out=held_out)
-    votes.check()
+    try:
+        votes.check()
+    except ValueError as error:
+        raise ValueError(" ".join([*said, str(error)])) from error
     if objective == "DPO":
         pairs = len({row.pair for row in votes.rows if row.pair is not None})
         if not pairs:

@@ -29,7 +29,8 @@ def adain(tokens: Tensor, reference: Tensor) -> Tensor:
 
 
 def _statistics(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(tokens, dim=2, keepdim=True)
+    # The authors divide by N - 1. Of a single token, all that the innermost blocks have of a small image, it is 0.
+    variance, mean = torch.var_mean(tokens, dim=2, keepdim=True, correction=min(1, tokens.shape[2] - 1))
     return mean, (variance + _EPSILON).sqrt()
 
 

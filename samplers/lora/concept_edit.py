@@ -12,10 +12,14 @@ In both papers v_i is what the unchanged map gives for other texts, v_i = W g_i.
 
     W' - W = W (G - C) (lambda A^-1 + C^T C)^-1 C^T
 
-whose inverse is of the size of the number of texts, and is the same for all maps that are given these texts. A text
-that is to be kept has g = c and no column in the first factor: the rank is the number of edited texts, however many are
-kept. So the change is a LoRA. And as W stands on the left of everything, W' c = W (c + M c): what is edited is the
-text.
+whose inverse is of the size of the number of texts, and is the same for all maps that are given these texts. Of more
+texts than channels it would be singular but for lambda, and large: then the other side of
+
+    (lambda A^-1 + C^T C)^-1 C^T = A C^T (lambda I + C A C^T)^-1
+
+is taken, whose inverse is of the size of the number of channels. A text that is to be kept has g = c and no column in
+the first factor: the rank is the number of edited texts, however many are kept. So the change is a LoRA. And as W
+stands on the left of everything, W' c = W (c + M c): what is edited is the text.
 """
 
 from dataclasses import dataclass
@@ -61,8 +65,13 @@ def edit(wishes: Wishes, ridge: float) -> TextEdit:
     """
     given, wanted, weights = _joined(wishes)
     edited = (wanted != given).any(1)
-    inverse = torch.linalg.inv(torch.diag(ridge / weights) + given @ given.T)
-    return _narrow((wanted - given)[edited].T, inverse[edited] @ given)
+    if len(given) > given.shape[1]:
+        weighted = weights[:, None] * given
+        identity = torch.eye(given.shape[1], dtype=given.dtype, device=given.device)
+        down = weighted[edited] @ torch.linalg.inv(ridge * identity + given.T @ weighted)
+    else:
+        down = torch.linalg.inv(torch.diag(ridge / weights) + given @ given.T)[edited] @ given
+    return _narrow((wanted - given)[edited].T, down)
 
 
 def _joined(wishes: Wishes) -> tuple[Tensor, Tensor, Tensor]:

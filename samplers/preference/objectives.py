@@ -79,7 +79,7 @@ class NFT:
 
 @dataclass(frozen=True)
 class SFT:
-    """Plain training on liked images: the baseline."""
+    """Plain training on liked images: the baseline. It copies what it is given, so that it is given no others."""
 
     compares: bool = False
 

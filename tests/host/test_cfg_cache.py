@@ -177,6 +177,13 @@ def test_it_says_that_it_never_began(caplog):
     assert told in caplog.text
 
 
+def test_it_says_that_a_sampler_has_no_number_of_steps(caplog):
+    caplog.set_level("INFO")
+    toy.sample(cache(toy.model(4, "flow")), steps=STEPS, sampler="dpm_adaptive")
+    told = "each step might be the last, which is evaluated: dpm_adaptive decides while sampling how many"
+    assert told in caplog.text
+
+
 def test_one_sample_stops_all():
     """Of a batch the worst sample counts: here the loud one, the only one that turns."""
 
@@ -236,6 +243,25 @@ def test_streams_have_differences_of_their_own():
     found = sample(model)
     assert [tuple(s.shape) for s in found] == [(1, 4, 8, 8), (1, 2, 6)]
     assert counted.chunks == [2 if step in EVALUATED else 1 for step in range(STEPS)]
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("family", ["toy", "flux"])
+def test_another_cache_s_estimate_is_no_evaluation(family, order, caplog):
+    """One that reuses every other step from step 4 on, beside one from step 8 on: the second knows what the first left
+    to be evaluated, and in step 8 both are able, of which one gives way."""
+    caplog.set_level("INFO")
+    model = toy.model(4, "flow") if family == "toy" else run_node(PAG, model=tiny.model("flux"))
+    for settings in ({"every": 2}, {"every": 2, "warm_up": 0.7})[:: 1 - 2 * order]:
+        model = cache(model, **settings)
+    if family == "toy":
+        toy.sample(model, steps=STEPS)
+    else:
+        tiny.sample(model, family, steps=STEPS)
+    checks = re.findall(r"by evaluated step: ((?:\d+: [\d.]+(?:, )?)+)", caplog.text)
+    assert len(checks) > (family == "flux")
+    for each in checks:
+        assert set(re.findall(r"(\d+): ", each)) <= {"2", "3", "4", "5", "7", "9", "10"}
 
 
 # Weak branches

@@ -131,6 +131,11 @@ def test_nothing_that_other_nodes_add_moves_a_step_that_stands_still():
         ("eps", {}, "zero-init is for flow models, which this one is not."),
         ("flow", {"denoise": 0.5}, "zero-init is for runs that begin in pure noise."),
         ("flow", {"steps": 1}, "zero_init 0.25 of 1 steps is less than half a step."),
+        (
+            "flow",
+            {"sampler": "dpm_adaptive"},
+            "it is a share of the steps, and dpm_adaptive decides while sampling how many steps there are.",
+        ),
     ],
 )
 def test_no_zero_init_where_it_would_do_harm(model, options, why, caplog):

@@ -1,8 +1,11 @@
 """Concept Edit in the host: the right tokens of every encoder, the right maps of every network, the file that core
 loads, and errors for bad lines."""
 
+from contextlib import suppress
+
 import comfy.lora
 import comfy.model_detection
+import comfy.model_management
 import folder_paths
 import pytest
 import torch
@@ -64,8 +67,29 @@ def test_lines():
     assert leaning.target is None
     assert leaning.added == ((0.3, "a woman"), (-0.1, "a man"), (1.0, "a well-known one"))
     assert leaning.weight == 3
+    for close in (
+        "a doctor -> +0.3 a woman -.1 a man +1e0 a well-known one*3",
+        "a doctor->+.3 a woman - 1e-1 a man + a well-known one * 3e0",
+    ):
+        assert read_edits(close)[0].added == leaning.added
+        assert read_edits(close)[0].weight == 3
+    [named] = read_edits("a doctor -> +a woman from Alsace-Lorraine")
+    assert named.added == ((1.0, "a woman from Alsace-Lorraine"),)
+    [starred] = read_edits("a*b -> f*ck * 2")
+    assert (starred.source, starred.target, starred.weight) == ("a*b", "f*ck", 2.0)
+    assert read_edits("a rose -> a blue rose * 1e6")[0].weight == 1e6
     assert read_keeps("a tulip\na chair * 10\n") == [Keep("a tulip", 1.0), Keep("a chair", 10.0)]
     assert read_keeps("") == []
+
+
+@pytest.mark.parametrize(
+    "line", ["1" * 300_000, "*1" * 150_000, " *" * 150_000, "+ " * 150_000, "*" + " " * 300_000 + "1"]
+)
+def test_long_lines_are_read_in_no_time(line):
+    """Not in the square of their length, which would take minutes."""
+    for text in (f"a -> {line} b", f"a -> + {line} b", f"{line} b -> a"):
+        with suppress(ValueError):
+            read_edits(text)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +106,12 @@ def test_lines():
         ({"edits": "a rose -> a blue rose * 0"}, "has the weight '0'"),
         ({"edits": "a rose -> a blue rose * many"}, "has the weight 'many'"),
         ({"edits": f"a rose -> + {10**9} blue"}, "adds '1000000000 blue'. After [+] or - comes a number"),
+        ({"edits": "a rose -> + 1e9 blue"}, "adds '1e9 blue'. After"),
+        ({"edits": "a rose -> + 0,3 blue"}, "adds '0,3 blue'. After"),
+        ({"edits": "a rose -> + 30% blue"}, "adds '30% blue'. After"),
+        ({"edits": "a rose -> -"}, "adds ''. After"),
+        ({"edits": "a rose -> + blue +"}, "adds ''. After"),
+        ({"edits": "a rose -> a blue rose*2x"}, "has the weight '2x'"),
         ({"keep": "a tulip -> a rose"}, "of keep has an arrow. What is to change belongs in edits"),
         ({"edits": "(a rose:1.2) -> a blue rose"}, "has a weight in brackets, which Concept Edit does not know"),
         ({"edits": "a rose -> a (blue) rose"}, "has a weight in brackets"),
@@ -102,6 +132,12 @@ def test_lines_that_are_not_edits_are_refused(settings, sentence):
         edited("unet", **{"model": texts.model("unet"), **settings}) if "clip" not in settings else run_node(
             ConceptEdit, model=texts.model("unet"), **settings
         )
+
+
+def test_thousands_of_texts_can_be_interrupted(monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "interrupt_processing", True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        edited("unet")
 
 
 def test_words_that_the_encoder_does_not_know():

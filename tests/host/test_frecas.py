@@ -168,12 +168,30 @@ def test_wrong_plans(settings, sentence):
         plan(demo()[0], **settings)
 
 
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "karras"])
+@pytest.mark.parametrize("family", ["wan", "flux"])
+def test_noise_never_rises_within_a_stage(family, scheduler):
+    settings = {"sizes": "512, 1024", "steps": "4, 4", "scheduler": scheduler}
+    for end in (0.1, 0.2, 0.9):
+        _, _, planned, _ = plan(tiny.model(family), ends=str(end), **settings)
+        for stage in planned.stages:
+            assert (stage.sigmas.diff() < 0).all()
+        assert planned.stages[0].sigmas[-2].item() == pytest.approx(end)
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "karras"])
+def test_an_end_that_the_scheduler_does_not_reach(scheduler):
+    """The next stage would begin below it, and its noise would rise."""
+    with pytest.raises(ValueError, match=f"Stage 1 would end at noise level 0.001, and the last one of {scheduler} is"):
+        plan(tiny.model("wan"), sizes="512, 1024", steps="4, 4", ends="0.001", scheduler=scheduler)
+
+
 def test_sound_has_no_size():
     with pytest.raises(ValueError, match="makes sound, which has no width and height. FreCaS is for image models."):
         plan(toy.model(3))
 
 
-def test_wrong_latents():
+def test_wrong_latents(monkeypatch):
     size = "denoised is of 128 x 128 pixels. The stages of the plan that have a next one: 64 x 64."
     with pytest.raises(ValueError, match=size):
         up(denoised={"samples": latent(side=32)})
@@ -181,6 +199,10 @@ def test_wrong_latents():
         up(denoised={"samples": latent(), "noise_mask": torch.ones(1, 64, 64)})
     with pytest.raises(ValueError, match="tile is 64. It is 0, or a number of pixels from 256 on."):
         up(tile=64)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(demo()[2]), "encode", lambda vae, image: torch.full((1, 8, 32, 32), torch.nan))
+        with pytest.raises(ValueError, match="The VAE makes NaN of the image of 128 x 128 pixels"):
+            up()
     video = tiny.model("wan")
     _, _, planned, _ = plan(video)
     with pytest.raises(ValueError, match="denoised is a video of 2 frames in latents. FreCaS is for images."):

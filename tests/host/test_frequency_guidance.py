@@ -48,11 +48,13 @@ def test_every_band_has_its_scale(rank, parameterisation, settings, factors):
         assert probes.distance(step["denoised"].double(), wanted) < 1e-5
 
 
-def test_the_sampler_s_cfg_is_what_is_multiplied():
+def test_the_sampler_s_cfg_is_what_is_multiplied(caplog):
     """So that scales of other nodes apply to it: at cfg 1 no band is guided."""
     for cfg in (0.0, 1.0):
         plain = toy.sample(toy.model(), cfg=cfg)
         assert torch.equal(toy.sample(by_frequency(toy.model()), cfg=cfg), plain)
+        assert ("its scales are multiples of the sampler's cfg, which is 0." in caplog.text) == (cfg == 0)
+        caplog.clear()
 
 
 def test_two_nodes_with_ranges_are_ranges_of_bands():

@@ -305,6 +305,9 @@ def test_what_it_says_of_a_model():
     assert "xperimental" not in report
     _, report = run_node_all(StyleAligned, model=tiny.model("unet"), latent=latent("unet"))
     assert "latent is not used with reference 'first image'" in report
+    for count in (1, 2):
+        _, report = run_node_all(StyleAligned, model=tiny.model("unet"), mask=torch.ones(count, 8, 8))
+        assert ("mask holds 2 masks, of which the first is used." in report) == (count == 2)
 
 
 @pytest.mark.parametrize(

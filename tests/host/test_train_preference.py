@@ -85,6 +85,22 @@ def test_votes_on_images_of_another_model_are_refused():
         train("sd3", votes=vote_set("unet"))
 
 
+def test_votes_on_prompts_of_another_encoder_are_refused():
+    """SD1.5 and SDXL have latents of the same channels."""
+    votes = vote_set("unet")
+    rows = tuple(dataclasses.replace(row, positive=[[torch.zeros(1, 7, 24), {}]]) for row in votes.rows)
+    with pytest.raises(ValueError, match="The prompt of a vote has 24 channels per token, and BaseModel takes 16"):
+        train(votes=dataclasses.replace(votes, rows=rows))
+
+
+def test_where_votes_have_gone_is_said():
+    votes = vote_set("unet")
+    rows = tuple(dataclasses.replace(row, policy="elsewhere") for row in votes.rows)
+    told = "8 votes are on images of another model .*; they are left out. There are 0 liked and 0 disliked images"
+    with pytest.raises(ValueError, match=told):
+        train(votes=dataclasses.replace(votes, rows=rows), votes_on_others=0.0)
+
+
 def test_pairs_are_wanted_by_dpo():
     votes = vote_set("unet")
     votes = dataclasses.replace(votes, rows=tuple(dataclasses.replace(row, pair=None) for row in votes.rows))

@@ -238,6 +238,23 @@ def test_gradients_are_clipped_and_the_rate_rises():
 # What it changes
 
 
+def test_sft_copies_likes_alone():
+    """Whatever the disliked images are, the same is learned."""
+
+    def learned(change):
+        votes = vote_set("unet")
+        rows = tuple(
+            row if row.label > 0 else dataclasses.replace(row, latent=row.latent + change) for row in votes.rows
+        )
+        found = trainer("unet", votes=dataclasses.replace(votes, rows=rows), objective=SFT())
+        found.run()
+        assert found.curve[-1].loss > 0
+        return found.adapters.factors()
+
+    one, other = learned(0.0), learned(5.0)
+    assert all(torch.equal(a, b) for path in one for a, b in zip(one[path], other[path]))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_likes_gain_and_dislikes_lose(objective):
     votes = vote_set("unet")  # of bright and dark images

@@ -507,6 +507,18 @@ def test_damaged_and_bare_votes_are_left_out(store):
     assert "1 votes are left out: their files are missing or damaged." in report
 
 
+def test_latents_of_a_vae_that_overflows_are_left_out(store, monkeypatch):
+    from guidekit.tests.host.right import demo
+
+    _, _, vae = demo()
+    kept = voted(store, "a ball", 4, 4)
+    voted(store, "a cube", 1, 0, latent=None)
+    monkeypatch.setattr(vae, "encode", lambda image: torch.full((1, 4, 8, 8), torch.nan))
+    votes, report = loaded(vae=vae)
+    assert {row.id for row in votes.rows} == {*kept}
+    assert "1 votes are left out: the VAE makes NaN of their images." in report
+
+
 def test_votes_of_different_kinds_of_models_are_refused(store):
     voted(store, "a ball", 4, 4)
     voted(store, "a cube", 1, 1, latent=torch.zeros(1, 16, 8, 8))
@@ -560,7 +572,11 @@ def test_pairs(store, tmp_path):
     assert sorted(pair[1] for pair in pairs.values()) == ["a ball", "a, cube"]
     assert all(pair[1] == pair[-1] for pair in pairs.values())
     (folder / "pairs.csv").write_text("one,two\n1,2\n", "utf-8")
-    with pytest.raises(ValueError, match="pairs.csv has the columns one, two"):
+    with pytest.raises(ValueError, match="pairs.csv has the columns one, two. They are prompt, chosen, rejected"):
+        imported("pairs")
+    rest = "\n".join(["a ball,a.png,b.png"] * 10_000)
+    (folder / "pairs.csv").write_text(f'prompt,chosen,rejected\n"an open quote,a.png,b.png\n{rest}', "utf-8")
+    with pytest.raises(ValueError, match="pairs.csv cannot be read behind line .*: field larger than"):
         imported("pairs")
 
 

@@ -115,3 +115,20 @@ def test_nearly_equal_texts_are_well_conditioned():
     found = edit(Wishes(close, w.wanted.expand(30, -1), torch.ones(30)), 0.1)
     weight = normal(OUT, CHANNELS, seed=9)
     assert (changed(weight, found) @ w.given[0] - weight @ w.wanted[0]).abs().max() < 0.01
+
+
+def test_more_texts_than_channels():
+    """With next to no lambda they are fitted as well as they can be, which is a question of channels, and not of an
+    inverse of as many texts, most of which say the same."""
+    weight, w = normal(OUT, CHANNELS, seed=9), wishes(20, 380)
+    root = w.weights.sqrt()[:, None]
+    fitted = torch.linalg.lstsq(root * w.given, root * (w.wanted @ weight.T)).solution.T
+    torch.testing.assert_close(changed(weight, edit(w, 1e-14)), fitted, rtol=0, atol=1e-9)
+
+
+def test_a_great_many_texts_need_no_square_of_their_number():
+    given = normal(200_000, 4)
+    wanted = given.clone()
+    wanted[0] += 1
+    found = edit(Wishes(given, wanted, torch.ones(len(given))), 0.5)
+    assert found.rank == 1

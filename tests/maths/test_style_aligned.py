@@ -47,6 +47,14 @@ def test_tokens_that_are_all_alike():
     torch.testing.assert_close(adain(tokens, reference), wanted, rtol=0, atol=1e-5)
 
 
+def test_a_single_token_becomes_the_mean_of_the_reference():
+    """It has no spread to be scaled; of a single one the mean is itself."""
+    one, other, many = normal(2, 3, 1, 4, seed=1), normal(2, 3, 1, 4, seed=2), normal(2, 3, 9, 4, seed=3)
+    torch.testing.assert_close(adain(one, other), other)
+    torch.testing.assert_close(adain(one, many), many.mean(2, keepdim=True))
+    assert torch.isfinite(adain(many, one)).all()
+
+
 def test_the_reference_itself_stays():
     reference = 2 * normal(2, 3, 16, DIM) - 1
     torch.testing.assert_close(adain(reference, reference), reference, rtol=0, atol=1e-12)

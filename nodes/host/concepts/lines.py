@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from ..run.messages import quoted
 
 ARROW = "\u2192"
-_WEIGHT = re.compile(r"^(.*?)\s\*\s*(\S+)$")
-_TERM = re.compile(r"(?:^|\s)([+-])\s+")
-_NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s+(\S.*)")
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_WEIGHT = re.compile(r"^(.*?)(?:\s\*\s*(\S+)|\*\s*([\d.][^\s*]*))$")
+# A sign at the beginning; behind that, one by itself or before a number.
+_TERM = re.compile(r"(?:^([+-])|\s([+-])(?=\s|$|\.?\d))\s*")
+_AMOUNT = re.compile(rf"({_NUMBER})\s+(\S.*)")
+_NO_AMOUNT = re.compile(r"[.,/%]*\d[\d.,/%]*\s.*")  # 0,3 a woman
 _LONGEST = 2000  # lines
 _LARGEST = 1e6  # weights, and numbers of added texts
 
@@ -75,17 +78,18 @@ def _edit(line: str) -> Edit:
 
 
 def _added(text: str, line: str) -> tuple[tuple[float, str], ...]:
-    _, *parts = _TERM.split(text)
+    signs = [*_TERM.finditer(text)]
     found = []
-    for sign, term in zip(parts[::2], parts[1::2]):
-        number = _NUMBER.fullmatch(term.strip())
-        amount, name = (float(number[1]), number[2].strip()) if number else (1.0, term.strip())
-        if not name or amount > _LARGEST:
+    for sign, end in zip(signs, [*(after.start() for after in signs[1:]), len(text)]):
+        term = text[sign.end() : end].strip()
+        number = _AMOUNT.fullmatch(term)
+        amount, name = (float(number[1]), number[2].strip()) if number else (1.0, term)
+        if not name or amount > _LARGEST or not number and _NO_AMOUNT.fullmatch(term):
             raise ValueError(
-                f"The line {quoted(line)} of edits adds {quoted(term.strip())}. After + or - comes a number of up to "
+                f"The line {quoted(line)} of edits adds {quoted(term)}. After + or - comes a number of up to "
                 f"{_LARGEST:g}, which may be left out, and a text, such as + 0.3 a woman."
             )
-        found.append((amount if sign == "+" else -amount, name))
+        found.append((amount if "+" in sign[0] else -amount, name))
     return tuple(found)
 
 
@@ -93,11 +97,11 @@ def _weight(line: str) -> tuple[str, float]:
     match = _WEIGHT.fullmatch(line)
     if match is None:
         return line, 1.0
-    number = re.fullmatch(r"\d+(?:\.\d*)?|\.\d+", match[2])
-    weight = float(match[2]) if number else 0.0
+    text = match[2] or match[3]
+    weight = float(text) if re.fullmatch(_NUMBER, text) else 0.0
     if not 1 / _LARGEST <= weight <= _LARGEST:
         raise ValueError(
-            f"The line {quoted(line)} has the weight {quoted(match[2])}. After * comes a number from {1 / _LARGEST:g} "
+            f"The line {quoted(line)} has the weight {quoted(text)}. After * comes a number from {1 / _LARGEST:g} "
             f"to {_LARGEST:g}."
         )
     return match[1].strip(), weight

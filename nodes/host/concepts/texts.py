@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import torch
 from torch import Tensor
@@ -80,9 +81,10 @@ class Texts:
         self._known: dict[str, Encoded] = {}
 
     def __getitem__(self, text: str) -> Encoded:
-        """Raises ValueError for weighted prompts, embeddings, more than one chunk of tokens, and encoders whose tokens
-        cannot be told apart."""
+        """Can be interrupted, as there may be thousands of them. Raises ValueError for weighted prompts, embeddings,
+        more than one chunk of tokens, and encoders whose tokens cannot be told apart."""
         if text not in self._known:
+            comfy.model_management.throw_exception_if_processing_interrupted()
             self._known[text] = self._encoded(text)
         return self._known[text]
 

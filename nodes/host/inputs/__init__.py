@@ -25,8 +25,9 @@ from .number import number, switch, whole_number
 from .plan import PlanType, plan
 from .tensors import fit_latent, images, latent, mask, sigmas
 from .text import option, text
+from .voted import fit_votes
 
-__all__ = ["CHECKS", "check_prompt_for", "check_sampled", "checked", "fit_latent"]
+__all__ = ["CHECKS", "check_prompt_for", "check_sampled", "checked", "fit_latent", "fit_votes"]
 
 # check(name, value, input of the schema): the value, converted to what nodes expect where that is possible.
 # Raises ValueError with what was given and what is accepted.

@@ -45,7 +45,7 @@ class BranchCache:
         raise NotImplementedError
 
     def see_branch(self, run: Run, args: dict, cond: Tensor, weak: Tensor, branch: Branch) -> None:
-        """Shown the prediction where it was evaluated, or another technique's for it."""
+        """Shown the prediction where it was evaluated."""
         raise NotImplementedError
 
 
@@ -108,7 +108,7 @@ def _cache_for(run: Run, branch: Branch) -> BranchCache | None:
 def _show(run: Run, args: dict, cond: Tensor, found: dict[Branch, Tensor], cached: dict[Branch, BranchCache]) -> None:
     for cache in run.techniques.get("branch cache", ()):
         for branch, weak in found.items():
-            if branch.weakens and cached.get(branch) is not cache:
+            if branch.weakens and branch not in cached:
                 cache.see_branch(run, args, cond, weak, branch)
 
 

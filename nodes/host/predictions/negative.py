@@ -11,6 +11,8 @@ from torch import Tensor
 from ..run import Run, attach, attach_hook
 from ..run.prompt_slot import Evaluate, take_slot
 
+_EVALUATED = 2  # the turn of those that evaluate a network instead
+
 
 class Negative:
     """A technique that observes the negative's prediction, or replaces it. `turn`: of those that could replace it in
@@ -19,6 +21,7 @@ class Negative:
 
     turn = 1
     needs_negative = True
+    sees_estimates = True  # whether `see` is for predictions, too, that others have estimated
 
     def why_idle(self, run: Run) -> str | None:
         """Why the technique did nothing, for the reasons that all of these share; None if it is not one of them."""
@@ -64,8 +67,9 @@ def _stage(run: Run, args: dict, evaluate: Evaluate) -> list[Tensor]:
     out = list(evaluate(conds))
     if chosen is not None:
         out[1] = chosen.stand_in(run, args, out[0])
+    estimated = chosen is not None and chosen.turn < _EVALUATED
     for technique in techniques:
-        if technique is not chosen:
+        if technique is not chosen and (technique.sees_estimates or not estimated):
             technique.see(run, args, out[0], out[1] if wanted else None)
     return out
 

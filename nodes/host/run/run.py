@@ -107,6 +107,14 @@ class Run:
         return self.clock.steps or self.step + 1
 
     @property
+    def why_unknown_steps(self) -> str | None:
+        """Why `steps` is not known before they are made, as the end of a sentence; None where it is."""
+        if self.clock.steps is not None:
+            return None
+        name = self.sampler_name.removeprefix("sample_").removesuffix("_function")
+        return f"{name} decides while sampling how many steps there are."
+
+    @property
     def latent_format(self):
         return self.model.get_model_object("latent_format")
 

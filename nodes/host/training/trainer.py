@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ....samplers.preference.objectives import DPO, Objective
+from ....samplers.preference.objectives import DPO, SFT, Objective
 from ....samplers.preference.replay import Seen, accumulate
 from ....samplers.preference.window import Levels, Plan, warm_up
 from ..models.second_model import separated
@@ -128,7 +128,7 @@ class Trainer:
             settings.seed,
             settings.window,
             likes,
-            dislikes,
+            () if isinstance(settings.objective, SFT) else dislikes,
             pairs,
             settings.liked_share,
             settings.dropout if votes.empty is not None else 0.0,

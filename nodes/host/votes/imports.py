@@ -191,9 +191,13 @@ def _lines(path: Path, refused: list[str]) -> Iterator[dict]:
 
 def _pairs(path: Path) -> Iterator[dict[str, str]]:
     rows = csv.DictReader(_text(path).splitlines(keepends=True))
-    if path.is_file() and not set(COLUMNS) - {"prompt"} <= set(rows.fieldnames or ()):
-        raise ValueError(f"{PAIRS} has the columns {', '.join(rows.fieldnames or ())[:200]}. They are {COLUMNS}.")
-    yield from rows
+    try:
+        if path.is_file() and not set(COLUMNS) - {"prompt"} <= set(rows.fieldnames or ()):
+            names = ", ".join(rows.fieldnames or ())[:200]
+            raise ValueError(f"{PAIRS} has the columns {names}. They are {', '.join(COLUMNS)}.")
+        yield from rows
+    except csv.Error as error:  # an open quote that takes in all the rest, for one
+        raise ValueError(f"{PAIRS} cannot be read behind line {rows.line_num}: {str(error)[:200]}.") from error
 
 
 def _text(path: Path) -> str:

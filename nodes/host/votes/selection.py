@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..files.checksum import checksum
 from ..run.messages import cut
 from .encoders import Encoders
@@ -66,6 +68,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
     rows: list[VoteRow] = []
     broken: list[str] = []
     lacking: Counter[str] = Counter()
+    infinite = 0
     for vote in votes:
         recipe = vote.recipe
         try:
@@ -73,6 +76,9 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
             negative = prompt(vote.negative, recipe.negative_text)
         except (ValueError, OSError) as error:
             broken.append(str(error))
+            continue
+        if latent is not None and not torch.isfinite(latent).all():
+            infinite += 1
             continue
         if latent is None or positive is None:
             lacking[_LATENT if latent is None else _UNKNOWN if recipe.text is None else _PROMPT] += 1
@@ -92,6 +98,11 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
             )
         )
     notes = [f"{count} votes are left out: they came without {what}." for what, count in lacking.items()]
+    if infinite:
+        notes.append(
+            f"{infinite} votes are left out: the VAE makes NaN of their images. Usual causes are one in float16 (start "
+            "ComfyUI with --fp32-vae) and a damaged file."
+        )
     if broken:
         notes.append(f"{len(broken)} votes are left out: their files are missing or damaged. {cut(broken[0], 300)}")
     channels = sorted({row.latent.shape[1] for row in rows})
