@@ -366,6 +366,8 @@ class TrainPreference(io.ComfyNode):
             file, factors, about, metadata_of(model, votes, title, sentence, trainer.adapters.rank, numbers)
         )
         gone_on = f"It went on from step {begun}." if begun else ""
+        if state is not None and state.step > steps:
+            gone_on = f"It began anew, because the training that was kept has {state.step} steps already."
         said = [f"{file}: {sentence}.", gone_on, *chosen, *remarks(trainer), ignored]
         report = tell(LABEL, "\n".join(filter(None, said)))
         return with_report(_with(model, factors), file, as_image(draw(trainer.curve, steps)), report=report)

@@ -161,6 +161,7 @@ def test_an_interrupted_training_goes_on_when_queued_again(monkeypatch):
     with safe_open(lora_file(again[1]), "pt") as file:
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in wanted.items())
     assert "It went on from step 6." in train(**given)[3]
+    assert "the training that was kept has 6 steps already" in train(**{**given, "steps": 2})[3]
     assert "It went on" not in train(**{**given, "learning_rate": 2e-3})[3]
 
 
