@@ -51,6 +51,12 @@ USED = """(() => {
 })()"""
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left(server):
+    yield
+    delete_all(server)
+
+
 def opened(frontend, title: str) -> None:
     workflow = json.loads((WORKFLOWS / f"{title}.json").read_text("utf-8"))
     frontend.load(workflow, title)
@@ -136,7 +142,6 @@ def test_a_taste_is_taught_and_used(frontend, look):
     assert not again & labels.keys()
     look_at(frontend)
     frontend.shoot("taught, used")
-    delete_all(server, {*labels, *again})
 
 
 def image_of(server, name: str) -> np.ndarray:

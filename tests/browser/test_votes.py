@@ -37,6 +37,12 @@ from guidekit.tests.browser.voting import (
 )
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left(server):
+    yield
+    delete_all(server)
+
+
 def test_votes_in_the_node_and_in_the_tab(frontend, look):
     page = frontend.page
     page.run(ADDED)
@@ -50,10 +56,7 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     page.screenshot(frontend._screenshots / "images to vote on.png")
 
     # Mouse: like, dislike, take back.
-    click(frontend, f"{card(first)} {LIKE}")
-    page.until(f"({SHOWN})[0].vote === 'liked'")
-    click(frontend, f"{card(second)} {DISLIKE}")
-    page.until(f"({SHOWN})[1].vote === 'disliked'")
+    vote(frontend, {first: 1, second: -1})
     click(frontend, f"{card(first)} {LIKE}")
     page.until(f"({SHOWN})[0].vote === 'undecided'")
 
@@ -116,7 +119,6 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     frontend.run()
     page.until(f"({SHOWN}).length === 6")
     assert votes_of(frontend) == {**again, first: "undecided"}
-    delete_all(frontend.server, ids)
 
 
 WITH_LORA = """(() => {
@@ -183,12 +185,13 @@ def test_the_tab_filters_tags_exports_and_hands_on(lora, frontend, look):
     page.run(ADDED)
     frontend.run()
     look_at(frontend)
-    plain = [each["id"] for each in page.until(f"({SHOWN}).length === 6 && {SHOWN}")]
+    seen = f"({SHOWN}).length === 6 && ({SHOWN}).every(({{ seen }}) => seen)"
+    plain = [each["id"] for each in page.until(f"{seen} && {SHOWN}")]
     vote(frontend, dict(zip(plain, (1, -1, 1, -1))))
     page.run(WITH_LORA)
     frontend.run()
     look_at(frontend)
-    changed = [each["id"] for each in page.until(f"({SHOWN})[0].id !== {plain[0]!r} && {SHOWN}")]
+    changed = [each["id"] for each in page.until(f"({SHOWN})[0]?.id !== {plain[0]!r} && {seen} && {SHOWN}")]
     vote(frontend, dict(zip(changed, (-1, 1, 1, -1, -1))))
     page.until(f"({SHOWN})[4].vote === 'disliked'")
     ids, labels = {*plain[:4]}, dict(zip((*plain, *changed), (1, -1, 1, -1, 0, 0, -1, 1, 1, -1, -1, 0)))
@@ -292,7 +295,6 @@ def test_the_tab_filters_tags_exports_and_hands_on(lora, frontend, look):
     assert not page.run("!!window.hacked")
     for folder in ("taste", "taste 2"):
         shutil.rmtree(server.process.output / "guidekit" / folder)
-    delete_all(server, labels)
 
 
 def check_export(folder, labels: dict[str, int]) -> None:
