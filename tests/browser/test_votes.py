@@ -100,6 +100,7 @@ def test_votes_in_the_node_and_in_the_tab(frontend, look):
     # Train from these: the loader, with the filter.
     choose(frontend, "votes", "decided")
     choose(frontend, "model", "GuidekitDemoModel unet")
+    page.until(f"({TAB}).length === 2")  # below which the button comes to lie
     press(frontend, "Train from these")
     name = """app.graph.nodes.find((each) => each.type === "GuidekitVotes")?.widgets
       .find((each) => each.name === "model_name").value"""
