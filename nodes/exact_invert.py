@@ -17,6 +17,7 @@ from .presets import TYPED, preset_input, resolve
 
 _NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by method
 _GROWTH = 1e-3  # rounding error of an inversion that is worth a warning
+_UNSTABLE = 4.0  # noise that is so much too large is of a method that has diverged: of others it was at most 2
 
 
 class ExactInvert(io.ComfyNode):
@@ -161,6 +162,11 @@ def _report(inverter: Method, state: Inverted) -> str:
         f"{state.method}: {steps} steps, {steps * inverter.evaluations} evaluations for each prediction. The noise has "
         f"a standard deviation of {spread:.2f} (1 is usual at full depth)."
     )
+    if not spread < _UNSTABLE:
+        text += (
+            f" That is too much: {state.method} is not stable with this model and these settings, and another prompt "
+            "changes little. Use edict or o-belm, more steps, or a lower cfg."
+        )
     p = getattr(inverter, "p", 1.0)
     if p ** (-2 * steps) * torch.finfo(state.pair.x.dtype).eps > _GROWTH:
         return f"With p {p:g} and so many steps rounding grows too much; use p 0. {text}"

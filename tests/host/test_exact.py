@@ -342,6 +342,17 @@ def test_the_report(caplog):
     assert "With p 0.6 and so many steps rounding grows too much; use p 0." in caplog.text
 
 
+def test_a_method_that_is_not_stable_is_named(caplog):
+    """Each step back of BDIA multiplies what differs from it by 1 / gamma."""
+    caplog.set_level("INFO")
+    model = tiny.model("unet")
+    inverted(model, "unet", steps=12, method="bdia", gamma=0.5)
+    assert "bdia is not stable with this model and these settings" in caplog.text
+    caplog.clear()
+    inverted(model, "unet", steps=12, method="edict", p=0.93)
+    assert "not stable" not in caplog.text
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_on_devices_without_double_precision(method, monkeypatch):
     monkeypatch.setattr("guidekit.nodes.host.inversion.exact.precision", lambda device: torch.float32)
