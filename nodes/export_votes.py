@@ -6,13 +6,13 @@ from .host.inputs import checked
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.votes.export import export
-from .host.votes.inputs import after_input, filter_from, filter_inputs, validate_dates
+from .host.votes.inputs import ChoosesVotes, after_input, filter_from, filter_inputs
 from .host.votes.opened import store
 
 LABEL = "Export Votes"
 
 
-class ExportVotes(io.ComfyNode):
+class ExportVotes(ChoosesVotes):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -34,17 +34,6 @@ class ExportVotes(io.ComfyNode):
             outputs=[report_output("What was written, and where.")],
             is_output_node=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, tag=None, model_name=None, lora_name=None, last_days=None, from_date=None, to_date=None, **_
-    ) -> str:
-        """Other votes are another input."""
-        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
-
-    @classmethod
-    def validate_inputs(cls, from_date=None, to_date=None) -> bool | str:
-        return validate_dates(from_date, to_date)
 
     @classmethod
     @checked

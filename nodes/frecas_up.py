@@ -11,7 +11,7 @@ from torch import Tensor
 from .host.inputs import checked, fit_latent
 from .host.inputs.plan import Plan, PlanType, Stage
 from .host.inputs.shared import random_seed_input
-from .host.run.messages import tell
+from .host.run.messages import NAN_OF_VAE, tell
 from .host.run.outputs import report_output, with_report
 
 _OVERLAP = 8  # of a tile, the part that lies under the next one
@@ -105,10 +105,7 @@ def _larger(vae, samples: Tensor, stage: Stage, downscale: int, tile: int) -> Te
             f"takes {samples.shape[1]} channels of {wanted[1]} x {wanted[0]}. Connect the model's own VAE."
         )
     if not torch.isfinite(found).all():
-        raise ValueError(
-            f"The VAE makes NaN of the image of {stage.size} pixels. Usual causes are one in float16 (start ComfyUI "
-            "with --fp32-vae) and a damaged file."
-        )
+        raise ValueError(f"The VAE makes NaN of the image of {stage.size} pixels. {NAN_OF_VAE}")
     return found
 
 

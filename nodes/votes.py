@@ -7,7 +7,7 @@ from .host.inputs.shared import random_seed_input
 from .host.run.messages import tell
 from .host.run.outputs import report_output, with_report
 from .host.votes.encoders import Encoders
-from .host.votes.inputs import after_input, filter_from, filter_inputs, validate_dates
+from .host.votes.inputs import ChoosesVotes, after_input, filter_from, filter_inputs
 from .host.votes.opened import store
 from .host.votes.selection import BALANCE, select
 from .host.votes.vote_set import VotesType
@@ -15,7 +15,7 @@ from .host.votes.vote_set import VotesType
 LABEL = "Load Votes"
 
 
-class Votes(io.ComfyNode):
+class Votes(ChoosesVotes):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -61,17 +61,6 @@ class Votes(io.ComfyNode):
                 report_output("How many votes of which prompts, and warnings."),
             ],
         )
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, tag=None, model_name=None, lora_name=None, last_days=None, from_date=None, to_date=None, **_
-    ) -> str:
-        """Other votes are another input."""
-        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
-
-    @classmethod
-    def validate_inputs(cls, from_date=None, to_date=None) -> bool | str:
-        return validate_dates(from_date, to_date)
 
     @classmethod
     @checked

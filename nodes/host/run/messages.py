@@ -15,6 +15,8 @@ from .told import TOLD, Line, shown
 
 log = logging.getLogger(__name__)
 
+NAN_OF_VAE = "Usual causes are one in float16 (start ComfyUI with --fp32-vae) and a damaged file."
+
 _LONGEST = 10_000  # characters of a message
 _QUOTED = 80  # characters of a value that a sentence quotes
 # Look-alikes without a meaning in HTML.

@@ -5,6 +5,7 @@ import time
 from comfy_api.latest import io
 
 from .filters import Filter, beginning_of, end_of
+from .opened import store
 
 HIDDEN = [io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id]
 _DAY = 24 * 3600.0
@@ -94,10 +95,20 @@ def filter_from(
     )
 
 
-def validate_dates(from_date: str | None, to_date: str | None) -> bool | str:
-    """For `validate_inputs`: True, or what is wrong. A linked input is None, and checked when the node runs."""
-    try:
-        filter_from(from_date=from_date, to_date=to_date)
-    except ValueError as error:
-        return str(error)
-    return True
+class ChoosesVotes(io.ComfyNode):
+    """A node with `filter_inputs`, whose dates are checked when a prompt is queued."""
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, tag=None, model_name=None, lora_name=None, last_days=None, from_date=None, to_date=None, **_
+    ) -> str:
+        """Other votes are another input."""
+        return store().fingerprint(filter_from(tag, model_name, lora_name, last_days, from_date, to_date))
+
+    @classmethod
+    def validate_inputs(cls, from_date=None, to_date=None) -> bool | str:
+        try:  # a linked input is None, and checked when the node runs
+            filter_from(from_date=from_date, to_date=to_date)
+        except ValueError as error:
+            return str(error)
+        return True

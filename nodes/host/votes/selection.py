@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..files.checksum import checksum
-from ..run.messages import cut
+from ..run.messages import NAN_OF_VAE, cut
 from .encoders import Encoders
 from .pairs import Voted, pairs_in
 from .remarks import groups_of, summary, warnings
@@ -99,10 +99,7 @@ def _rows(store: Store, votes: Sequence[Vote], encoders: Encoders) -> tuple[list
         )
     notes = [f"{count} votes are left out: they came without {what}." for what, count in lacking.items()]
     if infinite:
-        notes.append(
-            f"{infinite} votes are left out: the VAE makes NaN of their images. Usual causes are one in float16 (start "
-            "ComfyUI with --fp32-vae) and a damaged file."
-        )
+        notes.append(f"{infinite} votes are left out: the VAE makes NaN of their images. {NAN_OF_VAE}")
     if broken:
         notes.append(f"{len(broken)} votes are left out: their files are missing or damaged. {cut(broken[0], 300)}")
     channels = sorted({row.latent.shape[1] for row in rows})
