@@ -149,6 +149,13 @@ def test_votes_tags_and_deletion(store):
     assert files(store) == set()
 
 
+def test_tags_are_kept_without_the_spaces_around_them(store):
+    """Filters look for the whole tag, and have none around theirs."""
+    [one, other] = [*offered(store, [0], tag=" by hand "), *offered(store, [1])]
+    assert [vote.tag for vote in store.tag([other], "mine ")] == ["mine"]
+    assert {vote.id: vote.tag for vote in store.find(Filter())} == {one: "by hand", other: "mine"}
+
+
 @pytest.mark.parametrize("change", [lambda s, ids: s.vote(ids, 1), lambda s, ids: s.tag(ids, "x"), Store.delete])
 def test_one_unknown_id_changes_nothing(store, change):
     ids = offered(store, range(3))
