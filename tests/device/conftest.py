@@ -17,7 +17,7 @@ import torch
 from guidekit.tests.device.machine import GPU, MEASURED
 from guidekit.tests.host import tiny
 
-ORDER = ("stalls", "precision", "weights", "attention_backends", "memory", "devices", "dynamic", "compiled")
+ORDER = ("stalls", "precision", "weights", "attention_backends", "memory", "training", "devices", "dynamic", "compiled")
 _STARTED = time.monotonic()
 _ON_A_LENT_MACHINE = 140  # seconds within which a test has to begin, where there are not many of them
 _SLOW = ("test_compiled", "test_dynamic")

@@ -1,0 +1,118 @@
+"""Time and memory of Train Preference LoRA: `python dev.py bench training`.
+
+On a GPU: networks of real size with random weights in bfloat16, for images of 1024 x 1024 (SD1.5: 512 x 512). Without
+one: small networks of the same shape in float32, to see that everything runs.
+
+    python -m guidekit.benchmarks.training [sdxl sd15 flux z_image qwen_image]
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..nodes.host.training.session import Session
+from ..nodes.host.training.trainer import Point, Settings, Trainer
+from ..nodes.host.votes.vote_set import VoteRow, VoteSet
+from ..nodes.train_preference import BETAS
+from ..samplers.preference.objectives import KTO, NFT, Objective
+from . import FAMILIES as _  # noqa: F401  reads the command line before the host does
+from ._networks import FULL, SMALL, Network, build
+from ._results import about_machine, machine_sentence
+from ._steps import StepTimes
+from ._table import print_row
+from .device import put_away
+
+NETWORKS = ("sdxl", "sd15", "flux", "z_image", "qwen_image")
+STEPS = 3  # of the optimizer, the first of which is left out
+VOTES_OF_A_TRAINING = 800  # 100 steps of 8
+
+
+@dataclass(frozen=True)
+class Way:
+    name: str
+    objective: Objective
+    at_once: int = 1
+    checkpointing: bool = True
+    layers: str = "attention"
+
+
+NFT_, KTO_ = NFT(BETAS["DiffusionNFT"]), KTO(BETAS["KTO"])
+WAYS = (
+    Way("DiffusionNFT", NFT_),
+    Way("KTO", KTO_),
+    Way("DiffusionNFT, all linear", NFT_, layers="all linear"),
+    Way("DiffusionNFT, 4 at once", NFT_, at_once=4),
+    Way("DiffusionNFT, no checkpointing", NFT_, checkpointing=False),
+)
+
+
+@dataclass
+class Clock:
+    """Looks at a training and notes when its steps end."""
+
+    times: StepTimes
+    losses: list[float] = field(default_factory=list)
+
+    def __call__(self, trainer: Trainer, session: Session, point: Point) -> None:
+        self.times()
+        self.losses.append(point.loss)
+
+
+def votes_of(network: Network, number: int) -> VoteSet:
+    prompt = network.prompt(11)
+    rows = [
+        VoteRow(str(i), _latent(network, i), prompt, None, "", 1 if i % 2 else -1, "", cfg=4.0) for i in range(number)
+    ]
+    return VoteSet(tuple(rows), (), network.prompt(33), network.name)
+
+
+def _latent(network: Network, seed: int) -> Tensor:
+    return torch.randn((1, *network.latent), generator=torch.Generator().manual_seed(seed))
+
+
+def measure(network: Network, model: ModelPatcher, way: Way, cuda: bool) -> str:
+    window = 2 * way.at_once
+    settings = Settings(
+        way.objective, way.layers, steps=STEPS, window=window, batch=way.at_once, checkpointing=way.checkpointing
+    )
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    trainer, clock = Trainer(model, votes_of(network, 8), settings), Clock(StepTimes(cuda))
+    trainer.run(clock)
+    assert all(torch.tensor(clock.losses).isfinite())
+    seconds = clock.times.median() / window
+    peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if cuda else "-"
+    weights = sum(p.nbytes for p in model.model.diffusion_model.parameters()) / 2**30
+    return f"{seconds:.3f} s | {seconds * VOTES_OF_A_TRAINING / 60:.1f} min | {peak} | {weights:.1f} GiB"
+
+
+def main() -> None:
+    chosen = [name for name in NETWORKS if name in sys.argv[1:]] or NETWORKS
+    device = comfy.model_management.get_torch_device()
+    cuda = device.type == "cuda"
+    print(machine_sentence(about_machine(device)))
+    print(
+        f"\nRank 8, images_per_step 8. For a vote: the median of steps; for {VOTES_OF_A_TRAINING} votes: 100 steps of "
+        "8. Peak memory: of the card, in a training, with the weights; of them.\n"
+    )
+    print("| network | latent | training | a vote | 800 votes | peak memory | weights |\n" + "|---" * 7 + "|")
+    for key in chosen:
+        network = (FULL if cuda else SMALL)[key]
+        with torch.inference_mode():
+            model = build(network, device, torch.bfloat16 if cuda else torch.float32)
+        for way in WAYS:
+            try:
+                found = measure(network, model, way, cuda)
+            except torch.OutOfMemoryError:
+                found = "more than the card has | | |"
+            print_row(f"| {network.name} | {network.size} | {way.name} | {found} |")
+            put_away()
+        del model
+
+
+if __name__ == "__main__":
+    main()
