@@ -14,10 +14,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..demo import measures
-from ..demo.world import models
 from ..demo.world.captions import plain_caption
 from ..demo.world.render import SIZE
-from ..demo.world.scenes import MATERIALS, SHAPES, generator_of, random_scenes
+from ..demo.world.scenes import MATERIALS, generator_of, random_scenes
 from ..nodes.elucd import EluCD
 from ..nodes.gfcg import GFCG, SWAP
 from ..nodes.host.classifiers.labels import Candidates, Label
@@ -32,16 +31,14 @@ from ._table import print_row
 COUNT, STEPS = 500, 15
 BATCH = 100
 RIVALS = (2.0, 3.0, 5.0)  # of CFG, for models that are guided by nothing else
-# For each model the word that is guided, and a scale of CFG at which the model often gets it wrong.
-CASES = {"unet_early": ("shape", 3.0), "unet": ("material", 1.0), "dit": ("material", 1.0)}
-WORDS = {"shape": SHAPES, "material": MATERIALS}
-OTHERS = ("shape", "colour", "material", "extent")
-SOME = {
+WORD, WORDS = "material", MATERIALS  # what both models often get wrong
+OTHERS = ("shape", "colour", "extent")
+ALONE = {  # at cfg 1
     "GFCG 5": {"scale": 5.0},
     "GFCG 10": {"scale": 10.0},
     "GFCG 5, use_previous_step": {"scale": 5.0, "use_previous_step": True},
 }
-MORE = {
+BESIDE_CFG = {  # at cfg 3
     "GFCG 2": {"scale": 2.0},
     "GFCG 5": {"scale": 5.0},
     "GFCG 5, every 3rd step": {"scale": 5.0, "classifier_interval": 3},
@@ -81,18 +78,17 @@ class Result:
 
 
 class Bench:
-    def __init__(self, model: str, count: int = COUNT):
-        self.name, (self.word, self.cfg) = model, CASES[model]
-        self.demo = Demo(model, count, seed=4000, solids=1, each=1)
+    def __init__(self, model: str):
+        self.name, self.demo = model, Demo(model, COUNT, seed=4000, solids=1, each=1)
         self.scenes = self.demo.scenes  # of one solid
         self.classifier = run_node(ImageClassifier, file="demo")
 
     def run(self, name: str, cfg: float, steps: int = STEPS, guide: Guide = lambda model, *_: model) -> Result:
         """Samples all captions, those of one word together, because they have the same candidates."""
-        target = getattr(self.scenes, self.word)[:, 0]
+        target = getattr(self.scenes, WORD)[:, 0]
         images = torch.zeros(len(target), 3, SIZE, SIZE)
         along, square, evaluations = 0.0, 0.0, 0
-        for word in range(len(WORDS[self.word])):
+        for word in range(len(WORDS)):
             mine = (target == word).nonzero()[:, 0]
             for some in mine.split(BATCH):
                 model = guide(self.demo.model.clone(), word, some)
@@ -112,11 +108,10 @@ class Bench:
 
     def candidates(self, word: int, some: Tensor) -> Candidates:
         """The target word and the others, in the captions of some images."""
-        words = WORDS[self.word]
-        order = [word, *(i for i in range(len(words)) if i != word)]
-        labels = tuple(Label(words[i], words[i]) for i in order)
+        order = [word, *(i for i in range(len(WORDS)) if i != word)]
+        labels = tuple(Label(WORDS[i], WORDS[i]) for i in order)
         every = torch.ones_like(self.scenes.shape)
-        scenes = [dataclasses.replace(self.scenes, **{self.word: i * every}) for i in order]
+        scenes = [dataclasses.replace(self.scenes, **{WORD: i * every}) for i in order]
         captions = [[plain_caption(s, i) for i in some.tolist()] for s in scenes]
         return Candidates(labels, tuple(map(self.demo.encode, captions)))
 
@@ -128,45 +123,40 @@ class Bench:
 
     def judged(self, name: str, images: Tensor, scale: float, evaluations: float) -> Result:
         found = found_in(images)
-        right = found.right(self.scenes, self.word)
-        others = found.right(self.scenes, *(k for k in OTHERS if k != self.word))
+        right, others = found.right(self.scenes, WORD), found.right(self.scenes, *OTHERS)
         frechet = measures.frechet(found.features, drawn_features())
         return Result(name, right, others, frechet, measures.saturation(images).mean().item(), scale, evaluations)
 
 
-def table(model: str, count: int = COUNT) -> None:
-    bench = Bench(model, count)
-    plain = bench.run(f"CFG {bench.cfg:g}", bench.cfg)
-    print_row(plain.row(model))
-    rivals = (bench.cfg,) if bench.cfg != 1 else RIVALS
-    done = {(bench.cfg, STEPS)}
-    for name, settings in (SOME if bench.cfg == 1 else MORE).items():
+def table(bench: Bench, cfg: float, ways: dict[str, dict]) -> None:
+    """GFCG at this cfg beside CFG at its omega_e, and beside CFG in as many evaluations."""
+    print_row(bench.run(f"CFG {cfg:g}", cfg).row(bench.name))
+    rivals = RIVALS if cfg == 1 else (cfg,)
+    done = {(cfg, STEPS)}
+    for name, settings in ways.items():
         if not asked(name):
             continue
-        found = bench.run(name, bench.cfg, guide=bench.gfcg(settings))
-        print_row(found.row(model))
-        if abs(found.scale - bench.cfg) > 0.1:
-            print_row(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(model))
-        for cfg in rivals:
-            steps = round(found.evaluations / 2)
-            if (cfg, steps) not in done:
-                done.add((cfg, steps))
-                print_row(bench.run(f"CFG {cfg:g}, {steps} steps", cfg, steps).row(model))
+        found = bench.run(name, cfg, guide=bench.gfcg(settings))
+        print_row(found.row(bench.name))
+        if abs(found.scale - cfg) > 0.1:
+            print_row(bench.run(f"CFG {found.scale:.2f}, the same scale", found.scale).row(bench.name))
+        steps = round(found.evaluations / 2)
+        for rival in rivals:
+            if (rival, steps) not in done:
+                done.add((rival, steps))
+                print_row(bench.run(f"CFG {rival:g}, {steps} steps", rival, steps).row(bench.name))
 
 
-def elucd(model: str, count: int = COUNT) -> None:
-    """EluCD on the same word."""
-    bench = Bench(model, count)
-    words = WORDS[bench.word]
-    print_row(bench.run(f"CFG {bench.cfg:g}", bench.cfg).row(model))
+def elucd(bench: Bench) -> None:
+    print_row(bench.run("CFG 1", 1.0).row(bench.name))
     for settings in ({"scale": 0.1}, {"scale": 0.3}, {"scale": 0.3, "tau_2": 1.0}, {"scale": 1.0}):
         about = ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
         def guide(model, word, some, settings=settings):
-            given = {"classifier": bench.classifier, "target": words[word], "vae": bench.demo.vae, **settings}
+            given = {"classifier": bench.classifier, "target": WORDS[word], "vae": bench.demo.vae, **settings}
             return run_node(EluCD, model=model, **given)
 
-        print_row(bench.run(f"EluCD, {about}", bench.cfg, guide=guide).row(model))
+        print_row(bench.run(f"EluCD, {about}", 1.0, guide=guide).row(bench.name))
 
 
 HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | saturation |\n" + "|---" * 8 + "|"
@@ -174,21 +164,20 @@ HEAD = "| model | | omega_e | evaluations | right | others | Fréchet | saturati
 
 def main() -> None:
     print(
-        f"{COUNT} captions of one solid, {STEPS} steps of euler. Right: images with one solid whose "
-        f"{' or '.join(WORDS)} is the caption's, with the 95 % bootstrap interval; others: whose other words are. "
-        f"Evaluations are per image.\n"
+        f"{COUNT} captions of one solid, {STEPS} steps of euler. Right: images with one solid whose {WORD} is the "
+        "caption's, with the 95 % bootstrap interval; others: whose other words are. Evaluations are per image.\n"
     )
+    benches = [Bench(model) for model in FAMILIES]
     with torch.inference_mode():
-        print(HEAD)
-        for model in CASES:
-            if models.family_of(model) in FAMILIES:
-                table(model)
-        if not asked("EluCD"):
-            return
-        print(f"\nEluCD, {COUNT} captions.\n\n" + HEAD)
-        for model in FAMILIES:
-            elucd(model)
-        decoding_table()
+        for cfg, ways in ((1.0, ALONE), (3.0, BESIDE_CFG)):
+            print(f"\nGFCG, cfg {cfg:g}.\n\n" + HEAD)
+            for bench in benches:
+                table(bench, cfg, ways)
+        if asked("EluCD"):
+            print("\nEluCD, cfg 1.\n\n" + HEAD)
+            for bench in benches:
+                elucd(bench)
+            decoding_table()
 
 
 if __name__ == "__main__":

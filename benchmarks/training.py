@@ -3,10 +3,10 @@
 On a GPU: networks of real size with random weights in bfloat16, for images of 1024 x 1024 (SD1.5: 512 x 512). Without
 one: small networks of the same shape in float32, to see that everything runs.
 
-    python -m guidekit.benchmarks.training [sdxl sd15 flux z_image qwen_image]
+    python -m guidekit.benchmarks.training [--networks sdxl flux] [--ways DiffusionNFT KTO]
 """
 
-import sys
+import argparse
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -27,8 +27,9 @@ from ._table import print_row
 from .device import put_away
 
 NETWORKS = ("sdxl", "sd15", "flux", "z_image", "qwen_image")
-STEPS = 3  # of the optimizer, the first of which is left out
-VOTES_OF_A_TRAINING = 800  # 100 steps of 8
+STEPS = 2  # of the optimizer, the first of which is left out
+WINDOW = 8  # images_per_step
+VOTES_OF_A_TRAINING = 800  # 100 steps of them
 
 
 @dataclass(frozen=True)
@@ -75,36 +76,37 @@ def _latent(network: Network, seed: int) -> Tensor:
 
 
 def measure(network: Network, model: ModelPatcher, way: Way, cuda: bool) -> str:
-    window = 2 * way.at_once
     settings = Settings(
-        way.objective, way.layers, steps=STEPS, window=window, batch=way.at_once, checkpointing=way.checkpointing
+        way.objective, way.layers, steps=STEPS, window=WINDOW, batch=way.at_once, checkpointing=way.checkpointing
     )
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     trainer, clock = Trainer(model, votes_of(network, 8), settings), Clock(StepTimes(cuda))
     trainer.run(clock)
     assert all(torch.tensor(clock.losses).isfinite())
-    seconds = clock.times.median() / window
+    seconds = clock.times.median() / WINDOW
     peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if cuda else "-"
     weights = sum(p.nbytes for p in model.model.diffusion_model.parameters()) / 2**30
     return f"{seconds:.3f} s | {seconds * VOTES_OF_A_TRAINING / 60:.1f} min | {peak} | {weights:.1f} GiB"
 
 
 def main() -> None:
-    chosen = [name for name in NETWORKS if name in sys.argv[1:]] or NETWORKS
+    parser = argparse.ArgumentParser(prog="guidekit.benchmarks.training", description=__doc__.split("\n")[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS], default=[way.name for way in WAYS])
+    chosen = parser.parse_args()
     device = comfy.model_management.get_torch_device()
     cuda = device.type == "cuda"
     print(machine_sentence(about_machine(device)))
     print(
-        f"\nRank 8, images_per_step 8. For a vote: the median of steps; for {VOTES_OF_A_TRAINING} votes: 100 steps of "
+        f"\nRank 8, images_per_step 8. A vote: of a step after the first; for {VOTES_OF_A_TRAINING} votes: 100 steps of "
         "8. Peak memory: of the card, in a training, with the weights; of them.\n"
     )
     print("| network | latent | training | a vote | 800 votes | peak memory | weights |\n" + "|---" * 7 + "|")
-    for key in chosen:
+    for key in chosen.networks:
         network = (FULL if cuda else SMALL)[key]
-        with torch.inference_mode():
-            model = build(network, device, torch.bfloat16 if cuda else torch.float32)
-        for way in WAYS:
+        model = build(network, device, torch.bfloat16 if cuda else torch.float32)
+        for way in [way for way in WAYS if way.name in chosen.ways]:
             try:
                 found = measure(network, model, way, cuda)
             except torch.OutOfMemoryError:

@@ -18,7 +18,13 @@ LONGEST = 60  # seconds
 def test_weights_that_come_when_they_are_wanted():
     pytest.importorskip("comfy_aimdo")
     options = ["-q", "-p", "no:cacheprovider", "--tb=line", "-rN"]
-    command = [sys.executable, "-m", "pytest", *options, *(str(HERE / name) for name in ("test_weights.py", "test_training.py"))]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *options,
+        *(str(HERE / name) for name in ("test_weights.py", "test_training.py")),
+    ]
     environment = {**os.environ, "GUIDEKIT_DYNAMIC_VRAM": "1"}
     try:
         ended = subprocess.run(

@@ -97,7 +97,7 @@ def test_a_full_card_leaves_nothing(family, monkeypatch):
     monkeypatch.setattr(found, "take_step", full)
     with pytest.raises(torch.OutOfMemoryError):
         found.run()
-    assert found.step == 1 and len(found.curve) == 1
+    assert (found.step, len(found.curve)) == (1, 1)
     assert not comfy.model_management.in_training
     moments = sum(2 * p.numel() * 4 for p in found.adapters.parameters())
     gradients = moments // 2

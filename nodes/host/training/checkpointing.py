@@ -3,7 +3,7 @@ when its gradient is wanted.
 
 The host's blocks add in place to what they are given, and to what a norm in them has kept. Where such a block is run
 again as torch.utils.checkpoint does it, it is so given other numbers, and gradients are wrong without an error (those
-of the Flux family by the host's own trainer). Here a block works on copies, and what it has kept is kept.
+of the Flux family by the host's own trainer). Here a block works on copies, and what it has kept is kept (in_place.py).
 
 Relies on: PatcherInjection (comfy/patcher_extension.py:132).
 """
@@ -11,12 +11,15 @@ Relies on: PatcherInjection (comfy/patcher_extension.py:132).
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
+
+from .in_place import InPlace
 
 KEY = "guidekit_checkpointing"
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
@@ -55,6 +58,7 @@ class _Blocks:
 class _Block:
     module: nn.Module
     forward: Callable[..., Any] = field(init=False)  # the module's own
+    in_place: InPlace = field(default_factory=InPlace)
 
     def __call__(self, *args, **kwargs) -> Any:
         if not torch.is_grad_enabled():
@@ -62,7 +66,7 @@ class _Block:
         tensors = list(_tensors((args, kwargs)))
         # One that has a gradient for sure: the products inside have, even if nothing that comes in has.
         begin = torch.zeros((), device=tensors[0].device if tensors else None, requires_grad=True)
-        again = _Again(self.forward, args, kwargs)
+        again = _Again(self.forward, args, kwargs, self.in_place)
         shape: list[Any] = []
         outputs = _Checkpoint.apply(again, shape, begin, *tensors)
         return _filled(shape[0], iter(outputs))
@@ -75,6 +79,10 @@ class _Again:
     function: Callable[..., Any]
     args: tuple
     kwargs: dict
+    in_place: InPlace
+
+    def graph(self, tensors: tuple[Tensor, ...]) -> Any:
+        return self.in_place(partial(self, tensors))
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
         args, kwargs = _filled((self.args, self.kwargs), iter([tensor.clone() for tensor in tensors]))
@@ -93,8 +101,8 @@ class _Checkpoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor | None):
         kept = [t.detach().requires_grad_(needed) for t, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[3:])]
-        with torch.enable_grad(), torch.autograd.graph.allow_mutation_on_saved_tensors():
-            outputs = list(_tensors(ctx.again(tuple(kept))))
+        with torch.enable_grad():
+            outputs = list(_tensors(ctx.again.graph(tuple(kept))))
             wanted = [(o, g) for o, g in zip(outputs, gradients) if o.requires_grad and g is not None]
             if wanted:
                 torch.autograd.backward([o for o, _ in wanted], [g for _, g in wanted])

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ....samplers.preference.replay import Part
 from ....samplers.preference.window import Draw
 from ..votes.vote_set import VoteRow
 from .adapters import REFERENCE, Adapters
+from .in_place import InPlace
 from .session import Session, together
 
 
@@ -30,9 +32,11 @@ class Tuning:
 
     session: Session
     adapters: Adapters | None = None
+    in_place: InPlace = field(default_factory=InPlace)
 
     def tuned(self, part: Part) -> Tensor:
-        return self._output(part.given, part.given.prompts)
+        output = partial(self._output, part.given, part.given.prompts)
+        return self.in_place(output) if torch.is_grad_enabled() else output()
 
     @torch.no_grad()
     def reference(self, part: Part) -> Tensor:

@@ -43,12 +43,12 @@ class Gradients:
         self.total = torch.zeros(sum(p.numel() for p in parameters), dtype=wide_dtype(device), device=device)
 
     def collect(self) -> None:
-        """Takes what the parameters have."""
-        places = self.total.split([p.numel() for p in self.parameters])
-        for p, place in zip(self.parameters, places):
-            if p.grad is not None:
-                place.add_(p.grad.flatten())
-                p.grad = None
+        """Takes what the parameters have, in one tensor: there are a thousand of them."""
+        self.total += torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
+        )
+        for p in self.parameters:
+            p.grad = None
 
     def give(self, team: Team) -> None:
         """To the parameters, the sum of all processes."""

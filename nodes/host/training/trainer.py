@@ -6,7 +6,7 @@ a training goes on to the bit as if it had not been interrupted.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
 import comfy.model_management
@@ -21,6 +21,7 @@ from ..models.second_model import separated
 from ..votes.vote_set import VoteRow, VoteSet
 from .adapters import Adapters, Factors
 from .checkpointing import add_checkpointing
+from .in_place import InPlace
 from .layers import layers_of
 from .score import accuracy, errors
 from .session import Session, in_session
@@ -114,6 +115,7 @@ class Trainer:
         device = comfy.model_management.get_torch_device()
         for product in self.adapters.products.values():
             product.to(device)
+        self.in_place = InPlace()
         self.optimizer = torch.optim.AdamW(self.adapters.parameters(), lr=settings.rate, weight_decay=0.0)
         self.plan = self._plan()
         self.step, self.curve = 0, []
@@ -165,11 +167,9 @@ class Trainer:
         """One step of the optimizer. Raises FloatingPointError, with all as it was, where a number is none any more."""
         settings, parameters = self.settings, self.adapters.parameters()
         self.optimizer.zero_grad(set_to_none=True)
-        window, tuning = self.plan.window(self.step), Tuning(session, self.adapters)
+        window, tuning = self.plan.window(self.step), Tuning(session, self.adapters, self.in_place)
         groups, gradients = self.team.mine(self.images.groups(session, window)), Gradients(parameters)
-        # The host's blocks change in place what a gradient needs; checkpointed ones take care of it themselves.
-        kept = nullcontext() if settings.checkpointing else torch.autograd.graph.allow_mutation_on_saved_tensors()
-        with torch.enable_grad(), kept:
+        with torch.enable_grad():
             parts = [self.images.part(tuning, window, places) for places in groups]
             seen = accumulate(settings.objective, tuning, parts, len(window), self.team.exchange, gradients.collect)
         gradients.give(self.team)
