@@ -99,8 +99,8 @@ def main() -> None:
     cuda = device.type == "cuda"
     print(machine_sentence(about_machine(device)))
     print(
-        f"\nRank 8, images_per_step 8. A vote: of a step after the first; for {VOTES_OF_A_TRAINING} votes: 100 steps of "
-        "8. Peak memory: of the card, in a training, with the weights; of them.\n"
+        f"\nRank 8, images_per_step 8. A vote: of a step after the first; {VOTES_OF_A_TRAINING} votes: 100 steps. Peak "
+        "memory: of the card, in a training, with the weights; of them.\n"
     )
     print("| network | latent | training | a vote | 800 votes | peak memory | weights |\n" + "|---" * 7 + "|")
     for key in chosen.networks:
@@ -114,6 +114,7 @@ def main() -> None:
             print_row(f"| {network.name} | {network.size} | {way.name} | {found} |")
             put_away()
         del model
+        put_away()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ process, so this test starts one, which runs other tests of this folder."""
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,4 +36,6 @@ def test_weights_that_come_when_they_are_wanted():
     lines = (ended.stdout + ended.stderr).strip().splitlines()
     said = [line for line in lines if not line.startswith("aimdo:")]  # which logs each allocation
     MEASURED.append(f"dynamic VRAM: {said[-1] if said else ended.returncode}")
-    assert ended.returncode == 0, f"exit {ended.returncode}: " + " | ".join(said[-12:])
+    errors = Counter(line[4:] for line in said if line.startswith("E   "))
+    why = "; ".join(f"{count} times {error}" for error, count in errors.most_common(8)) or " | ".join(said[-12:])
+    assert ended.returncode == 0, f"exit {ended.returncode}, {said[-1]}: {why}"

@@ -2,10 +2,12 @@
 weights of every kind and wherever they lie, and a card that is full in the middle of a step."""
 
 import gc
+from dataclasses import replace
 
 import comfy.model_management
 import pytest
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from guidekit.nodes.host.training.trainer import Trainer
 from guidekit.tests.device.layers import WEIGHTS
@@ -21,7 +23,13 @@ GRADIENT_ERROR = {"bf16": 0.15, "fp16": 0.15}
 
 def new(family: str, kind: tiny.Kind, **settings) -> Trainer:
     name = sized(family)
-    return trainer(name, model=tiny.model(name, kind=kind), **settings)
+    model = tiny.model(name, kind=kind)
+    model.cached_patcher_init = load_anew, (name, kind)  # wanted where there is dynamic VRAM
+    return trainer(name, model=model, **settings)
+
+
+def load_anew(name: str, kind: tiny.Kind, disable_dynamic: bool) -> ModelPatcher:
+    return tiny.model(name, kind=replace(kind, patcher=ModelPatcher) if disable_dynamic else kind)
 
 
 def gradients(found: Trainer) -> torch.Tensor:

@@ -10,6 +10,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_base import ModelType
+from comfy.model_patcher import ModelPatcher
 
 from guidekit.nodes.host.files.folders import Folder
 from guidekit.nodes.host.run.raw_predictions import to_raw
@@ -330,6 +331,50 @@ def test_weights_made_by_a_node_are_trained():
         found.run()
     assert found.curve[-1].step == 4
     assert next(model.model.parameters()).is_inference()
+
+
+class Dynamic(ModelPatcher):
+    """As ModelPatcherDynamic, which wants a card: the host loads it anew, without dynamic VRAM, by its loader."""
+
+    def is_dynamic(self):
+        return True
+
+
+def load_anew(disable_dynamic=False) -> ModelPatcher:
+    assert disable_dynamic
+    return tiny.build(tiny.of("unet").network)
+
+
+def dynamic(loader) -> ModelPatcher:
+    made = tiny.build(tiny.of("unet").network)
+    model = Dynamic(made.model, made.load_device, made.offload_device)
+    model.cached_patcher_init = loader
+    return adapters.lora(model)
+
+
+def test_dynamic_vram_is_left_out_of_a_training():
+    model = dynamic((load_anew, ()))
+    found = trainer("unet", model=model)
+    assert not found.model.is_dynamic()
+    assert found.model.model is not model.model
+    wanted = trainer("unet", model=adapters.lora(tiny.model("unet")))
+    found.run()
+    wanted.run()
+    assert [point.loss for point in found.curve] == [point.loss for point in wanted.curve]
+
+
+def test_a_model_that_cannot_be_loaded_anew_is_told():
+    with pytest.raises(ValueError, match="start ComfyUI with --disable-dynamic-vram"):
+        trainer("unet", model=dynamic(None))
+
+
+def test_weights_of_other_layers_stay_where_they_are(monkeypatch):
+    """The host's streams would put one layer's weights where another's were."""
+    monkeypatch.setattr(comfy.model_management, "NUM_STREAMS", 2)
+    seen, found = [], trainer("unet")
+    found.run(lambda *_: seen.append((comfy.model_management.NUM_STREAMS, comfy.model_management.in_training)))
+    assert set(seen) == {(0, True)}
+    assert comfy.model_management.NUM_STREAMS == 2
 
 
 def test_a_lora_of_the_model_is_part_of_the_reference():

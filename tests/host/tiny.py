@@ -1,6 +1,8 @@
 """Networks with random weights, built from the host's own classes: a tiny one per family, and for some a middle one."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -230,7 +232,8 @@ def build(
         kind.prepare(config)
     if model_type is not None:
         config.model_type = lambda *args, **kwargs: model_type
-    model = config.get_model({}, "")
+    with _whole_layers():
+        model = config.get_model({}, "")
     model.made = Made(family, kind)
     generator = torch.Generator().manual_seed(SEED)
     _fill(model.diffusion_model, kind, lambda name, shape: _weight(name, shape, generator))
@@ -239,6 +242,20 @@ def build(
         if buffer.is_floating_point():
             buffer.data = _rounded(torch.randn(buffer.shape, generator=generator) * 0.05, kind).to(kind.computes)
     return kind.patcher(model.eval(), load_device=torch.device(kind.device), offload_device=torch.device("cpu"))
+
+
+@contextmanager
+def _whole_layers() -> Iterator[None]:
+    """With dynamic VRAM, linear layers are made without weights, which come with a state dict."""
+    management = sys.modules.get("comfy.memory_management")
+    if management is None or not management.aimdo_enabled:
+        yield
+        return
+    management.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        management.aimdo_enabled = True
 
 
 def _weight(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:

@@ -194,12 +194,31 @@ def _kind(part) -> str:
 
 
 def separated(model: ModelPatcher) -> ModelPatcher:
-    """`model` with a copy of the weights, so that both can be patched differently and loaded together."""
+    """`model` with a copy of the weights, so that both can be patched differently and loaded together. A model with
+    dynamic VRAM, whose weights may be anywhere, is loaded anew by its loader, without that.
+
+    Raises:
+        ValueError: its loader cannot do that.
+    """
+    if is_dynamic(model):
+        if model.cached_patcher_init is None:
+            raise ValueError(
+                "A second copy of the model is needed, and ComfyUI cannot load it once more after the node that it was "
+                "loaded with. Use ComfyUI's own (Load Checkpoint, Load Diffusion Model), or start ComfyUI with "
+                "--disable-dynamic-vram."
+            )
+        return model.clone(disable_dynamic=True)
     comfy.model_management.unload_all_models()  # also removes all patches from the weights
     config = model.model.model_config  # shared: it returns None for any missing attribute, which breaks deepcopy
     copied = copy.deepcopy(model.model, {id(config): config})
     copied = ModelPatcher(copied, model.load_device, model.offload_device)
     return model.clone(model_override=copied.get_clone_model_override())
+
+
+def is_dynamic(model: ModelPatcher) -> bool:
+    """Whether the host keeps its weights in dynamic VRAM (comfy-aimdo)."""
+    known = getattr(model, "is_dynamic", None)
+    return known is not None and known()
 
 
 def with_lora_strength(model: ModelPatcher, factor: float) -> ModelPatcher:

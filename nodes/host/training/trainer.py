@@ -17,7 +17,7 @@ from torch import Tensor
 from ....samplers.preference.objectives import DPO, SFT, Objective
 from ....samplers.preference.replay import Seen, accumulate
 from ....samplers.preference.window import Levels, Plan, warm_up
-from ..models.second_model import separated
+from ..models.second_model import is_dynamic, separated
 from ..votes.vote_set import VoteRow, VoteSet
 from .adapters import Adapters, Factors
 from .checkpointing import add_checkpointing
@@ -232,15 +232,11 @@ def pairs_of(rows: Sequence[VoteRow]) -> list[tuple[int, int]]:
 
 def trainable(model: ModelPatcher) -> ModelPatcher:
     """A model through whose weights gradients go. A node makes weights without that (torch.inference_mode), and on a
-    processor they are used as they are: a copy of them is taken then, as the host's own trainer does."""
-    dynamic = getattr(model, "is_dynamic", None)
+    processor they are used as they are: a copy of them is taken then, as the host's own trainer does. With dynamic VRAM
+    a layer's weights may be gone from where a gradient looks for them, so a copy without it is taken."""
     with torch.inference_mode(False):
-        if dynamic is not None and dynamic():
-            model = model.clone(force_deepcopy=True)
-        elif any(weight.is_inference() for weight in model.model.parameters()):
-            model = separated(model)
-        else:
-            model = model.clone()
+        alone = not is_dynamic(model) and not any(weight.is_inference() for weight in model.model.parameters())
+        model = model.clone() if alone else separated(model)
         model.model.requires_grad_(False)
     if model.model_dtype() == torch.float16 and model.model.manual_cast_dtype is None:  # its range is too small
         there = comfy.model_management.should_use_bf16(model.load_device)
@@ -261,13 +257,15 @@ def _same_layers(model: ModelPatcher, start: Mapping[str, Factors]) -> dict:
 
 @contextmanager
 def _training() -> Iterator[None]:
-    """The host's switch: its fused kernels have no gradient."""
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
+    """The host's switches. Its fused kernels have no gradient. Streams that bring weights to the card keep them in one
+    place, one layer's after the other's; gradients need each where it was."""
+    management = comfy.model_management
+    before = management.in_training, management.NUM_STREAMS
+    management.in_training, management.NUM_STREAMS = True, 0
     try:
         yield
     finally:
-        comfy.model_management.in_training = before
+        management.in_training, management.NUM_STREAMS = before
 
 
 def _mean(values: Tensor) -> float:
