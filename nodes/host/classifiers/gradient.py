@@ -1,7 +1,8 @@
 """The gradient of a classifier's logits with respect to a denoised estimate.
 
 The host runs graphs in inference mode, and weights that were loaded in that mode cannot be saved for a backward pass.
-So a run uses copies of them, made outside that mode.
+So a run uses copies of them, made outside that mode; on the device, so that the host does not bring them there itself,
+to a place that was made in that mode (dynamic VRAM) or that the next layer's weights take (streams).
 
 Relies on: VAE.first_stage_model with `decode`, and `process_output` (comfy/sd.py:1176); `process_latent_out` of latent
 formats being affine, element by element (comfy/latent_formats.py).
@@ -27,10 +28,10 @@ class _Decode(nn.Module):
         return self.network.decode(latent)
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
+def _copied(module: nn.Module, device: torch.device) -> dict[str, Tensor]:
     with torch.inference_mode(False), torch.no_grad():
         named = [*module.named_parameters(), *module.named_buffers()]
-        return {name: value.detach().clone() for name, value in named}
+        return {name: value.detach().to(device, copy=True) for name, value in named}
 
 
 class ImageGradient:
@@ -38,9 +39,9 @@ class ImageGradient:
 
     def __init__(self, run: Run, decoder: Decoder, classifier: ImageClassifier):
         self._run, self._classifier = run, classifier
-        self._network = _copied(classifier.network)
+        self._network = _copied(classifier.network, classifier.patcher.load_device)
         self._decode = _Decode(decoder.vae) if decoder.vae is not None else None
-        self._decoder = _copied(self._decode) if self._decode is not None else {}
+        self._decoder = {} if self._decode is None else _copied(self._decode, self._decode.vae.device)
 
     def __call__(self, denoised: Tensor, beta: float | None, objective: Callable[[Tensor], Tensor]) -> Tensor:
         """d sum(objective(logits)) / d `denoised`, [B, C, ...] in the sampler's scale. `objective`: from logits [B,
