@@ -17,7 +17,8 @@ from .presets import TYPED, preset_input, resolve
 
 _NUMBERS = {"edict": "p", "edict own level": "p", "bdia": "gamma"}  # by method
 _GROWTH = 1e-3  # rounding error of an inversion that is worth a warning
-_UNSTABLE = 4.0  # noise that is so much too large is of a method that has diverged: of others it was at most 2
+# Noise that is so much too large is of a method that has diverged. Rex had 3.6 on the demo UNet, and edited well.
+_UNSTABLE = 4.0
 
 
 class ExactInvert(io.ComfyNode):
@@ -165,7 +166,7 @@ def _report(inverter: Method, state: Inverted) -> str:
     if not spread < _UNSTABLE:
         text += (
             f" That is too much: {state.method} is not stable with this model and these settings, and another prompt "
-            "changes little. Use edict or o-belm, more steps, or a lower cfg."
+            "changes little. Use edict, more steps, or a lower cfg."
         )
     p = getattr(inverter, "p", 1.0)
     if p ** (-2 * steps) * torch.finfo(state.pair.x.dtype).eps > _GROWTH:
