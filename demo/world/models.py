@@ -218,15 +218,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _in(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """With dynamic VRAM the host's layers are made of what they are given, in its type."""
-    return {name: weight.to(dtype) for name, weight in weights.items()}
-
-
 def load_model(family: str, weights: dict[str, Tensor]) -> ModelPatcher:
     """MODEL: the diffusion network with the weights of a checkpoint."""
     model = diffusion_model(family, comfy.model_management.unet_offload_device())
-    model.load_model_weights(_in(weights, model.get_dtype()), "model.diffusion_model.")
+    # With dynamic VRAM the host's layers are made of what they are given, in its type.
+    weights = {name: weight.to(model.get_dtype()) for name, weight in weights.items()}
+    model.load_model_weights(weights, "model.diffusion_model.")
     return ModelPatcher(
         model,
         load_device=comfy.model_management.get_torch_device(),
@@ -237,7 +234,7 @@ def load_model(family: str, weights: dict[str, Tensor]) -> ModelPatcher:
 def load_clip(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
     """CLIP: word tokenizer and text encoder with the weights of a checkpoint."""
     prefix = {"cond_stage_model.": ""}
-    weights = comfy.utils.state_dict_prefix_replace(_in(weights, torch.float32), prefix, filter_keys=True)
+    weights = comfy.utils.state_dict_prefix_replace(dict(weights), prefix, filter_keys=True)
     target = comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextEncoder)
     return comfy.sd.CLIP(target, state_dict=weights, model_options={"dtype": torch.float32})
 

@@ -73,6 +73,24 @@ def test_what_changes_later_is_found():
     assert all(map(torch.equal, found, wanted))
 
 
+def test_what_one_call_has_taught_the_next_one_knows():
+    """Two kinds of prompts, of which each changes something else."""
+    x, calls, make = X.clone().requires_grad_(), 0, InPlace()
+
+    def output(which: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        parts = [1.0 * x, 2.0 * x]
+        results = [part.exp() for part in parts]  # each gradient needs its result
+        results[which].add_(1)
+        return results[0] + results[1]
+
+    for which in (0, 1, 0, 1, 0):
+        [found] = torch.autograd.grad(make(lambda which=which: output(which)).sum(), x)
+        torch.testing.assert_close(found, X.exp() + 2 * (2 * X).exp())
+    assert calls == 7
+
+
 def test_a_change_after_the_graph_is_an_error():
     x = X.clone().requires_grad_()
     output = InPlace()(lambda: (2 * x).exp())  # whose gradient needs the output
