@@ -11,19 +11,23 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
+from guidekit.benchmarks._nodes import run_node
 from guidekit.nodes.host.files.folders import Folder
 from guidekit.nodes.host.run.raw_predictions import to_raw
 from guidekit.nodes.host.training import lora_file, state_file
 from guidekit.nodes.host.training.adapters import REFERENCE
 from guidekit.nodes.host.training.layers import layers_of
 from guidekit.nodes.host.training.lora_file import patches_of, read_start, save_lora, tensors_of
+from guidekit.nodes.host.training.remarks import remarks
 from guidekit.nodes.host.training.score import accuracy, errors, scores
 from guidekit.nodes.host.training.session import in_session
 from guidekit.nodes.host.training.step import Tuning, noise_of
 from guidekit.nodes.host.training.trainer import Trainer, pairs_of
 from guidekit.nodes.host.votes.digest import policy_digest
 from guidekit.nodes.host.weights.read import read_tuned
+from guidekit.nodes.preference_cfg import PreferenceCFG
 from guidekit.samplers.preference.errors import mean_square
 from guidekit.samplers.preference.objectives import DPO, KTO, NFT, SFT
 from guidekit.samplers.preference.window import Draw
@@ -375,6 +379,72 @@ def test_weights_of_other_layers_stay_where_they_are(monkeypatch):
     found.run(lambda *_: seen.append((comfy.model_management.NUM_STREAMS, comfy.model_management.in_training)))
     assert set(seen) == {(0, True)}
     assert comfy.model_management.NUM_STREAMS == 2
+
+
+LORA = {
+    "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_up.weight": (32, 4),
+    "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_down.weight": (4, 32),
+}
+
+
+def with_bypassed_lora(model):
+    """On a layer that is trained: the host replaces its `forward`, as training once did."""
+    chance = torch.Generator().manual_seed(0)
+    lora = {name: torch.randn(shape, generator=chance) for name, shape in LORA.items()}
+    return [load(model, None, dict(lora), 1.0, 0.0)[0] for load in (LOAD_BYPASSED, comfy.sd.load_lora_for_models)]
+
+
+LOAD_BYPASSED = getattr(comfy.sd, "load_bypass_lora_for_models", None)
+bypasses = pytest.mark.skipif(LOAD_BYPASSED is None, reason="this host merges all LoRAs")
+
+
+@bypasses
+def test_a_lora_that_is_not_merged_is_part_of_the_reference_and_stays():
+    plain = tiny.build(tiny.of("unet").network)
+    bypassed, merged = with_bypassed_lora(plain)
+    before = [tiny.sample(model, "unet") for model in (plain, bypassed)]
+    found, wanted = trainer("unet", model=bypassed), trainer("unet", model=merged)
+    found.run()
+    wanted.run()
+    assert found.curve[0].loss == pytest.approx(wanted.curve[0].loss, rel=1e-4)
+    assert [torch.equal(tiny.sample(model, "unet"), b) for model, b in zip((plain, bypassed), before)] == [True, True]
+
+
+@bypasses
+def test_a_copy_without_what_is_in_its_layers_is_refused():
+    with torch.inference_mode():
+        model = tiny.build(tiny.of("unet").network)
+    bypassed, _ = with_bypassed_lora(model)
+    with pytest.raises(ValueError, match="bypass_lora.*Load LoRAs without bypass"):
+        trainer("unet", model=bypassed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nodes_that_act_inside_a_call_act_in_the_gradient_too(family):
+    """A LoRA of the model that the negative does not have is not merged, and added in the network call alone."""
+
+    def model():
+        return run_node(PreferenceCFG, model=adapters.lora(tiny.model(family)), lora_strength=0.0)
+
+    one, other, merged = (
+        perturbed(family, model=given, layers="all linear", checkpointing=checkpointing)
+        for given, checkpointing in ((model(), True), (model(), False), (adapters.lora(tiny.model(family)), True))
+    )
+    assert not one.checkpointing
+    assert merged.checkpointing
+    one_, other_, merged_ = map(gradient, (one, other, merged))
+    assert torch.equal(one_, other_)
+    assert (one_ - merged_).norm() <= 1e-3 * merged_.norm()
+    assert "checkpointing was off" in " ".join(remarks(one))
+    assert "checkpointing" not in " ".join(remarks(merged))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_network_is_trained_as_it_is(checkpointing):
+    compiled = tiny.model("unet").clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager")
+    found, wanted = (perturbed("unet", model=m, checkpointing=checkpointing) for m in (compiled, tiny.model("unet")))
+    assert torch.equal(gradient(found), gradient(wanted))
 
 
 def test_a_lora_of_the_model_is_part_of_the_reference():

@@ -198,8 +198,13 @@ def separated(model: ModelPatcher) -> ModelPatcher:
     dynamic VRAM, whose weights may be anywhere, is loaded anew by its loader, without that.
 
     Raises:
-        ValueError: its loader cannot do that.
+        ValueError: its loader cannot do that, or another node has put layers into the network.
     """
+    if model.injections:  # made for the layers of this network
+        raise ValueError(
+            f"A copy of the model is needed, which cannot have what other nodes have put into its layers "
+            f"({', '.join(map(str, model.injections))}). Load LoRAs without bypass, or take that node off the model."
+        )
     if is_dynamic(model):
         if model.cached_patcher_init is None:
             raise ValueError(

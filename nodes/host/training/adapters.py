@@ -1,24 +1,25 @@
 """Products beside a network's layers, to be trained: y = W x + m up(down(x)), the weights W as they are.
 
-The host puts them there as it does with adapters that are not merged. `m`, its multiplier, is 1 for the tuned model and
-0 for the reference, which so needs no second model and is exact. A training that starts from a LoRA has that as its
-reference: at 0 the product is the one it began with.
+`m`, the multiplier, is 1 for the tuned model and 0 for the reference, which so needs no second model and is exact. A
+training that starts from a LoRA has that as its reference: at 0 the product is the one it began with.
 
-The host's own class for this (LoraDiff) has alpha among its parameters; here alpha is the rank, and no tensor at all.
+They are forward hooks. The host's own way for LoRAs that are not merged (BypassInjectionManager) replaces `forward` of
+a layer, and the host takes such replacements away in the order in which they came, so that of two on one layer the
+first one stays in the network.
 
-Relies on: BypassInjectionManager and the adapters it takes (comfy/weight_adapter/bypass.py:237, base.py:160);
-`injections` of a patcher, which are made when it is loaded (comfy/model_patcher.py:1411).
+Relies on: `injections` of a patcher, which are made when it is loaded (comfy/model_patcher.py:1411).
 """
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import BypassInjectionManager
-from comfy.weight_adapter.base import WeightAdapterTrainBase
+from comfy.patcher_extension import PatcherInjection
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .layers import Linear
 
@@ -27,8 +28,9 @@ TUNED, REFERENCE = 1.0, 0.0
 Factors = tuple[Tensor, Tensor]  # up [out, rank], down [rank, in]
 
 
-class Product(WeightAdapterTrainBase):
-    """`start`: what it begins with and what the reference has; None: up is 0, and the reference has nothing."""
+class Product(nn.Module):
+    """A forward hook of its layer. `start`: what it begins with and what the reference has; None: up is 0, and the
+    reference has nothing."""
 
     def __init__(self, outputs: int, inputs: int, rank: int, chance: torch.Generator, start: Factors | None):
         super().__init__()
@@ -40,8 +42,8 @@ class Product(WeightAdapterTrainBase):
         self.start_up, self.start_down = nn.Parameter(up.clone(), False), nn.Parameter(down.clone(), False)
         self.starts_at_zero = start is None
 
-    def bypass_forward(self, org_forward, x: Tensor, *args, **kwargs) -> Tensor:
-        output = org_forward(x, *args, **kwargs)
+    def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        [x, *_] = inputs
         if self.multiplier == REFERENCE:
             return output if self.starts_at_zero else output + _product(x, self.start_up, self.start_down)
         return output + _product(x, self.up, self.down)
@@ -54,6 +56,21 @@ def _product(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone()
+
+
+@dataclass(eq=False)
+class _Hooks:
+    products: Mapping[str, Product]
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+    def inject(self, model: ModelPatcher) -> None:
+        self.handles += [
+            model.model.get_submodule(path).register_forward_hook(product) for path, product in self.products.items()
+        ]
+
+    def eject(self, _model: ModelPatcher) -> None:
+        while self.handles:
+            self.handles.pop().remove()
 
 
 class Adapters:
@@ -91,10 +108,8 @@ class Adapters:
     def on(self, model: ModelPatcher) -> Iterator[ModelPatcher]:
         """A clone of `model` in whose runs they are; afterwards its network is as it was."""
         model = model.clone()
-        manager = BypassInjectionManager()
-        for path, product in self.products.items():
-            manager.add_adapter(path, product)
-        model.set_injections(KEY, manager.create_injections(model.model))
+        hooks = _Hooks(self.products)
+        model.set_injections(KEY, [PatcherInjection(inject=hooks.inject, eject=hooks.eject)])
         self._use(TUNED)
         try:
             yield model

@@ -50,8 +50,10 @@ class _Blocks:
             block.forward, block.module.forward = block.module.forward, block
 
     def eject(self, _model: ModelPatcher) -> None:
+        # The host takes injections away in the order in which they came: what was there before may be gone already.
         for block in self.blocks:
-            block.module.forward = block.forward
+            if block.module.forward is block:
+                block.module.forward = block.forward
 
 
 @dataclass(eq=False)

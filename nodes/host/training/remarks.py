@@ -36,6 +36,8 @@ def remarks(trainer: Trainer) -> list[str]:
             "Warning: likes are predicted worse than before, and dislikes much worse: images may break. Take fewer "
             "steps, a lower learning_rate, or a larger liked_share."
         )
+    if settings.checkpointing and not trainer.checkpointing:
+        found.append("checkpointing was off: other Guidekit nodes on the model act inside its network calls.")
     if settings.dropout and votes.empty is None:
         found.append("No image was shown without its prompt: connect the CLIP to Load Votes.")
     return found

@@ -18,6 +18,7 @@ from ....samplers.preference.objectives import DPO, SFT, Objective
 from ....samplers.preference.replay import Seen, accumulate
 from ....samplers.preference.window import Levels, Plan, warm_up
 from ..models.second_model import is_dynamic, separated
+from ..run import techniques_of
 from ..votes.vote_set import VoteRow, VoteSet
 from .adapters import Adapters, Factors
 from .checkpointing import add_checkpointing
@@ -122,6 +123,11 @@ class Trainer:
         weights = [1.0 if row.policy in ("", self.policy) else settings.old_weight for row in self.votes.rows]
         self.images = Images(self.votes.rows, self.votes.empty, weights, settings.batch, settings.guided)
 
+    @property
+    def checkpointing(self) -> bool:
+        """Nodes of this pack act inside a network call, and a block that is run again for its gradient is outside."""
+        return self.settings.checkpointing and not techniques_of(self.model.model_options)
+
     def _plan(self) -> Plan:
         settings, votes = self.settings, self.votes
         pairs = pairs_of(votes.rows) if isinstance(settings.objective, DPO) else ()
@@ -144,7 +150,7 @@ class Trainer:
         votes = [*self.votes.rows, *self.votes.held_out]
         example = votes[0]
         with torch.inference_mode(False), _training(), self.adapters.on(self.model) as model:
-            if self.settings.checkpointing:
+            if self.checkpointing:
                 add_checkpointing(model)
             shape = (self.settings.batch, *example.latent.shape[1:])
             in_session(model, example.positive, shape, lambda session: self._steps(session, look))
@@ -258,12 +264,14 @@ def _same_layers(model: ModelPatcher, start: Mapping[str, Factors]) -> dict:
 @contextmanager
 def _training() -> Iterator[None]:
     """The host's switches. Its fused kernels have no gradient. Streams that bring weights to the card keep them in one
-    place, one layer's after the other's; gradients need each where it was."""
+    place, one layer's after the other's; gradients need each where it was. A network that was compiled was compiled
+    without products."""
     management = comfy.model_management
     before = management.in_training, management.NUM_STREAMS
     management.in_training, management.NUM_STREAMS = True, 0
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         management.in_training, management.NUM_STREAMS = before
 
