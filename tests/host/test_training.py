@@ -439,9 +439,39 @@ def test_nodes_that_act_inside_a_call_act_in_the_gradient_too(family):
     assert "checkpointing" not in " ".join(remarks(merged))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_patches_that_depend_on_the_block_do_so_in_the_gradient_too(family):
+    """The host writes into one dict which block is next, and a block is run again when the last one is over."""
+
+    def patched(checkpointing: bool) -> Trainer:
+        model = tiny.model(family)
+        if family == "unet":
+            model.set_model_attn1_output_patch(lambda out, extra: out * (2.0 if extra["block"][0] == "input" else 1.0))
+        else:
+            model.set_model_attn1_patch(_first_block_queries)
+        return perturbed(family, model=model, layers="all linear", checkpointing=checkpointing)
+
+    one, other = (gradient(patched(checkpointing)) for checkpointing in (True, False))
+    assert (one - other).norm() <= 1e-5 * other.norm()
+    assert (one - gradient(perturbed(family, layers="all linear"))).norm() > 1e-3 * one.norm()
+
+
+def _first_block_queries(q, k, v, pe=None, attn_mask=None, extra_options=None, **_):
+    scale = 2.0 if extra_options["block_index"] == 0 else 1.0
+    return {"q": q * scale, "k": k, "v": v, "pe": pe, "attn_mask": attn_mask}
+
+
+@pytest.mark.parametrize("kind", ["plain", "of a node", "dynamic"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_compiled_network_is_trained_as_it_is(checkpointing):
-    compiled = tiny.model("unet").clone()
+def test_a_compiled_network_is_trained_as_it_is(kind, checkpointing):
+    """Or its copy is, which nobody has compiled."""
+    if kind == "dynamic":
+        made = tiny.build(tiny.of("unet").network)
+        compiled = Dynamic(made.model, made.load_device, made.offload_device)
+        compiled.cached_patcher_init = load_anew, ()
+    else:
+        with torch.inference_mode(kind == "of a node"):
+            compiled = tiny.build(tiny.of("unet").network)
     set_torch_compile_wrapper(model=compiled, backend="eager")
     found, wanted = (perturbed("unet", model=m, checkpointing=checkpointing) for m in (compiled, tiny.model("unet")))
     assert torch.equal(gradient(found), gradient(wanted))

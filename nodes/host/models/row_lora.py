@@ -26,7 +26,7 @@ from ..run.partial_calls import know_rows
 
 KEY = "guidekit_row_lora"  # key of the wrapper, and of the current call in the options
 _KIND = "row LoRA"  # kind of the techniques
-_COMPILED = "torch.compile"  # the host's key of its wrapper that inserts compiled modules
+COMPILED = "torch.compile"  # the host's key of its wrapper that inserts compiled modules
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class _RowLoras:
 
 def _seen(run: Run, base: nn.Module, options: dict) -> AbstractContextManager:
     """A context in which forward hooks are called: a network that was compiled without them would ignore them."""
-    compiled = _COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    compiled = COMPILED in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
     if not compiled and not any(hasattr(module, "_orig_mod") for module in base.modules()):
         return nullcontext()
     for technique in run.techniques[_KIND]:

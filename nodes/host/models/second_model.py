@@ -22,12 +22,13 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..predictions.per_sample_prompts import References
 from ..run import Run, attach_around
 from ..run.loaded_beside import load_beside
-from .row_lora import set_unmerged, unmerged
+from .row_lora import COMPILED, set_unmerged, unmerged
 
 _NONE = References(())
 
@@ -212,12 +213,18 @@ def separated(model: ModelPatcher) -> ModelPatcher:
                 "loaded with. Use ComfyUI's own (Load Checkpoint, Load Diffusion Model), or start ComfyUI with "
                 "--disable-dynamic-vram."
             )
-        return model.clone(disable_dynamic=True)
+        return _not_compiled(model.clone(disable_dynamic=True))
     comfy.model_management.unload_all_models()  # also removes all patches from the weights
     config = model.model.model_config  # shared: it returns None for any missing attribute, which breaks deepcopy
     copied = copy.deepcopy(model.model, {id(config): config})
     copied = ModelPatcher(copied, model.load_device, model.offload_device)
-    return model.clone(model_override=copied.get_clone_model_override())
+    return _not_compiled(model.clone(model_override=copied.get_clone_model_override()))
+
+
+def _not_compiled(copied: ModelPatcher) -> ModelPatcher:
+    """What was compiled are the layers of the other network."""
+    copied.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
+    return copied
 
 
 def is_dynamic(model: ModelPatcher) -> bool:

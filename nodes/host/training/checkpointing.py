@@ -68,6 +68,8 @@ class _Block:
         tensors = list(_tensors((args, kwargs)))
         # One that has a gradient for sure: the products inside have, even if nothing that comes in has.
         begin = torch.zeros((), device=tensors[0].device if tensors else None, requires_grad=True)
+        # Copies of dicts: the host writes into one dict which block is next.
+        args, kwargs = _filled((args, kwargs), iter(tensors))
         again = _Again(self.forward, args, kwargs, self.in_place)
         shape: list[Any] = []
         outputs = _Checkpoint.apply(again, shape, begin, *tensors)

@@ -4,8 +4,8 @@ A digest reads a few numbers at fixed places of some tensors. That distinguishes
 but is no protection against somebody who constructs two models with one digest. The same weights in another precision
 have another digest.
 
-Relies on: get_key_patches (comfy/model_patcher.py), which returns each weight without patches, whether the model is
-loaded or not, followed by its patches (strength, adapter or tensors, strength of the model, offset, function).
+Relies on: patches of a patcher by key, as tuples (strength, adapter or tensors, strength of the model, offset,
+function).
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
+
+from ..weights.module_weights import made_whole, stored_weight
 
 _TENSORS = 48  # that are read, about
 _NUMBERS = 64  # that are read of each
@@ -43,15 +45,18 @@ def policy_digest(model: ModelPatcher) -> str:
 
 
 def _add_weights(digest: Any, model: ModelPatcher) -> None:
-    weights = sorted(model.get_key_patches("diffusion_model.").items())
-    digest.update(f"{len(weights)}".encode())
-    for key, [(weight, _), *_] in weights[:: max(1, len(weights) // _TENSORS)]:
+    network = model.model.diffusion_model
+    # Quantised layers have entries of other kinds in their state, which are in no file of another precision either.
+    tensors = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    keys = sorted(f"diffusion_model.{name}" for name in network.state_dict() if name in tensors)
+    digest.update(f"{len(keys)}".encode())
+    for key in keys[:: max(1, len(keys) // _TENSORS)]:
         digest.update(key.encode())
-        _add_tensor(digest, weight)
+        _add_tensor(digest, stored_weight(model, key))
 
 
 def _add_tensor(digest: Any, tensor: Tensor) -> None:
-    flat = tensor.detach().reshape(-1)
+    flat = made_whole(tensor).detach().reshape(-1)
     step = max(1, len(flat) // _NUMBERS)
     digest.update(f"{list(tensor.shape)}".encode())
     digest.update(flat[::step][:_NUMBERS].float().cpu().numpy().tobytes())

@@ -12,13 +12,21 @@ from comfy.model_patcher import ModelPatcher, get_key_weight
 from torch import Tensor
 
 
+def stored_weight(model: ModelPatcher, key: str) -> Tensor:
+    """The weight `key` as it is kept, without the patches that are on it at the moment."""
+    if key in model.hook_backup:
+        return model.hook_backup[key][0]
+    return model.backup[key].weight if key in model.backup else get_key_weight(model.model, key)[0]
+
+
+def made_whole(weight: Tensor) -> Tensor:
+    """A weight that the host keeps in fewer bits, with scales, as numbers."""
+    return weight if type(weight) in (Tensor, torch.nn.Parameter) else weight.to(torch.float32).dequantize()
+
+
 def weight_of(model: ModelPatcher, key: str) -> Tensor:
     """A copy of the weight `key` in float32 on the CPU, without the patches that are on it at the moment."""
-    weight, _, convert = get_key_weight(model.model, key)
-    if key in model.backup:
-        weight = model.backup[key].weight
-    if key in model.hook_backup:
-        weight = model.hook_backup[key][0]
+    weight, convert = stored_weight(model, key), get_key_weight(model.model, key)[2]
     weight = comfy.model_management.cast_to_device(weight, torch.device("cpu"), torch.float32, copy=True)
     return weight if convert is None else convert(weight, inplace=True)
 
