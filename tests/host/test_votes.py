@@ -29,6 +29,7 @@ from guidekit.nodes.import_votes import ImportVotes
 from guidekit.nodes.vote import Vote
 from guidekit.nodes.vote_by_rule import VoteByRule
 from guidekit.nodes.votes import Votes
+from guidekit.tests.device.layers import WEIGHTS
 from guidekit.tests.host import adapters, tiny
 
 
@@ -256,6 +257,16 @@ def test_a_loaded_model_has_the_name_it_had():
     tuned = adapters.lora(model)
     before = model_digest(model), policy_digest(tuned)
     tuned.patch_model(load_weights=True)
+    assert (model_digest(tuned), policy_digest(tuned)) == before
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_digests_of_weights_in_fewer_bits(weights):
+    model = tiny.model("flux", kind=WEIGHTS[weights])
+    tuned = adapters.lora(model)
+    before = model_digest(model), policy_digest(tuned)
+    assert before[0] != before[1]
+    tiny.sample(tuned, "flux", steps=1)
     assert (model_digest(tuned), policy_digest(tuned)) == before
     tuned.unpatch_model()
     assert (model_digest(model), policy_digest(tuned)) == before

@@ -15,8 +15,9 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
+from torch.nn import Parameter
 
-from ..weights.module_weights import made_whole, stored_weight
+from ..weights.module_weights import stored_weight, weight_of
 
 _TENSORS = 48  # that are read, about
 _NUMBERS = 64  # that are read of each
@@ -52,11 +53,12 @@ def _add_weights(digest: Any, model: ModelPatcher) -> None:
     digest.update(f"{len(keys)}".encode())
     for key in keys[:: max(1, len(keys) // _TENSORS)]:
         digest.update(key.encode())
-        _add_tensor(digest, stored_weight(model, key))
+        weight = stored_weight(model, key)
+        _add_tensor(digest, weight if type(weight) in (Tensor, Parameter) else weight_of(model, key))
 
 
 def _add_tensor(digest: Any, tensor: Tensor) -> None:
-    flat = made_whole(tensor).detach().reshape(-1)
+    flat = tensor.detach().reshape(-1)
     step = max(1, len(flat) // _NUMBERS)
     digest.update(f"{list(tensor.shape)}".encode())
     digest.update(flat[::step][:_NUMBERS].float().cpu().numpy().tobytes())

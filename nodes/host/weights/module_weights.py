@@ -13,15 +13,11 @@ from torch import Tensor
 
 
 def stored_weight(model: ModelPatcher, key: str) -> Tensor:
-    """The weight `key` as it is kept, without the patches that are on it at the moment."""
+    """The weight `key` as it is kept, without the patches that are on it at the moment; of the host's own class where
+    it is quantised."""
     if key in model.hook_backup:
         return model.hook_backup[key][0]
     return model.backup[key].weight if key in model.backup else get_key_weight(model.model, key)[0]
-
-
-def made_whole(weight: Tensor) -> Tensor:
-    """A weight that the host keeps in fewer bits, with scales, as numbers."""
-    return weight if type(weight) in (Tensor, torch.nn.Parameter) else weight.to(torch.float32).dequantize()
 
 
 def weight_of(model: ModelPatcher, key: str) -> Tensor:
