@@ -17,7 +17,7 @@ BELOW = {
     "classifiers": {"files", "run"},
     "inversion": {"run"},
     "weights": {"files"},
-    "votes": {"files", "run"},
+    "votes": {"files", "run", "weights"},
     "training": {"files", "models", "network", "predictions", "run", "votes", "weights"},
     "concepts": {"network", "run", "weights"},
     "inputs": {"classifiers", "network", "run", "votes"},

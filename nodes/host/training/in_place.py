@@ -29,10 +29,11 @@ class InPlace:
             kept = _Kept(self.copied)
             with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack):
                 result = function()
-            changed = kept.changed()
+            changed, kept.found = kept.changed(), []  # the graph alone holds them from here on
             if not changed:
                 return result
             self.copied |= changed
+            del result, kept  # there is no room for two graphs
 
 
 class _One:
