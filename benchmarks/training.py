@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ..nodes.host.training.session import Session
 from ..nodes.host.training.trainer import Point, Settings, Trainer
@@ -64,15 +63,9 @@ class Clock:
 
 
 def votes_of(network: Network, number: int) -> VoteSet:
-    prompt = network.prompt(11)
-    rows = [
-        VoteRow(str(i), _latent(network, i), prompt, None, "", 1 if i % 2 else -1, "", cfg=4.0) for i in range(number)
-    ]
+    prompt, latents = network.prompt(11), network.noise(number).split(1)
+    rows = [VoteRow(str(i), latent, prompt, None, "", 1 if i % 2 else -1, "") for i, latent in enumerate(latents)]
     return VoteSet(tuple(rows), (), network.prompt(33), network.name)
-
-
-def _latent(network: Network, seed: int) -> Tensor:
-    return torch.randn((1, *network.latent), generator=torch.Generator().manual_seed(seed))
 
 
 def measure(network: Network, model: ModelPatcher, way: Way, cuda: bool) -> str:
@@ -81,7 +74,7 @@ def measure(network: Network, model: ModelPatcher, way: Way, cuda: bool) -> str:
     )
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    trainer, clock = Trainer(model, votes_of(network, 8), settings), Clock(StepTimes(cuda))
+    trainer, clock = Trainer(model, votes_of(network, WINDOW), settings), Clock(StepTimes(cuda))
     trainer.run(clock)
     assert all(torch.tensor(clock.losses).isfinite())
     seconds = clock.times.median() / WINDOW

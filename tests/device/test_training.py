@@ -2,6 +2,7 @@
 weights of every kind and wherever they lie, and a card that is full in the middle of a step."""
 
 import gc
+import math
 from dataclasses import replace
 
 import comfy.model_management
@@ -18,7 +19,7 @@ from guidekit.tests.host.votes import perturb, trainer
 
 FAMILIES = ("flux", "unet", "wan")
 # Relative, of the gradients of all products, in bfloat16, whose numbers are 0.4 % apart.
-GRADIENT_ERROR = {"bf16": 0.15, "fp16": 0.15}
+GRADIENT_ERROR = 0.15
 
 
 def new(family: str, kind: tiny.Kind, **settings) -> Trainer:
@@ -58,9 +59,9 @@ def test_gradients_are_those_in_float32(family, dtype, checkpointing):
     settings = {"steps": 1, "clip": 0.0, "layers": "all linear", "checkpointing": checkpointing}
     found = gradients(new(family, half(HALVES[dtype]), **settings))
     wanted = gradients(new(family, wide(HALVES[dtype]), **settings))
-    off, limit = error(found, wanted), GRADIENT_ERROR[dtype]
+    off = error(found, wanted)
     MEASURED.append(f"gradients, {family}, {dtype}, checkpointing {checkpointing}: off by {off:.1e}")
-    assert off < limit, f"off by {off:.1e} from those in float32, allowed {limit:g}"
+    assert off < GRADIENT_ERROR, f"off by {off:.1e} from those in float32, allowed {GRADIENT_ERROR:g}"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointing"])
@@ -71,7 +72,7 @@ def test_learns_with_weights_of_every_kind(weights, way, checkpointing, monkeypa
     found = new("flux", WEIGHTS[weights], rate=1e-2, checkpointing=checkpointing)
     before = bytes_of(found.model)
     found.run()
-    assert all(torch.isfinite(torch.tensor(point.loss)) for point in found.curve)
+    assert all(math.isfinite(point.loss) for point in found.curve)
     assert all(p.up.dtype == torch.float32 and p.up.abs().max() > 0 for p in found.adapters.products.values())
     comfy.model_management.unload_all_models()
     assert bytes_of(found.model) == before, "the weights are others afterwards"

@@ -47,7 +47,7 @@ def policy_digest(model: ModelPatcher) -> str:
 
 def _add_weights(digest: Any, model: ModelPatcher) -> None:
     network = model.model.diffusion_model
-    # Quantised layers have entries of other kinds in their state, which are in no file of another precision either.
+    # The state of a quantised layer also has entries that are no tensors of the layer.
     tensors = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
     keys = sorted(f"diffusion_model.{name}" for name in network.state_dict() if name in tensors)
     digest.update(f"{len(keys)}".encode())
